@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     address::RedisOptions,
-    connection::Connection,
+    connection::RedisConnection,
     error::RedisError,
     health::LinkHealth,
     resp::{self, Reply},
@@ -29,7 +29,7 @@ pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Dura
 
 /// A command.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum RedisCommand {
     /// A script, loaded where it is unknown.
     Script(ScriptCall),
     /// Any other command.
@@ -38,7 +38,7 @@ pub(super) enum Command {
 
 #[derive(Debug)]
 struct Call {
-    command: Command,
+    command: RedisCommand,
     reply: oneshot::Sender<Result<Reply, RedisError>>,
 }
 
@@ -66,7 +66,7 @@ impl Calls {
     ///
     /// # Errors
     /// No answer came in time, or the server refused the command.
-    pub(super) async fn call(&self, command: Command) -> Result<Reply, RedisError> {
+    pub(super) async fn call(&self, command: RedisCommand) -> Result<Reply, RedisError> {
         let (reply, answer) = oneshot::channel();
         let call = async {
             let ended = || RedisError::Connection("the broker has ended".to_owned());
@@ -85,7 +85,7 @@ impl Calls {
     /// # Errors
     /// As those of [`call`](Self::call).
     pub(super) async fn script(&self, call: ScriptCall) -> Result<Reply, RedisError> {
-        self.call(Command::Script(call)).await
+        self.call(RedisCommand::Script(call)).await
     }
 }
 
@@ -116,7 +116,7 @@ impl Worker {
         waiting: &mut Vec<Call>,
         backoff: &mut Backoff,
     ) -> Result<(), RedisError> {
-        let mut connection = Connection::open(&self.options).await?;
+        let mut connection = RedisConnection::open(&self.options).await?;
         let mut digests = Digests::load(&mut connection).await?;
         backoff.reset();
         self.health.recover("reads");
@@ -129,8 +129,8 @@ impl Worker {
             pipeline.clear();
             for call in &*waiting {
                 match &call.command {
-                    Command::Script(script) => digests.encode(&mut pipeline, script),
-                    Command::Plain(arguments) => resp::encode(&mut pipeline, arguments),
+                    RedisCommand::Script(script) => digests.encode(&mut pipeline, script),
+                    RedisCommand::Plain(arguments) => resp::encode(&mut pipeline, arguments),
                 }
             }
             let replies = connection.exchange(&pipeline, waiting.len()).await?;
@@ -142,7 +142,7 @@ impl Worker {
                 };
                 match reply {
                     Err(error) if error.is_unknown_script() => again.push(call),
-                    Err(error) if error.is_passing() => {
+                    Err(error) if error.is_transient() => {
                         passing = Some(error);
                         again.push(call);
                     }

@@ -15,8 +15,8 @@ use tokio::sync::Semaphore;
 use super::{
     calls::{Calls, PAUSES},
     error::RedisError,
-    keys::Keys,
-    positions::{ChannelState, Positions, Succession, Top},
+    keys::KeyNames,
+    positions::{BatchSuccession, ChannelState, Positions, Top},
     reads::{PAGE_BYTES, Part, Reads, fresh_lifetime},
     record::{self, BatchMessage},
     script::{Script, ScriptCall},
@@ -35,7 +35,7 @@ pub(super) struct CatchUp<D> {
     pub(super) positions: Arc<Positions>,
     pub(super) reads: Arc<Reads>,
     calls: Calls,
-    keys: Keys,
+    keys: KeyNames,
     namespaces: Arc<Namespaces>,
     local: Arc<D>,
     permits: Semaphore,
@@ -47,7 +47,7 @@ impl<D: LocalDelivery> CatchUp<D> {
         positions: Arc<Positions>,
         reads: Arc<Reads>,
         calls: Calls,
-        keys: Keys,
+        keys: KeyNames,
         namespaces: Arc<Namespaces>,
         local: Arc<D>,
     ) -> Arc<Self> {
@@ -71,16 +71,16 @@ impl<D: LocalDelivery> CatchUp<D> {
         // The lock is held while the batch is delivered, so that all get the channel in its order.
         let mut locked = state.lock();
         match locked.succession(batch) {
-            Succession::Known => {}
-            Succession::Next if batch.payloads.is_empty() => {
+            BatchSuccession::Known => {}
+            BatchSuccession::Next if batch.payloads.is_empty() => {
                 locked.advance(batch);
                 self.local.note_newest(channel, &batch.top());
             }
-            Succession::Next => {
+            BatchSuccession::Next => {
                 self.deliver(channel, &locked, batch);
                 locked.advance(batch);
             }
-            Succession::Doubtful => {
+            BatchSuccession::Doubtful => {
                 drop(locked);
                 tokio::spawn(self.clone().run(channel.clone(), state));
             }

@@ -24,13 +24,13 @@ const READ_BYTES: usize = 64 << 10;
 
 /// A connection that is signed in.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct RedisConnection {
     stream: TcpStream,
     buffer: BytesMut,
     timeout: Duration,
 }
 
-impl Connection {
+impl RedisConnection {
     /// Connects and signs in.
     pub(super) async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
         let address = &options.address;

@@ -27,7 +27,7 @@ pub enum RedisError {
 impl RedisError {
     /// Whether the same command may succeed later without a change by an operator: on a
     /// connection to another server, or once this one has loaded its data.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Connection(_) | Self::TimedOut(_) => true,
             Self::Refused(text) => [
@@ -47,16 +47,6 @@ impl RedisError {
     /// Whether the server has forgotten a script.
     pub(super) fn is_unknown_script(&self) -> bool {
         matches!(self, Self::Refused(text) if code(text) == "NOSCRIPT")
-    }
-
-    /// Whether the server must be set up differently before anything works.
-    pub(super) fn is_setup_fault(&self) -> bool {
-        match self {
-            Self::Refused(text) => {
-                ["NOAUTH", "WRONGPASS", "NOPERM"].contains(&code(text)) || text.contains("AUTH")
-            }
-            Self::Connection(_) | Self::TimedOut(_) | Self::Protocol(_) => false,
-        }
     }
 
     /// The error of a request that could not be served. `outcome` says what became of it.
@@ -116,9 +106,9 @@ mod tests {
         let refused = |text: &str| RedisError::Refused(text.to_owned());
         let oom = refused("OOM command not allowed when used memory > 'maxmemory'.");
         assert!(oom.to_string().contains("raise its `maxmemory`"));
-        assert!(!oom.is_passing() && !oom.is_setup_fault());
-        assert!(refused("READONLY You can't write against a read only replica.").is_passing());
-        assert!(refused("NOAUTH Authentication required.").is_setup_fault());
+        assert!(!oom.is_transient());
+        assert!(refused("READONLY You can't write against a read only replica.").is_transient());
+        assert!(!refused("NOAUTH Authentication required.").is_transient());
         assert!(refused("NOSCRIPT No matching script.").is_unknown_script());
         let error = oom.unavailable("nothing was published");
         assert_eq!(error.code(), ErrorCode::Unavailable);

@@ -53,7 +53,7 @@ pub(super) async fn read(
         let all = page.publications.iter().filter(|one| bounds.contains(one));
         let all: Vec<_> = all.collect();
         let skipped = all.len().saturating_sub(limit.items);
-        let mut taken = Taken::new(limit);
+        let mut taken = PageBuilder::new(limit);
         for one in &all[skipped..] {
             if !taken.push(one) {
                 break;
@@ -102,7 +102,7 @@ async fn read_after(
     limit: PageLimit,
     reach: Option<Reach>,
 ) -> Result<History, RedisError> {
-    let mut taken = Taken::new(limit);
+    let mut taken = PageBuilder::new(limit);
     let mut cursor = since.seq;
     loop {
         let page = reads
@@ -174,13 +174,13 @@ impl Bounds {
 }
 
 /// Publications up to a limit.
-struct Taken {
+struct PageBuilder {
     limit: PageLimit,
     bytes: usize,
     publications: Vec<Arc<Publication>>,
 }
 
-impl Taken {
+impl PageBuilder {
     fn new(limit: PageLimit) -> Self {
         Self {
             limit,

@@ -23,13 +23,13 @@ const PARTITIONS: u64 = 1_024;
 
 /// Names with a prefix.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(super) struct KeyNames {
     prefix: String,
     /// Pub/sub knows no databases: the number is in the names.
     database: u32,
 }
 
-impl Keys {
+impl KeyNames {
     pub(super) fn new(prefix: &str, database: u32) -> Self {
         Self {
             prefix: prefix.to_owned(),
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn names_are_as_in_the_table() {
-        let keys = Keys::new("tidewire", 0);
+        let keys = KeyNames::new("tidewire", 0);
         let channel = ChannelName::parse("orders:1").unwrap();
         let [meta, history, fresh] = keys.of(&channel);
         assert_eq!(meta, "tidewire:{809}:meta:orders:1");
@@ -103,7 +103,7 @@ mod tests {
         let shard_channel = keys.shard_channel(&channel);
         assert_eq!(shard_channel, "tidewire:{809}:0:orders:1");
         assert_eq!(keys.channel(&shard_channel), Some(channel.clone()));
-        let other = Keys::new("tidewire", 1);
+        let other = KeyNames::new("tidewire", 1);
         assert_ne!(other.shard_channel(&channel), shard_channel);
         assert_eq!(keys.channel(&keys.probe("7")), None);
     }

@@ -57,12 +57,12 @@ use self::{
     calls::Calls,
     catch_up::CatchUp,
     health::LinkHealth,
-    keys::{Keys, fnv, partition},
-    positions::{Joining, Positions},
-    queue::{Buffer, Item, KeyUse, Mode, Queue, Written},
+    keys::{KeyNames, fnv, partition},
+    positions::{JoinState, Positions},
+    queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
     reads::Reads,
     shares::ClientShares,
-    subscriber::{Change, Subscriber},
+    subscriber::{Change, SubscriptionTask},
     writer::{RecentPositions, Writer},
 };
 use super::{
@@ -86,7 +86,7 @@ pub struct RedisBroker<D> {
     namespaces: Arc<Namespaces>,
     subscribers: Arc<D>,
     options: RedisOptions,
-    keys: Keys,
+    keys: KeyNames,
     health: Arc<LinkHealth>,
     queues: Vec<Arc<Queue>>,
     buffer: Arc<Buffer>,
@@ -119,7 +119,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
         options: RedisOptions,
     ) -> Result<Self, StreamError> {
         let node: Arc<str> = Epoch::random().as_str().into();
-        let keys = Keys::new(&options.prefix, options.address.database);
+        let keys = KeyNames::new(&options.prefix, options.address.database);
         let health = Arc::new(LinkHealth::default());
         setup::check(&options, &keys, &node, &health).await?;
         let (calls, worker) = Calls::new(&options, health.clone());
@@ -134,7 +134,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             subscribers.clone(),
         );
         let (sender, changes) = mpsc::unbounded_channel();
-        let subscriber = Subscriber {
+        let subscriber = SubscriptionTask {
             options: options.clone(),
             keys: keys.clone(),
             node: node.clone(),
@@ -267,7 +267,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 )));
             }
         };
-        let Written { position, is_new } = written;
+        let Receipt { position, is_new } = written;
         if let Some(client) = client.filter(|_| is_new) {
             self.shares.note_new_channel(client);
         }
@@ -302,7 +302,8 @@ impl<D: LocalDelivery> RedisBroker<D> {
         let Some(namespace) = self.namespaces.get(channel) else {
             return Ok(());
         };
-        let Joining::Waiting { ready, is_first } = self.positions().join(channel, namespace.class)
+        let JoinState::Waiting { ready, is_first } =
+            self.positions().join(channel, namespace.class)
         else {
             return Ok(());
         };

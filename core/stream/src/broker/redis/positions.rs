@@ -35,7 +35,7 @@ pub(super) struct ChannelState {
     /// are in the history.
     is_catching_up: bool,
     /// Whether it is to be compared once more: the comparison may have begun too early.
-    is_asked_again: bool,
+    must_repeat: bool,
     /// Subscribers that wait for the position.
     joining: Vec<oneshot::Sender<()>>,
     /// Set when the node leaves the channel: whoever has the state looks it up again.
@@ -62,7 +62,7 @@ impl Top {
 
 /// How a subscriber waits for a channel.
 #[derive(Debug)]
-pub(super) enum Joining {
+pub(super) enum JoinState {
     /// Not at all: the node is subscribed.
     Ready,
     /// For this. `is_first` if the node has to subscribe.
@@ -74,7 +74,7 @@ pub(super) enum Joining {
 
 /// How a batch follows the newest position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Succession {
+pub(super) enum BatchSuccession {
     /// It is to be delivered.
     Next,
     /// It was delivered, or is being read.
@@ -85,29 +85,42 @@ pub(super) enum Succession {
 
 impl Positions {
     /// Notes that a client subscribes to a channel.
-    pub(super) fn join(&self, channel: &ChannelName, class: Class) -> Joining {
-        let mut channels = self.channels.lock();
-        let is_first = !channels.contains_key(channel);
-        let state = channels.entry(channel.clone()).or_insert_with(|| {
-            Arc::new(Mutex::new(ChannelState {
-                class,
-                top: None,
-                heard: None,
-                is_catching_up: false,
-                is_asked_again: false,
-                joining: Vec::new(),
-                is_left: false,
-            }))
-        });
-        let mut state = state.lock();
-        if state.top.is_some() {
-            return Joining::Ready;
+    pub(super) fn join(&self, channel: &ChannelName, class: Class) -> JoinState {
+        loop {
+            // A channel may be delivering for a while: its lock is not waited for under the other.
+            let (state, is_first) = self.get_or_add(channel, class);
+            let mut state = state.lock();
+            if state.is_left {
+                continue;
+            }
+            if state.top.is_some() {
+                return JoinState::Ready;
+            }
+            // Callers that gave up.
+            state.joining.retain(|one| !one.is_closed());
+            let (sender, ready) = oneshot::channel();
+            state.joining.push(sender);
+            return JoinState::Waiting { ready, is_first };
         }
-        // Callers that gave up.
-        state.joining.retain(|one| !one.is_closed());
-        let (sender, ready) = oneshot::channel();
-        state.joining.push(sender);
-        Joining::Waiting { ready, is_first }
+    }
+
+    /// The state of a channel, and whether it is new.
+    fn get_or_add(&self, channel: &ChannelName, class: Class) -> (Arc<Mutex<ChannelState>>, bool) {
+        let mut channels = self.channels.lock();
+        if let Some(state) = channels.get(channel) {
+            return (state.clone(), false);
+        }
+        let state = Arc::new(Mutex::new(ChannelState {
+            class,
+            top: None,
+            heard: None,
+            is_catching_up: false,
+            must_repeat: false,
+            joining: Vec::new(),
+            is_left: false,
+        }));
+        channels.insert(channel.clone(), state.clone());
+        (state, true)
     }
 
     /// Notes that a subscriber is about to leave a channel.
@@ -169,25 +182,25 @@ impl Positions {
 
 impl ChannelState {
     /// How a batch follows the newest position. Notes that the channel catches up if it has to.
-    pub(super) fn succession(&mut self, batch: &BatchMessage<'_>) -> Succession {
+    pub(super) fn succession(&mut self, batch: &BatchMessage<'_>) -> BatchSuccession {
         let Some(top) = self.top.as_ref().filter(|_| !self.is_catching_up) else {
             self.hear(batch.top());
-            return Succession::Known;
+            return BatchSuccession::Known;
         };
         if top.position.epoch.as_str() != batch.epoch {
-            return Succession::Next;
+            return BatchSuccession::Next;
         }
         let is_next = batch.first == top.position.seq + 1;
         let is_newer = batch.last() > top.position.seq;
         if is_next || (is_newer && self.class == Class::Latest) {
-            return Succession::Next;
+            return BatchSuccession::Next;
         }
         if batch.last() == top.position.seq && batch.mark == top.mark {
-            return Succession::Known;
+            return BatchSuccession::Known;
         }
         self.hear(batch.top());
         self.is_catching_up = true;
-        Succession::Doubtful
+        BatchSuccession::Doubtful
     }
 
     fn hear(&mut self, position: Position) {
@@ -232,7 +245,7 @@ impl ChannelState {
     /// afterwards. Also false if the node has left the channel.
     pub(super) fn start_catching_up(&mut self) -> bool {
         let starts = !self.is_catching_up && !self.is_left;
-        self.is_asked_again = self.is_catching_up;
+        self.must_repeat = self.is_catching_up;
         self.is_catching_up |= starts;
         starts
     }
@@ -241,14 +254,14 @@ impl ChannelState {
     /// meanwhile: then it goes on.
     pub(super) fn end_catching_up(&mut self) -> bool {
         let heard = self.heard.take();
-        let is_asked_again = std::mem::take(&mut self.is_asked_again);
+        let must_repeat = std::mem::take(&mut self.must_repeat);
         let is_behind = match (&self.top, &heard) {
             (Some(top), Some(heard)) => {
                 top.position.epoch != heard.epoch || top.position.seq < heard.seq
             }
             _ => false,
         };
-        if (is_behind || is_asked_again) && !self.is_left {
+        if (is_behind || must_repeat) && !self.is_left {
             return false;
         }
         self.is_catching_up = false;
@@ -262,5 +275,104 @@ impl ChannelState {
     /// Whether the node has left the channel.
     pub(super) fn is_left(&self) -> bool {
         self.is_left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Epoch;
+
+    fn batch<'a>(epoch: &'a str, first: u64, mark: &'a str, count: usize) -> BatchMessage<'a> {
+        BatchMessage {
+            epoch,
+            first,
+            time_ms: 0,
+            mark,
+            payloads: vec![b"o"; count],
+        }
+    }
+
+    fn top(epoch: &str, seq: u64) -> Top {
+        Top::unmarked(Position {
+            epoch: Epoch::new(epoch),
+            seq,
+        })
+    }
+
+    fn joined() -> (Positions, Arc<Mutex<ChannelState>>) {
+        let positions = Positions::default();
+        let channel = ChannelName::parse("orders:1").unwrap();
+        let first = positions.join(&channel, Class::History);
+        assert!(matches!(first, JoinState::Waiting { is_first: true, .. }));
+        let second = positions.join(&channel, Class::History);
+        assert!(matches!(
+            second,
+            JoinState::Waiting {
+                is_first: false,
+                ..
+            }
+        ));
+        let state = positions.get(&channel).unwrap();
+        (positions, state)
+    }
+
+    #[test]
+    fn a_batch_follows_or_repeats_or_leaves_a_hole() {
+        let (positions, state) = joined();
+        let mut state = state.lock();
+        assert_eq!(
+            state.succession(&batch("e", 4, "a:1", 1)),
+            BatchSuccession::Known
+        );
+        assert!(state.start_catching_up() && !state.start_catching_up());
+        state.set_top(top("e", 3));
+        // It was asked for twice, and has heard of 4.
+        assert!(!state.end_catching_up());
+        state.set_top(top("e", 4));
+        assert!(state.end_catching_up());
+        drop(state);
+        let channel = ChannelName::parse("orders:1").unwrap();
+        let third = positions.join(&channel, Class::History);
+        assert!(matches!(third, JoinState::Ready));
+        let state = positions.get(&channel).unwrap();
+        let mut state = state.lock();
+        let next = batch("e", 5, "a:2", 2);
+        assert_eq!(state.succession(&next), BatchSuccession::Next);
+        state.advance(&next);
+        assert_eq!(state.succession(&next), BatchSuccession::Known);
+        // Another write in the same place: this server has lost something.
+        let fork = batch("e", 6, "b:1", 1);
+        assert_eq!(state.succession(&fork), BatchSuccession::Doubtful);
+        assert!(state.end_catching_up());
+        let hole = batch("e", 8, "a:3", 1);
+        assert_eq!(state.succession(&hole), BatchSuccession::Doubtful);
+        assert_eq!(
+            state.succession(&batch("e", 7, "a:4", 1)),
+            BatchSuccession::Known
+        );
+        assert!(!state.end_catching_up(), "8 is missing");
+        state.set_top(top("e", 8));
+        assert!(state.end_catching_up());
+        let other = batch("f", 1, "a:5", 1);
+        assert_eq!(state.succession(&other), BatchSuccession::Next);
+        state.advance(&other);
+        assert_eq!(state.top().unwrap().position.seq, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_is_left_after_the_grace_unless_somebody_came_back() {
+        let (positions, state) = joined();
+        let channel = ChannelName::parse("orders:1").unwrap();
+        positions.note_left(&channel);
+        assert!(positions.take_unused(|_| false).is_empty());
+        tokio::time::advance(GRACE).await;
+        assert!(positions.take_unused(|_| true).is_empty());
+        positions.note_left(&channel);
+        tokio::time::advance(GRACE).await;
+        assert_eq!(positions.take_unused(|_| false), [channel.clone()]);
+        assert!(state.lock().is_left() && !positions.contains(&channel));
+        let again = positions.join(&channel, Class::History);
+        assert!(matches!(again, JoinState::Waiting { is_first: true, .. }));
     }
 }

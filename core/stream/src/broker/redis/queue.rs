@@ -56,7 +56,7 @@ impl Mode {
 
 /// The outcome of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Written {
+pub(super) struct Receipt {
     pub(super) position: Position,
     /// Whether its channel was new.
     pub(super) is_new: bool,
@@ -78,7 +78,7 @@ pub(super) struct Item {
     pub(super) mode: Mode,
     pub(super) key: Option<KeyUse>,
     /// Who waits for the outcome.
-    pub(super) reply: Option<oneshot::Sender<Result<Written, StreamError>>>,
+    pub(super) reply: Option<oneshot::Sender<Result<Receipt, StreamError>>>,
 }
 
 impl Item {
@@ -151,13 +151,13 @@ impl Drop for Batch {
 /// The publications that wait for one connection.
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<PendingItems>,
     buffer: Arc<Buffer>,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PendingItems {
     /// Channels with publications, in the order of their turns.
     turns: VecDeque<ChannelName>,
     channels: HashMap<ChannelName, VecDeque<Item>>,

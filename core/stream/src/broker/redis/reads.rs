@@ -21,7 +21,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use super::{
     calls::Calls,
     error::RedisError,
-    keys::Keys,
+    keys::KeyNames,
     record,
     script::{Script, ScriptCall},
 };
@@ -63,13 +63,13 @@ pub(super) struct Page {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Reader {
     part: Part,
     bytes: usize,
     reply: oneshot::Sender<Result<Arc<Page>, RedisError>>,
 }
 
-impl Waiting {
+impl Reader {
     /// Whether a read of `part` may have all that is needed.
     fn may_share(&self, part: Part) -> bool {
         match (self.part, part) {
@@ -96,10 +96,10 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) struct Reads {
     calls: Calls,
-    keys: Keys,
+    keys: KeyNames,
     namespaces: Arc<Namespaces>,
     /// Those who wait for the next read of each channel that is being read.
-    queues: Mutex<HashMap<ChannelName, VecDeque<Waiting>>>,
+    queues: Mutex<HashMap<ChannelName, VecDeque<Reader>>>,
     /// Sessions read from threads that may end before the read does.
     runtime: Handle,
     pages: metrics::Counter,
@@ -107,7 +107,7 @@ pub(super) struct Reads {
 
 impl Reads {
     /// Reads whose tasks run on the current runtime.
-    pub(super) fn new(calls: Calls, keys: Keys, namespaces: Arc<Namespaces>) -> Arc<Self> {
+    pub(super) fn new(calls: Calls, keys: KeyNames, namespaces: Arc<Namespaces>) -> Arc<Self> {
         Arc::new(Self {
             calls,
             keys,
@@ -129,7 +129,7 @@ impl Reads {
         bytes: usize,
     ) -> Result<Arc<Page>, RedisError> {
         let (reply, page) = oneshot::channel();
-        let waiting = Waiting { part, bytes, reply };
+        let waiting = Reader { part, bytes, reply };
         let is_first = {
             let mut queues = self.queues.lock();
             let is_first = !queues.contains_key(channel);

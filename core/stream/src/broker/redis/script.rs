@@ -1,6 +1,6 @@
 //! Scripts: the Lua scripts that run in Redis, and their calls.
 
-use super::{connection::Connection, error::RedisError, resp};
+use super::{connection::RedisConnection, error::RedisError, resp};
 
 /// A script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Digests {
     ///
     /// # Errors
     /// The connection broke, or the server refuses scripts.
-    pub(super) async fn load(connection: &mut Connection) -> Result<Self, RedisError> {
+    pub(super) async fn load(connection: &mut RedisConnection) -> Result<Self, RedisError> {
         let mut digests = Self::default();
         for script in Script::ALL {
             let loaded = connection

@@ -3,15 +3,15 @@
 use tidewire_proto::v1::ErrorCode;
 
 use super::{
-    address::RedisOptions, connection::Connection, error::RedisError, health::LinkHealth,
-    keys::Keys, lossy, resp::Reply, script::Digests,
+    address::RedisOptions, connection::RedisConnection, error::RedisError, health::LinkHealth,
+    keys::KeyNames, lossy, resp::Reply, script::Digests,
 };
 use crate::StreamError;
 
 /// Checks the server. One that does not answer may come later.
 pub(super) async fn check(
     options: &RedisOptions,
-    keys: &Keys,
+    keys: &KeyNames,
     node: &str,
     health: &LinkHealth,
 ) -> Result<(), StreamError> {
@@ -22,7 +22,7 @@ pub(super) async fn check(
             format!("broker.url: {} is not fit: {text}", options.address),
         )),
         Err(Fault::Redis(error @ (RedisError::Refused(_) | RedisError::Protocol(_))))
-            if !error.is_passing() =>
+            if !error.is_transient() =>
         {
             Err(StreamError::new(
                 ErrorCode::FailedPrecondition,
@@ -48,8 +48,8 @@ impl From<RedisError> for Fault {
     }
 }
 
-async fn check_server(options: &RedisOptions, keys: &Keys, node: &str) -> Result<(), Fault> {
-    let mut connection = Connection::open(options).await?;
+async fn check_server(options: &RedisOptions, keys: &KeyNames, node: &str) -> Result<(), Fault> {
+    let mut connection = RedisConnection::open(options).await?;
     Digests::load(&mut connection)
         .await
         .map_err(|error| match &error {
@@ -58,7 +58,7 @@ async fn check_server(options: &RedisOptions, keys: &Keys, node: &str) -> Result
             }
             _ => Fault::Redis(error),
         })?;
-    // Keys and channels with the prefix, as an ACL may allow them.
+    // KeyNames and channels with the prefix, as an ACL may allow them.
     let probe = keys.probe(node);
     let key = [&probe[..], b":check"].concat();
     connection
@@ -72,7 +72,7 @@ async fn check_server(options: &RedisOptions, keys: &Keys, node: &str) -> Result
 
 /// Refuses a server that drops keys when its memory is full. A user who may not read the
 /// configuration is trusted.
-async fn check_eviction(connection: &mut Connection) -> Result<(), Fault> {
+async fn check_eviction(connection: &mut RedisConnection) -> Result<(), Fault> {
     let reply = match connection
         .call(&["CONFIG", "GET", "maxmemory-policy"])
         .await

@@ -1,4 +1,4 @@
-//! Subscriber: the connection on which this node hears of publications, its own too.
+//! Subscription task: the connection on which this node hears of publications, its own too.
 //!
 //! Each channel is one `SSUBSCRIBE`, and the server may end each by itself: a `sunsubscribe` that
 //! was not asked for, as when a slot moves, is answered by another `SSUBSCRIBE`. After each
@@ -18,12 +18,12 @@ use tokio::{
 
 use super::{
     address::RedisOptions,
-    calls::{Calls, Command, PAUSES},
+    calls::{Calls, PAUSES, RedisCommand},
     catch_up::CatchUp,
-    connection::Connection,
+    connection::RedisConnection,
     error::RedisError,
     health::LinkHealth,
-    keys::Keys,
+    keys::KeyNames,
     record::BatchMessage,
     resp::{self, Reply},
 };
@@ -47,9 +47,9 @@ const UNCONFIRMED: usize = 512;
 pub(super) struct Change(pub(super) ChannelName);
 
 /// The task of the connection.
-pub(super) struct Subscriber<D> {
+pub(super) struct SubscriptionTask<D> {
     pub(super) options: RedisOptions,
-    pub(super) keys: Keys,
+    pub(super) keys: KeyNames,
     pub(super) node: Arc<str>,
     pub(super) health: Arc<LinkHealth>,
     pub(super) calls: Calls,
@@ -59,7 +59,7 @@ pub(super) struct Subscriber<D> {
 
 /// State of one connection.
 struct Link {
-    connection: Connection,
+    connection: RedisConnection,
     probe: Bytes,
     /// Channels to subscribe to.
     pending: VecDeque<ChannelName>,
@@ -70,7 +70,7 @@ struct Link {
     probe_sent_at: Arc<Mutex<Option<Instant>>>,
 }
 
-impl<D: LocalDelivery> Subscriber<D> {
+impl<D: LocalDelivery> SubscriptionTask<D> {
     /// Listens until the broker is dropped.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
@@ -87,7 +87,7 @@ impl<D: LocalDelivery> Subscriber<D> {
         // A new connection subscribes to all channels of the table. Changes of an outage would
         // only grow.
         while self.changes.try_recv().is_ok() {}
-        let mut connection = Connection::open(&self.options).await?;
+        let mut connection = RedisConnection::open(&self.options).await?;
         let probe = self.keys.probe(&self.node);
         subscribe(&mut connection, &probe).await?;
         let now = Instant::now();
@@ -244,7 +244,7 @@ impl<D: LocalDelivery> Subscriber<D> {
         ];
         let (calls, sent_at) = (self.calls.clone(), link.probe_sent_at.clone());
         tokio::spawn(async move {
-            if calls.call(Command::Plain(message)).await.is_ok() {
+            if calls.call(RedisCommand::Plain(message)).await.is_ok() {
                 *sent_at.lock() = Some(Instant::now());
             }
         });
@@ -252,7 +252,7 @@ impl<D: LocalDelivery> Subscriber<D> {
     }
 }
 
-async fn subscribe(connection: &mut Connection, name: &[u8]) -> Result<(), RedisError> {
+async fn subscribe(connection: &mut RedisConnection, name: &[u8]) -> Result<(), RedisError> {
     let mut command = Vec::new();
     resp::encode(&mut command, &[b"SSUBSCRIBE", name]);
     connection.send(&command).await

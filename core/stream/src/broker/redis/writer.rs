@@ -13,12 +13,12 @@ use super::{
     address::RedisOptions,
     calls::PAUSES,
     catch_up::metadata_lifetime,
-    connection::Connection,
+    connection::RedisConnection,
     error::RedisError,
     health::LinkHealth,
-    keys::Keys,
+    keys::KeyNames,
     positions::Positions,
-    queue::{Batch, Item, Queue, Written},
+    queue::{Batch, Item, Queue, Receipt},
     reads::fresh_lifetime,
     resp::Reply,
     script::{Digests, Script, ScriptCall},
@@ -31,7 +31,7 @@ const REMEMBERED: usize = 32_768;
 /// Publishes what waits in a queue.
 pub(super) struct Writer {
     pub(super) options: RedisOptions,
-    pub(super) keys: Keys,
+    pub(super) keys: KeyNames,
     /// Name of this node and this writer, unlike all others.
     pub(super) node: Bytes,
     pub(super) link: String,
@@ -92,7 +92,7 @@ impl Writer {
         writes: &mut Vec<Write>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, RedisError> {
-        let mut connection = Connection::open(&self.options).await?;
+        let mut connection = RedisConnection::open(&self.options).await?;
         let mut digests = Digests::load(&mut connection).await?;
         if writes.is_empty() {
             self.health.recover(&self.link);
@@ -139,7 +139,7 @@ impl Writer {
                     backoff.reset();
                 }
                 Some(_) if is_unknown => digests = Digests::load(&mut connection).await?,
-                Some(error) if error.is_passing() => return Err(error),
+                Some(error) if error.is_transient() => return Err(error),
                 Some(error) => self.health.fail(&self.link, &error),
             }
         }
@@ -215,11 +215,12 @@ impl Writer {
         };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if error.is_unknown_script() || error.is_passing() => {
+            Err(error) if error.is_unknown_script() || error.is_transient() => {
                 return Err((Some(write), error));
             }
             Err(error) => {
-                self.refuse(write.batch, &error.unavailable("nothing was published"));
+                let mut batch = write.batch;
+                refuse(&mut batch, &error.unavailable("nothing was published"));
                 return Err((None, error));
             }
         };
@@ -228,15 +229,18 @@ impl Writer {
             "unknown" => return Ok(()),
             "full" => {
                 let text = "this client made as many channels as it may, and may not make another";
-                self.refuse(batch, &StreamError::new(ErrorCode::ResourceExhausted, text));
+                refuse(
+                    &mut batch,
+                    &StreamError::new(ErrorCode::ResourceExhausted, text),
+                );
                 return Ok(());
             }
             _ => {}
         }
         let Some(outcomes) = outcomes(&answer, batch.items.len()) else {
             let error = RedisError::Protocol(format!("{answer:?} came, expected positions"));
-            self.refuse(
-                batch,
+            refuse(
+                &mut batch,
                 &error.unavailable("it is not known whether this was published"),
             );
             return Err((None, error));
@@ -261,14 +265,15 @@ impl Writer {
         }
         Ok(())
     }
+}
 
-    fn refuse(&self, mut batch: Batch, error: &StreamError) {
-        let channel = batch.channel.clone();
-        for item in std::mem::take(&mut batch.items) {
-            match item.reply {
-                Some(reply) => drop(reply.send(Err(error.clone()))),
-                None => tracing::error!(%channel, %error, "lost a publication of an engine"),
-            }
+/// Tells the senders of a batch that it was refused.
+fn refuse(batch: &mut Batch, error: &StreamError) {
+    let channel = &batch.channel;
+    for item in std::mem::take(&mut batch.items) {
+        match item.reply {
+            Some(reply) => drop(reply.send(Err(error.clone()))),
+            None => tracing::error!(%channel, %error, "lost a publication of an engine"),
         }
     }
 }
@@ -287,9 +292,9 @@ fn other_body(channel: &ChannelName, has_key: bool) -> StreamError {
 /// The outcome of one publication of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
-    Published(Written),
+    Published(Receipt),
     /// The idempotency key was used before.
-    Repeated(Written),
+    Repeated(Receipt),
     /// The idempotency key was used with another body.
     OtherBody,
 }
@@ -302,7 +307,7 @@ fn outcomes(answer: &str, count: usize) -> Option<Vec<Outcome>> {
     let mut written = |epoch: &Epoch| {
         let seq = next;
         next = next.saturating_add(1);
-        Outcome::Published(Written {
+        Outcome::Published(Receipt {
             position: Position {
                 epoch: epoch.clone(),
                 seq,
@@ -319,7 +324,7 @@ fn outcomes(answer: &str, count: usize) -> Option<Vec<Outcome>> {
         "!" => Some(Outcome::OtherBody),
         known => {
             let (epoch, seq) = known.split_once(':')?;
-            Some(Outcome::Repeated(Written {
+            Some(Outcome::Repeated(Receipt {
                 position: Position {
                     epoch: Epoch::new(epoch),
                     seq: seq.parse().ok()?,
@@ -336,8 +341,8 @@ fn outcomes(answer: &str, count: usize) -> Option<Vec<Outcome>> {
 mod tests {
     use super::*;
 
-    fn written(epoch: &str, seq: u64, is_new: bool) -> Written {
-        Written {
+    fn written(epoch: &str, seq: u64, is_new: bool) -> Receipt {
+        Receipt {
             position: Position {
                 epoch: Epoch::new(epoch),
                 seq,

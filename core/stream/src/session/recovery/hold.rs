@@ -487,6 +487,25 @@ mod tests {
     }
 
     #[test]
+    fn a_newest_position_that_did_not_come_holds_a_live_subscription() {
+        let mut held = HeldBytes::new(10);
+        let mut progress = Progress::unknown();
+        progress.start_at(position(3));
+        progress.note_newest_held(&position(3));
+        assert!(drain(&mut progress, &mut held).is_empty());
+        assert!(progress.is_live());
+        assert!(!progress.note_newest(&position(3)) && progress.is_live());
+        assert!(progress.note_newest(&position(5)) && !progress.is_live());
+        progress.merge(
+            &position(5),
+            (4..=5).map(|seq| (1, publication(seq))).collect(),
+            &mut held,
+        );
+        assert_eq!(drain(&mut progress, &mut held), [4, 5]);
+        assert!(progress.is_live());
+    }
+
+    #[test]
     fn all_buffers_of_a_session_share_a_bound() {
         let mut held = HeldBytes::new(5);
         let mut all: Vec<_> = (0..4).map(|_| Progress::unknown()).collect();
