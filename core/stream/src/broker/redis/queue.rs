@@ -77,7 +77,7 @@ pub(super) struct Item {
     pub(super) payload: Bytes,
     pub(super) mode: Mode,
     pub(super) key: Option<KeyUse>,
-    /// Who waits for the outcome.
+    /// The sender, if it waits for the outcome.
     pub(super) reply: Option<oneshot::Sender<Result<Receipt, StreamError>>>,
 }
 
