@@ -67,6 +67,20 @@ impl Key {
     }
 }
 
+/// Checks the length of a key.
+pub(super) fn check_key(key: &str) -> Result<(), StreamError> {
+    if (1..=MAX_KEY_BYTES).contains(&key.len()) {
+        return Ok(());
+    }
+    Err(StreamError::new(
+        ErrorCode::InvalidArgument,
+        format!(
+            "the idempotency key is {} bytes long, expected 1 to {MAX_KEY_BYTES}",
+            key.len()
+        ),
+    ))
+}
+
 /// Keys of the last minutes.
 #[derive(Debug)]
 pub(super) struct IdempotencyKeys {
@@ -118,15 +132,7 @@ impl IdempotencyKeys {
         event: &Event,
         now_ms: i64,
     ) -> Result<Option<Position>, StreamError> {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(StreamError::new(
-                ErrorCode::InvalidArgument,
-                format!(
-                    "the idempotency key is {} bytes long, expected 1 to {MAX_KEY_BYTES}",
-                    key.len()
-                ),
-            ));
-        }
+        check_key(key)?;
         self.forget_before(now_ms.saturating_sub(self.window_ms));
         let own = Key::new(sender, channel, key);
         let Some(record) = self.records.get(&own) else {

@@ -17,10 +17,12 @@
 
 mod idempotency;
 pub mod memory;
+pub mod redis;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use memory::MemoryBroker;
+pub use redis::RedisBroker;
 
 use crate::{
     Caller, ChannelName, Content, Epoch, Event, Position, Publication, Scope, StoredPublication,
@@ -117,6 +119,11 @@ pub trait LocalDelivery: Send + Sync + 'static {
     /// Delivers a publication. Called in the order of its channel, under the channel's lock.
     fn deliver(&self, publication: &Arc<Publication>);
 
+    /// Notes the newest position of a channel without a publication: publications up to it are
+    /// missing here, or another epoch has begun. Subscribers read the history, and get a gap if
+    /// it does not reach back.
+    fn note_newest(&self, channel: &ChannelName, newest: &Position);
+
     /// Whether a channel has a subscriber.
     fn has_subscribers(&self, channel: &ChannelName) -> bool;
 }
@@ -156,6 +163,16 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Whether a channel is known: see [`offer_if_known`](Self::offer_if_known).
     fn is_known(&self, channel: &ChannelName) -> bool;
+
+    /// Begins to receive the publications of a channel from other servers. Called after a
+    /// subscriber is in the list of the hub, and before its history is read: what is published in
+    /// between reaches the hub. None if there is nothing to wait for.
+    ///
+    /// The interest ends by itself, some time after the last subscriber has left
+    /// ([`note_left`](Self::note_left)).
+    fn join<'a>(&'a self, _channel: &'a ChannelName) -> Option<BrokerFuture<'a, ()>> {
+        None
+    }
 
     /// Makes a channel known from now on, without a publication.
     fn touch(&self, channel: &ChannelName);
@@ -224,4 +241,9 @@ pub trait Broker: Send + Sync + 'static {
     /// Forgets old publications, and channels that have had neither a subscriber nor a
     /// publication for a day. Called about once a second.
     fn sweep(&self);
+
+    /// The fault of what the broker depends on, in words. None while it works.
+    fn fault(&self) -> Option<String> {
+        None
+    }
 }

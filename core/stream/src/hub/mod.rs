@@ -29,9 +29,9 @@ pub use liveness::LateShard;
 pub use shard::{Shard, ShardId, Sink};
 
 use crate::{
-    BatchInterval, ChannelName, Publication,
+    BatchInterval, ChannelName, Position, Publication,
     broker::LocalDelivery,
-    session::{SessionCore, Slot},
+    session::{Session, SessionCore, Slot},
 };
 
 /// Key of a subscriber in its channel's list.
@@ -240,6 +240,18 @@ impl Hub {
 impl LocalDelivery for Hub {
     fn deliver(&self, publication: &Arc<Publication>) {
         self.deliver(publication);
+    }
+
+    fn note_newest(&self, channel: &ChannelName, newest: &Position) {
+        let mut scan = SubscriberScan::default();
+        let mut has_more = true;
+        while has_more {
+            let mut part = Vec::new();
+            has_more = self.scan_part(channel, &mut scan, |session| part.push(session.clone()));
+            for session in part {
+                Session::from(session).start_new_epoch(channel, newest);
+            }
+        }
     }
 
     fn has_subscribers(&self, channel: &ChannelName) -> bool {

@@ -53,7 +53,7 @@ use std::{
     time::Duration,
 };
 
-use tidewire_proto::v1::{ChannelClass, SubscriptionResult, Visibility};
+use tidewire_proto::v1::{ChannelClass, ErrorCode, SubscriptionResult, Visibility};
 use tokio::time::Instant;
 
 pub(super) use hold::{HeldBytes, Progress, ReleaseCondition, Succession};
@@ -68,6 +68,9 @@ use crate::{
 /// Pause before a history is read again that had nothing new: a broker may be behind what it
 /// delivered. Without the pause, a session could read without end and send nothing.
 const REREAD_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause before a history is read again while the broker cannot read it.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Part of an outbox that a summary may take, so that it is sent soon.
 const SUMMARY_PART: usize = 4;
@@ -260,12 +263,16 @@ impl State {
         }
     }
 
-    /// Notes that a channel begins a new epoch at `newest`. The history is read, and does not
-    /// reach back: the client gets a gap.
+    /// Notes that a channel begins a new epoch at `newest`, or that publications up to it did not
+    /// come. The history is read; if it does not reach back, the client gets a gap.
     pub(super) fn start_new_epoch(&mut self, channel: &ChannelName, newest: &Position) {
         let Some(subscription) = self.subscriptions.on_mut(channel) else {
             return;
         };
+        if subscription.class() == Class::Latest {
+            // Its next value is the newest.
+            return;
+        }
         if subscription.progress.note_newest(newest) {
             self.recovery.note_ready();
         }
@@ -454,6 +461,9 @@ impl Session {
                 (room, None) => (since.as_ref(), PageLimit::bytes(room)),
             },
         };
+        if let Some(joined) = context.broker().join(&channel) {
+            joined.await?;
+        }
         if namespace.is_personal() {
             // So that nothing is left out for a user who is away for a moment.
             context.broker().touch(&channel);
@@ -553,6 +563,11 @@ impl Session {
         let mut state = core.state.lock();
         match read {
             Ok(history) => state.queue_history(slot, &since, history, Instant::now()),
+            Err(error) if error.code() == ErrorCode::Unavailable => {
+                // Nothing is lost yet: it is read when the broker works again.
+                state.recovery.paused_until = Some(Instant::now() + UNAVAILABLE_PAUSE);
+                state.recovery.note_ready();
+            }
             Err(error) => {
                 tracing::warn!(%channel, %error, "cannot read a history; the client gets a gap");
                 let subscription = state.subscriptions.get_mut(slot);

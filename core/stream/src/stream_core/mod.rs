@@ -20,7 +20,8 @@ use crate::{
     Epoch, Event, Identity, MissedSummary, Namespaces, PartHealth, PartReport, Position, Publisher,
     SharedClock, StoredPublication, StreamError, StreamOptions, Transport, TransportStats, Urgency,
     broker::{
-        Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, Sender, memory::MemoryLimits,
+        Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, RedisBroker, Sender,
+        memory::MemoryLimits, redis::RedisOptions,
     },
     health::HealthChange,
     hub::Hub,
@@ -74,6 +75,16 @@ impl StreamStats {
     }
 }
 
+/// The limits of the broker of histories in memory.
+fn limits(options: &StreamOptions) -> MemoryLimits {
+    MemoryLimits {
+        idempotency_window: options.idempotency_window,
+        idempotency_bytes: options.idempotency_bytes,
+        history_bytes: options.history_bytes,
+        channels_per_client: options.channels_per_client,
+    }
+}
+
 impl StreamCore {
     /// A streaming core that keeps its histories in memory.
     #[must_use]
@@ -89,14 +100,53 @@ impl StreamCore {
             namespaces.clone(),
             hub.clone(),
             clock.clone(),
-            MemoryLimits {
-                idempotency_window: options.idempotency_window,
-                idempotency_bytes: options.idempotency_bytes,
-                history_bytes: options.history_bytes,
-                channels_per_client: options.channels_per_client,
-            },
+            limits(&options),
         );
-        let broker: Arc<dyn Broker> = Arc::new(broker);
+        Self::build(
+            namespaces,
+            hub,
+            Arc::new(broker),
+            authenticator,
+            clock,
+            options,
+        )
+    }
+
+    /// A streaming core that shares its channels with other servers over Redis. Call it within
+    /// the runtime that the connections to Redis are to run on.
+    ///
+    /// # Errors
+    /// Redis answers, and is not fit.
+    pub async fn with_redis(
+        namespaces: Namespaces,
+        authenticator: Authenticator,
+        clock: SharedClock,
+        options: StreamOptions,
+        redis: RedisOptions,
+    ) -> Result<Arc<Self>, StreamError> {
+        let namespaces = Arc::new(namespaces);
+        let hub = Arc::new(Hub::new(options.shards, options.batch_interval));
+        let (shared, limits) = (namespaces.clone(), limits(&options));
+        let broker = RedisBroker::start(shared, hub.clone(), clock.clone(), limits, redis).await?;
+        let broker = Arc::new(broker);
+        Ok(Self::build(
+            namespaces,
+            hub,
+            broker,
+            authenticator,
+            clock,
+            options,
+        ))
+    }
+
+    fn build(
+        namespaces: Arc<Namespaces>,
+        hub: Arc<Hub>,
+        broker: Arc<dyn Broker>,
+        authenticator: Authenticator,
+        clock: SharedClock,
+        options: StreamOptions,
+    ) -> Arc<Self> {
         let context = SessionContext::new(namespaces, hub, broker, authenticator, clock, options);
         let core = Arc::new(Self {
             context: Arc::new(context),

@@ -241,6 +241,8 @@ mod tests {
     impl LocalDelivery for NoSubscribers {
         fn deliver(&self, _publication: &Arc<Publication>) {}
 
+        fn note_newest(&self, _channel: &ChannelName, _newest: &Position) {}
+
         fn has_subscribers(&self, _channel: &ChannelName) -> bool {
             false
         }

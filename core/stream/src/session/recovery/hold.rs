@@ -262,12 +262,16 @@ impl Progress {
         true
     }
 
-    /// Notes the newest publication of the channel. A live subscription of another epoch is
-    /// held until there is room. Returns whether the subscription is held.
+    /// Notes the newest publication of the channel. A live subscription that does not have it, or
+    /// is of another epoch, is held until there is room. Returns whether the subscription is held.
     pub(in crate::session) fn note_newest(&mut self, newest: &Position) -> bool {
         match &mut self.state {
             DeliveryState::Held(hold) => hold.note_newest(newest),
-            DeliveryState::Live if self.position.epoch == newest.epoch => return false,
+            DeliveryState::Live
+                if self.position.epoch == newest.epoch && self.position.seq >= newest.seq =>
+            {
+                return false;
+            }
             state @ DeliveryState::Live => {
                 *state = DeliveryState::held(ReleaseCondition::Room, newest.clone());
             }
@@ -480,6 +484,25 @@ mod tests {
             !progress.is_live(),
             "the new epoch is read from the history"
         );
+    }
+
+    #[test]
+    fn a_newest_position_that_did_not_come_holds_a_live_subscription() {
+        let mut held = HeldBytes::new(10);
+        let mut progress = Progress::unknown();
+        progress.start_at(position(3));
+        progress.note_newest_held(&position(3));
+        assert!(drain(&mut progress, &mut held).is_empty());
+        assert!(progress.is_live());
+        assert!(!progress.note_newest(&position(3)) && progress.is_live());
+        assert!(progress.note_newest(&position(5)) && !progress.is_live());
+        progress.merge(
+            &position(5),
+            (4..=5).map(|seq| (1, publication(seq))).collect(),
+            &mut held,
+        );
+        assert_eq!(drain(&mut progress, &mut held), [4, 5]);
+        assert!(progress.is_live());
     }
 
     #[test]

@@ -1,0 +1,184 @@
+//! Address of a Redis server: the parts of `broker.url`.
+
+use std::{fmt, time::Duration};
+
+/// The usual port of Redis.
+const PORT: u16 = 6_379;
+
+/// The server of a URL such as `redis://user:password@host:6379/0`, and how to sign in there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisAddress {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) database: u32,
+}
+
+impl RedisAddress {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// The part that is wrong, and what was expected. The password is not in it.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let expected = "expected redis://HOST:PORT, redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT/DATABASE";
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(format!("has no scheme, {expected}"));
+        };
+        match scheme {
+            "redis" => {}
+            "rediss" | "redis+sentinel" | "redis-sentinel" | "redis+cluster" | "redis-cluster" => {
+                return Err(format!(
+                    "has the scheme {scheme:?}, which is not built yet, {expected}"
+                ));
+            }
+            _ => return Err(format!("has the scheme {scheme:?}, {expected}")),
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains(['?', '#', '/']) {
+            return Err(format!(
+                "has more than a database after the host, {expected}"
+            ));
+        }
+        let database = match path {
+            "" => 0,
+            path => path
+                .parse()
+                .map_err(|_| format!("names the database {path:?}, expected a number"))?,
+        };
+        let (sign_in, address) = match authority.rsplit_once('@') {
+            Some((sign_in, address)) => (Some(sign_in), address),
+            None => (None, authority),
+        };
+        let (user, password) = match sign_in.map(|text| text.split_once(':').unwrap_or(("", text)))
+        {
+            None => (None, None),
+            Some((user, password)) => {
+                let user = unescape(user).filter(|user| !user.is_empty());
+                let password = unescape(password).ok_or(
+                    "has a password with a wrong escape, expected %XX for special characters",
+                )?;
+                (user, Some(password))
+            }
+        };
+        let (host, port) = host_and_port(address)
+            .ok_or_else(|| format!("has the address {address:?}, {expected}"))?;
+        Ok(Self {
+            host,
+            port,
+            user,
+            password,
+            database,
+        })
+    }
+}
+
+/// The host and the port. An IPv6 address is in brackets.
+fn host_and_port(address: &str) -> Option<(String, u16)> {
+    let (host, port) = match address.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (host, port.strip_prefix(':'))
+        }
+        None => match address.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (address, None),
+        },
+    };
+    let port = match port {
+        Some(port) => port.parse().ok().filter(|port| *port > 0)?,
+        None => PORT,
+    };
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+/// Replaces `%XX`. None if an escape is wrong.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, others)) = rest.split_first() {
+        rest = others;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, others) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = others;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+impl fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "redis://[{}]:{}", self.host, self.port),
+            false => write!(f, "redis://{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl fmt::Debug for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Options of a Redis broker, which the operator sets.
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// The server.
+    pub address: RedisAddress,
+    /// Beginning of all keys and channels, so that several clusters can share a server.
+    pub prefix: String,
+    /// Longest wait for an answer. A publication or a subscription fails after it.
+    pub timeout: Duration,
+    /// Bytes of publications that wait for Redis. Beyond, a publication is refused.
+    pub buffer_bytes: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_a_host_and_may_have_more() {
+        let plain = RedisAddress::parse("redis://cache").unwrap();
+        assert_eq!(
+            (&*plain.host, plain.port, plain.database),
+            ("cache", PORT, 0)
+        );
+        assert_eq!((plain.user, plain.password), (None, None));
+        let full = RedisAddress::parse("redis://me:p%40s:s@[::1]:7000/3").unwrap();
+        assert_eq!((&*full.host, full.port, full.database), ("::1", 7_000, 3));
+        assert_eq!(full.user.as_deref(), Some("me"));
+        assert_eq!(full.password.as_deref(), Some("p@s:s"));
+        assert_eq!(format!("{full:?}"), "redis://[::1]:7000");
+        let alone = RedisAddress::parse("redis://:secret@cache").unwrap();
+        assert_eq!(
+            (alone.user, alone.password.as_deref()),
+            (None, Some("secret"))
+        );
+    }
+
+    #[test]
+    fn a_wrong_url_is_explained_without_its_password() {
+        for (url, part) in [
+            ("cache:6379", "no scheme"),
+            ("http://cache", "\"http\""),
+            ("rediss://cache", "not built yet"),
+            ("redis://", "address"),
+            ("redis://cache:0", "cache:0"),
+            ("redis://cache/x", "database"),
+            ("redis://:secret@cache:port", "cache:port"),
+            ("redis://:secret%2@cache", "escape"),
+        ] {
+            let error = RedisAddress::parse(url).unwrap_err();
+            assert!(
+                error.contains(part) && error.contains("expected"),
+                "{url}: {error}"
+            );
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Calls: commands that may be repeated, such as reads, on a connection that many share.
+//!
+//! All commands that wait are sent as one pipeline. After a fault of the connection they are sent
+//! again on the next one, as long as somebody waits for them.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    address::RedisOptions,
+    connection::RedisConnection,
+    error::RedisError,
+    health::LinkHealth,
+    resp::{self, Reply},
+    script::{Digests, ScriptCall},
+};
+use crate::Backoff;
+
+/// Commands that wait for the connection at most. Beyond, callers wait for room.
+const QUEUE: usize = 4_096;
+
+/// Commands of one pipeline at most.
+const PIPELINE: usize = 256;
+
+/// Pause after the first failed connection, and the longest.
+pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A command.
+#[derive(Debug)]
+pub(super) enum RedisCommand {
+    /// A script, loaded where it is unknown.
+    Script(ScriptCall),
+    /// Any other command.
+    Plain(Vec<Bytes>),
+}
+
+#[derive(Debug)]
+struct Call {
+    command: RedisCommand,
+    reply: oneshot::Sender<Result<Reply, RedisError>>,
+}
+
+/// The sending side.
+#[derive(Debug, Clone)]
+pub(super) struct Calls {
+    sender: mpsc::Sender<Call>,
+    timeout: Duration,
+}
+
+impl Calls {
+    /// Calls without a connection yet, and the worker that has to run for them.
+    pub(super) fn new(options: &RedisOptions, health: Arc<LinkHealth>) -> (Self, Worker) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let worker = Worker {
+            options: options.clone(),
+            health,
+            queue,
+        };
+        let timeout = options.timeout;
+        (Self { sender, timeout }, worker)
+    }
+
+    /// Sends a command, and waits for the answer.
+    ///
+    /// # Errors
+    /// No answer came in time, or the server refused the command.
+    pub(super) async fn call(&self, command: RedisCommand) -> Result<Reply, RedisError> {
+        let (reply, answer) = oneshot::channel();
+        let call = async {
+            let ended = || RedisError::Connection("the broker has ended".to_owned());
+            let sent = self.sender.send(Call { command, reply }).await;
+            sent.map_err(|_| ended())?;
+            answer.await.map_err(|_| ended())?
+        };
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(reply) => reply,
+            Err(_) => Err(RedisError::TimedOut(self.timeout.as_millis())),
+        }
+    }
+
+    /// Calls a script.
+    ///
+    /// # Errors
+    /// As those of [`call`](Self::call).
+    pub(super) async fn script(&self, call: ScriptCall) -> Result<Reply, RedisError> {
+        self.call(RedisCommand::Script(call)).await
+    }
+}
+
+/// The side of the connection.
+#[derive(Debug)]
+pub(super) struct Worker {
+    options: RedisOptions,
+    health: Arc<LinkHealth>,
+    queue: mpsc::Receiver<Call>,
+}
+
+impl Worker {
+    /// Sends commands until all senders are gone.
+    pub(super) async fn run(mut self) {
+        let mut waiting = Vec::new();
+        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        loop {
+            match self.connect_and_serve(&mut waiting, &mut backoff).await {
+                Ok(()) => return,
+                Err(error) => self.health.fail("reads", &error),
+            }
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    async fn connect_and_serve(
+        &mut self,
+        waiting: &mut Vec<Call>,
+        backoff: &mut Backoff,
+    ) -> Result<(), RedisError> {
+        let mut connection = RedisConnection::open(&self.options).await?;
+        let mut digests = Digests::load(&mut connection).await?;
+        backoff.reset();
+        self.health.recover("reads");
+        let mut pipeline = Vec::new();
+        loop {
+            waiting.retain(|call| !call.reply.is_closed());
+            if waiting.is_empty() && self.queue.recv_many(waiting, PIPELINE).await == 0 {
+                return Ok(());
+            }
+            pipeline.clear();
+            for call in &*waiting {
+                match &call.command {
+                    RedisCommand::Script(script) => digests.encode(&mut pipeline, script),
+                    RedisCommand::Plain(arguments) => resp::encode(&mut pipeline, arguments),
+                }
+            }
+            let replies = connection.exchange(&pipeline, waiting.len()).await?;
+            let (mut again, mut passing) = (Vec::new(), None);
+            for (call, reply) in waiting.drain(..).zip(replies) {
+                let reply = match reply {
+                    Reply::Error(text) => Err(RedisError::Refused(text)),
+                    reply => Ok(reply),
+                };
+                match reply {
+                    Err(error) if error.is_unknown_script() => again.push(call),
+                    Err(error) if error.is_transient() => {
+                        passing = Some(error);
+                        again.push(call);
+                    }
+                    // A caller that has given up needs no answer.
+                    reply => drop(call.reply.send(reply)),
+                }
+            }
+            *waiting = again;
+            if let Some(error) = passing {
+                return Err(error);
+            }
+            if !waiting.is_empty() {
+                digests = Digests::load(&mut connection).await?;
+            }
+        }
+    }
+}

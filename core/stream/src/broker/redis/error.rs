@@ -1,0 +1,121 @@
+//! Errors of Redis, with what an operator can do about each.
+
+use tidewire_proto::v1::ErrorCode;
+
+use crate::StreamError;
+
+/// After so many milliseconds a client may repeat a request that Redis could not serve.
+const RETRY_AFTER_MS: u32 = 1_000;
+
+/// A failed exchange with Redis.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RedisError {
+    /// The connection cannot be opened, or broke.
+    #[error("no connection: {0}")]
+    Connection(String),
+    /// No answer came in time.
+    #[error("no answer within {0} ms")]
+    TimedOut(u128),
+    /// The server refused a command.
+    #[error("{}", explain(.0))]
+    Refused(String),
+    /// The answer was not understood.
+    #[error("the answer is not understood: {0}")]
+    Protocol(String),
+}
+
+impl RedisError {
+    /// Whether the same command may succeed later without a change by an operator: on a
+    /// connection to another server, or once this one has loaded its data.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Connection(_) | Self::TimedOut(_) => true,
+            Self::Refused(text) => [
+                "READONLY",
+                "LOADING",
+                "MASTERDOWN",
+                "CLUSTERDOWN",
+                "TRYAGAIN",
+                "BUSY",
+                "UNBLOCKED",
+            ]
+            .contains(&code(text)),
+            Self::Protocol(_) => false,
+        }
+    }
+
+    /// Whether the server has forgotten a script.
+    pub(super) fn is_unknown_script(&self) -> bool {
+        matches!(self, Self::Refused(text) if code(text) == "NOSCRIPT")
+    }
+
+    /// The error of a request that could not be served. `outcome` says what became of it.
+    pub(super) fn unavailable(&self, outcome: &str) -> StreamError {
+        StreamError::new(ErrorCode::Unavailable, format!("{outcome}: Redis: {self}"))
+            .with_retry_after_ms(RETRY_AFTER_MS)
+    }
+}
+
+impl From<std::io::Error> for RedisError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Connection(error.to_string())
+    }
+}
+
+/// The first word of an error, which names its kind.
+fn code(text: &str) -> &str {
+    text.split([' ', ':']).next().unwrap_or_default()
+}
+
+/// The text of an error with what to set.
+fn explain(text: &str) -> String {
+    let advice = match code(text) {
+        "OOM" => {
+            "it has no memory left: raise its `maxmemory`, or lower history_size and history_ttl of the namespaces"
+        }
+        "READONLY" => "it is a replica: `broker.url` must name the master",
+        "MISCONF" => {
+            "it cannot write its snapshot and refuses writes: free its disk, or set `stop-writes-on-bgsave-error no`"
+        }
+        "NOAUTH" => {
+            "it wants a password: set it in `broker.url`, as redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT"
+        }
+        "WRONGPASS" => "it refuses the user or the password in `broker.url`",
+        "NOPERM" => {
+            "its ACL refuses the user of `broker.url`: allow keys and channels with the prefix, `~tidewire:* &tidewire:*` for the usual one, and `+@read +@write +@scripting +@pubsub +@connection +time`"
+        }
+        "NOREPLICAS" => "it has fewer replicas than its `min-replicas-to-write`",
+        "LOADING" => "it loads its data",
+        "ERR" if text.contains("without any password configured") => {
+            "it has no password: remove the one in `broker.url`"
+        }
+        "ERR" if text.contains("unknown command") => {
+            "it does not know the command: Redis 7.0 or later is needed, without renamed commands"
+        }
+        _ => return text.to_owned(),
+    };
+    format!("{advice} ({text})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_to_set() {
+        let refused = |text: &str| RedisError::Refused(text.to_owned());
+        let oom = refused("OOM command not allowed when used memory > 'maxmemory'.");
+        assert!(oom.to_string().contains("raise its `maxmemory`"));
+        assert!(!oom.is_transient());
+        assert!(refused("READONLY You can't write against a read only replica.").is_transient());
+        assert!(!refused("NOAUTH Authentication required.").is_transient());
+        assert!(refused("NOSCRIPT No matching script.").is_unknown_script());
+        let error = oom.unavailable("nothing was published");
+        assert_eq!(error.code(), ErrorCode::Unavailable);
+        assert!(
+            error
+                .message()
+                .starts_with("nothing was published: Redis: ")
+        );
+    }
+}

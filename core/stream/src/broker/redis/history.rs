@@ -1,0 +1,224 @@
+//! Histories of shared channels, read page by page.
+
+use std::sync::Arc;
+
+use super::{
+    error::RedisError,
+    reads::{NEWEST_ITEMS, Page, Part, Reads},
+};
+use crate::{
+    ChannelName, Class, Namespace, Position, Publication,
+    broker::{History, PageLimit, Reach},
+    namespace::METADATA_TTL,
+};
+
+/// Reads the publications after `since`, oldest first; without `since`, the newest.
+pub(super) async fn read(
+    reads: &Arc<Reads>,
+    channel: &ChannelName,
+    namespace: &Namespace,
+    since: Option<&Position>,
+    limit: PageLimit,
+) -> Result<History, RedisError> {
+    let (newest, part_bytes) = match since {
+        // The position is read first where it decides what to read.
+        Some(_) => (0, 1),
+        None if limit.items <= NEWEST_ITEMS => (limit.items, limit.bytes),
+        None => (0, 1),
+    };
+    if let Some(since) = since.filter(|_| limit.items > 0) {
+        return read_after(reads, channel, namespace, since, limit, None).await;
+    }
+    let page = reads
+        .page(channel, Part::Newest(newest), part_bytes)
+        .await?;
+    let top = page.top.clone();
+    if limit.items == 0 {
+        let is_lost = |since: &Position| since.epoch != top.epoch || since.seq > top.seq;
+        let reach = match since {
+            Some(since) if is_lost(since) => Reach::Lost,
+            Some(since) if since.seq < top.seq => {
+                reach_of(reads, channel, namespace, since).await?
+            }
+            _ => Reach::Complete,
+        };
+        return Ok(History {
+            top,
+            publications: Vec::new(),
+            reach,
+        });
+    }
+    if newest > 0 {
+        let bounds = Bounds::of(namespace, &page);
+        let all = page.publications.iter().filter(|one| bounds.contains(one));
+        let all: Vec<_> = all.collect();
+        let skipped = all.len().saturating_sub(limit.items);
+        let mut taken = PageBuilder::new(limit);
+        for one in &all[skipped..] {
+            if !taken.push(one) {
+                break;
+            }
+        }
+        return Ok(taken.history(top, Reach::Complete));
+    }
+    // Far back: from the first of the newest ones on.
+    let size = u64::try_from(limit.items.min(namespace.history_size)).unwrap_or(u64::MAX);
+    let start = Position {
+        seq: top.seq.saturating_sub(size),
+        epoch: top.epoch.clone(),
+    };
+    let mut history = read_after(
+        reads,
+        channel,
+        namespace,
+        &start,
+        limit,
+        Some(Reach::Complete),
+    )
+    .await?;
+    history.reach = Reach::Complete;
+    Ok(history)
+}
+
+/// Whether the history reaches back to a position before the newest.
+async fn reach_of(
+    reads: &Arc<Reads>,
+    channel: &ChannelName,
+    namespace: &Namespace,
+    since: &Position,
+) -> Result<Reach, RedisError> {
+    let first = PageLimit { items: 1, bytes: 1 };
+    let history = read_after(reads, channel, namespace, since, first, None).await?;
+    Ok(history.reach)
+}
+
+/// Reads the publications after `since`. With a `reach`, those that are missing at the beginning do
+/// not matter.
+async fn read_after(
+    reads: &Arc<Reads>,
+    channel: &ChannelName,
+    namespace: &Namespace,
+    since: &Position,
+    limit: PageLimit,
+    reach: Option<Reach>,
+) -> Result<History, RedisError> {
+    let mut taken = PageBuilder::new(limit);
+    let mut cursor = since.seq;
+    loop {
+        let page = reads
+            .page(channel, Part::After(cursor), limit.bytes)
+            .await?;
+        let top = page.top.clone();
+        if top.epoch != since.epoch || since.seq > top.seq {
+            // On a later page: the next read finds it out.
+            return Ok(match taken.publications.is_empty() {
+                true => taken.history(top, Reach::Lost),
+                false => taken.history_of(since, cursor),
+            });
+        }
+        let bounds = Bounds::of(namespace, &page);
+        let mut after = page
+            .publications
+            .iter()
+            .filter(|one| one.seq() > cursor)
+            .peekable();
+        let is_hole = match after.peek() {
+            Some(first) => first.seq() != cursor + 1 || !bounds.contains(first),
+            None => cursor < top.seq && page.is_end,
+        };
+        if is_hole && reach.is_none() {
+            return Ok(match taken.publications.is_empty() {
+                true => taken.history(top, Reach::Lost),
+                false => taken.history(top, Reach::Complete),
+            });
+        }
+        let mut is_full = false;
+        for one in after.filter(|one| bounds.contains(one)) {
+            if !taken.push(one) {
+                is_full = true;
+                break;
+            }
+        }
+        cursor = match page.publications.last() {
+            Some(last) => last.seq().max(cursor),
+            None => top.seq,
+        };
+        if is_full || page.is_end || taken.is_full() {
+            return Ok(taken.history(top, Reach::Complete));
+        }
+    }
+}
+
+/// The publications that a history has still. Redis drops some later than it may.
+struct Bounds {
+    first: u64,
+    oldest_ms: i64,
+}
+
+impl Bounds {
+    fn of(namespace: &Namespace, page: &Page) -> Self {
+        let (size, ttl) = match namespace.class {
+            Class::History => (namespace.history_size as u64, namespace.history_ttl),
+            Class::Latest => (1, METADATA_TTL),
+        };
+        let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            first: page.top.seq.saturating_sub(size).saturating_add(1),
+            oldest_ms: page.now_ms.saturating_sub(ttl_ms),
+        }
+    }
+
+    fn contains(&self, publication: &Publication) -> bool {
+        publication.seq() >= self.first && publication.time_ms() >= self.oldest_ms
+    }
+}
+
+/// Publications up to a limit.
+struct PageBuilder {
+    limit: PageLimit,
+    bytes: usize,
+    publications: Vec<Arc<Publication>>,
+}
+
+impl PageBuilder {
+    fn new(limit: PageLimit) -> Self {
+        Self {
+            limit,
+            bytes: 0,
+            publications: Vec::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.publications.len() >= self.limit.items || self.bytes >= self.limit.bytes
+    }
+
+    /// Adds a publication. Returns false if there is no room.
+    fn push(&mut self, publication: &Arc<Publication>) -> bool {
+        let size = publication.encoded_size_hint();
+        let fits = self.publications.is_empty() || self.bytes + size <= self.limit.bytes;
+        if !fits || self.publications.len() >= self.limit.items {
+            return false;
+        }
+        self.bytes += size;
+        self.publications.push(publication.clone());
+        true
+    }
+
+    fn history(self, top: Position, reach: Reach) -> History {
+        History {
+            top,
+            publications: self.publications,
+            reach,
+        }
+    }
+
+    /// A history that ends at `seq` of the epoch of `since`.
+    fn history_of(self, since: &Position, seq: u64) -> History {
+        let top = Position {
+            epoch: since.epoch.clone(),
+            seq,
+        };
+        self.history(top, Reach::Complete)
+    }
+}

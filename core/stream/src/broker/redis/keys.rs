@@ -1,0 +1,110 @@
+//! Keys: the names in Redis of what belongs to a channel.
+//!
+//! Channels are spread over [`PARTITIONS`], and all names of a partition have the same hash tag.
+//! In a cluster they are in one slot, so that one script reaches the keys of a channel, the fresh
+//! epoch of its partition, and its shard channel. Example with the prefix `tidewire`, of
+//! `orders:1`, which is in partition 809:
+//!
+//! | name                              | content                                             |
+//! |-----------------------------------|-----------------------------------------------------|
+//! | `tidewire:{809}:meta:orders:1`    | hash: epoch, seq, time, last write of each node     |
+//! | `tidewire:{809}:history:orders:1` | stream: publications, whose ids are `<seq>-0`       |
+//! | `tidewire:{809}:fresh`            | epoch of channels that are published on first       |
+//! | `tidewire:{809}:key:<digest>`     | position that a publication with this key got       |
+//! | `tidewire:{809}:0:orders:1`       | shard channel of database 0                         |
+
+use bytes::Bytes;
+
+use crate::ChannelName;
+
+/// Parts over which channels are spread: enough for a cluster of a hundred servers, and few
+/// enough that a fresh epoch for each costs nothing. All nodes must agree on it.
+const PARTITIONS: u64 = 1_024;
+
+/// Names with a prefix.
+#[derive(Debug, Clone)]
+pub(super) struct KeyNames {
+    prefix: String,
+    /// Pub/sub knows no databases: the number is in the names.
+    database: u32,
+}
+
+impl KeyNames {
+    pub(super) fn new(prefix: &str, database: u32) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            database,
+        }
+    }
+
+    fn name(&self, channel: &ChannelName, kind: &str, rest: &str) -> Bytes {
+        let partition = partition(channel);
+        format!("{}:{{{partition}}}:{kind}{rest}", self.prefix).into()
+    }
+
+    /// The metadata, the history and the fresh epoch, as all scripts take them.
+    pub(super) fn of(&self, channel: &ChannelName) -> [Bytes; 3] {
+        [
+            self.name(channel, "meta:", channel.as_str()),
+            self.name(channel, "history:", channel.as_str()),
+            self.name(channel, "fresh", ""),
+        ]
+    }
+
+    /// An idempotency key.
+    pub(super) fn idempotency(&self, channel: &ChannelName, digest: &str) -> Bytes {
+        self.name(channel, "key:", digest)
+    }
+
+    /// The shard channel.
+    pub(super) fn shard_channel(&self, channel: &ChannelName) -> Bytes {
+        self.name(channel, &format!("{}:", self.database), channel.as_str())
+    }
+
+    /// The channel whose shard channel this is.
+    pub(super) fn channel(&self, shard_channel: &[u8]) -> Option<ChannelName> {
+        let name = std::str::from_utf8(shard_channel).ok()?;
+        let rest = name.strip_prefix(&*self.prefix)?.strip_prefix(":{")?;
+        let (_, rest) = rest.split_once("}:")?;
+        let (_, channel) = rest.split_once(':')?;
+        ChannelName::parse(channel).ok()
+    }
+
+    /// The shard channel on which a node hears itself.
+    pub(super) fn probe(&self, node: &str) -> Bytes {
+        format!("{}:{{probe-{node}}}:{}", self.prefix, self.database).into()
+    }
+}
+
+/// Index of a channel's partition.
+pub(super) fn partition(channel: &ChannelName) -> u64 {
+    fnv(channel.as_str().as_bytes()) % PARTITIONS
+}
+
+/// FNV-1a, which is the same on all nodes.
+pub(super) fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_in_the_table() {
+        let keys = KeyNames::new("tidewire", 0);
+        let channel = ChannelName::parse("orders:1").unwrap();
+        let [meta, history, fresh] = keys.of(&channel);
+        assert_eq!(meta, "tidewire:{809}:meta:orders:1");
+        assert_eq!(history, "tidewire:{809}:history:orders:1");
+        assert_eq!(fresh, "tidewire:{809}:fresh");
+        let shard_channel = keys.shard_channel(&channel);
+        assert_eq!(shard_channel, "tidewire:{809}:0:orders:1");
+        assert_eq!(keys.channel(&shard_channel), Some(channel.clone()));
+        let other = KeyNames::new("tidewire", 1);
+        assert_ne!(other.shard_channel(&channel), shard_channel);
+        assert_eq!(keys.channel(&keys.probe("7")), None);
+    }
+}

@@ -1,0 +1,511 @@
+//! Redis broker: the broker of several servers, called nodes, that share their channels.
+//!
+//! A channel that clients or back ends publish to is *shared*: its position and its history are in
+//! Redis, and each publication reaches the clients of all nodes. A channel that only this server's
+//! own engines publish to is local, in a [`MemoryBroker`]: each node has engines of its own.
+//!
+//! ```text
+//!  publish ──► queue ──► writer ──(script publish)──► Redis ──(SPUBLISH)──► subscriber ──► hub
+//!                                                       ▲                        │
+//!  history ──► reads ──► calls ──(script history)───────┤                        ▼
+//!                                                       └──(script check)── catch-up
+//! ```
+//!
+//! - [`queue`] and [`writer`]: all that waits for a channel is one batch, under one number.
+//! - [`subscriber`] and [`positions`]: one `SSUBSCRIBE` for each channel that a client of this node
+//!   is subscribed to. A batch is delivered if it follows the newest position.
+//! - [`catch_up`]: otherwise, and after each (re)subscription, the channel is compared with Redis,
+//!   and what is missing is read from the history.
+//! - [`reads`]: a history is read once for all clients that recover at the same time.
+//!
+//! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
+//! nodes may differ.
+
+mod address;
+mod calls;
+mod catch_up;
+mod connection;
+mod error;
+mod health;
+mod history;
+mod keys;
+mod positions;
+mod queue;
+mod reads;
+mod record;
+mod resp;
+mod script;
+mod setup;
+mod shares;
+mod subscriber;
+mod writer;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidewire_proto::v1::ErrorCode;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::timeout,
+};
+
+pub use address::{RedisAddress, RedisOptions};
+pub use error::RedisError;
+
+use self::{
+    calls::Calls,
+    catch_up::CatchUp,
+    health::LinkHealth,
+    keys::{KeyNames, fnv, partition},
+    positions::{JoinState, Positions},
+    queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
+    reads::Reads,
+    shares::ClientShares,
+    subscriber::{Change, SubscriptionTask},
+    writer::{RecentPositions, Writer},
+};
+use super::{
+    Broker, BrokerFuture, History, LocalDelivery, MemoryBroker, PageLimit, Sender, SnapshotEntry,
+    idempotency::{check_key, fingerprint},
+    memory::MemoryLimits,
+};
+use crate::{
+    ChannelName, Content, Epoch, Event, Namespaces, Position, PublishRight, SharedClock,
+    StoredPublication, StreamError, Urgency, limit::ClientKey,
+};
+
+/// Connections that publish. A channel always has the same one, so that it keeps its order.
+const WRITERS: u64 = 2;
+
+/// The broker of several servers that share their channels.
+#[derive(Debug)]
+pub struct RedisBroker<D> {
+    /// Broker of the channels of this server's own engines.
+    local: MemoryBroker<D>,
+    namespaces: Arc<Namespaces>,
+    subscribers: Arc<D>,
+    options: RedisOptions,
+    keys: KeyNames,
+    health: Arc<LinkHealth>,
+    queues: Vec<Arc<Queue>>,
+    buffer: Arc<Buffer>,
+    catch_up: Arc<CatchUp<D>>,
+    changes: mpsc::UnboundedSender<Change>,
+    shares: ClientShares,
+    tasks: Vec<AbortHandle>,
+}
+
+impl<D> Drop for RedisBroker<D> {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl<D: LocalDelivery> RedisBroker<D> {
+    /// A broker that connects to Redis, and again whenever that is needed. Call it within a
+    /// runtime, which its tasks run on.
+    ///
+    /// # Errors
+    /// The server answers, and is not fit: it is older than 7.0, it evicts, or it refuses the
+    /// user. A server that does not answer is no error: it may come later.
+    pub async fn start(
+        namespaces: Arc<Namespaces>,
+        subscribers: Arc<D>,
+        clock: SharedClock,
+        limits: MemoryLimits,
+        options: RedisOptions,
+    ) -> Result<Self, StreamError> {
+        let node: Arc<str> = Epoch::random().as_str().into();
+        let keys = KeyNames::new(&options.prefix, options.address.database);
+        let health = Arc::new(LinkHealth::default());
+        setup::check(&options, &keys, &node, &health).await?;
+        let (calls, worker) = Calls::new(&options, health.clone());
+        let reads = Reads::new(calls.clone(), keys.clone(), namespaces.clone());
+        let positions = Arc::new(Positions::default());
+        let catch_up = CatchUp::new(
+            positions.clone(),
+            reads,
+            calls.clone(),
+            keys.clone(),
+            namespaces.clone(),
+            subscribers.clone(),
+        );
+        let (sender, changes) = mpsc::unbounded_channel();
+        let subscriber = SubscriptionTask {
+            options: options.clone(),
+            keys: keys.clone(),
+            node: node.clone(),
+            health: health.clone(),
+            calls,
+            catch_up: catch_up.clone(),
+            changes,
+        };
+        let mut tasks = vec![
+            tokio::spawn(worker.run()).abort_handle(),
+            tokio::spawn(subscriber.run()).abort_handle(),
+        ];
+        let buffer = Buffer::new(options.buffer_bytes);
+        let mut queues = Vec::new();
+        for index in 0..WRITERS {
+            let queue = Queue::new(buffer.clone());
+            let writer = Writer {
+                options: options.clone(),
+                keys: keys.clone(),
+                node: format!("{node}.{index}").into(),
+                link: format!("publishing {index}"),
+                idempotency_ms: limits
+                    .idempotency_window
+                    .as_millis()
+                    .max(1)
+                    .to_string()
+                    .into(),
+                namespaces: namespaces.clone(),
+                health: health.clone(),
+                positions: positions.clone(),
+                queue: queue.clone(),
+                seen: RecentPositions::default(),
+                number: 0,
+            };
+            tasks.push(tokio::spawn(writer.run()).abort_handle());
+            queues.push(queue);
+        }
+        let local = MemoryBroker::new(namespaces.clone(), subscribers.clone(), clock, limits);
+        Ok(Self {
+            local,
+            namespaces,
+            subscribers,
+            options,
+            keys,
+            health,
+            queues,
+            buffer,
+            catch_up,
+            changes: sender,
+            shares: ClientShares::new(limits.channels_per_client),
+            tasks,
+        })
+    }
+
+    /// Whether a channel is in Redis: somebody else than the engines of this server publishes to
+    /// it.
+    fn is_shared(&self, channel: &ChannelName) -> bool {
+        let namespace = self.namespaces.get(channel);
+        namespace.is_some_and(|one| one.publish != PublishRight::Engine)
+    }
+
+    fn positions(&self) -> &Positions {
+        &self.catch_up.positions
+    }
+
+    /// Queues a publication of a shared channel.
+    fn queue(&self, channel: &ChannelName, item: Item) -> Result<(), StreamError> {
+        // The remainder is below the number of queues.
+        let queue = &self.queues[(partition(channel) % WRITERS) as usize];
+        queue.push(channel, item).map_err(|_| {
+            let fault = self.health.fault();
+            let fault = fault.unwrap_or_else(|| "it is slower than the publishers".to_owned());
+            let text = format!(
+                "nothing was published: {} bytes wait for Redis already, as many as broker.buffer_bytes allows: {fault}",
+                self.buffer.used()
+            );
+            StreamError::new(ErrorCode::Unavailable, text).with_retry_after_ms(1_000)
+        })
+    }
+
+    fn offer_shared(&self, channel: &ChannelName, content: &Content, urgency: Urgency, mode: Mode) {
+        let item = Item {
+            payload: record::encode(content, urgency),
+            mode,
+            key: None,
+            reply: None,
+        };
+        if let Err(error) = self.queue(channel, item) {
+            tracing::error!(%channel, %error, "lost a publication of an engine");
+        }
+    }
+
+    async fn publish_shared(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        idempotency_key: Option<&str>,
+        sender: &Sender,
+    ) -> Result<Position, StreamError> {
+        let key = match idempotency_key {
+            None => None,
+            Some(key) => Some(self.key_use(channel, key, &event, &sender.client)?),
+        };
+        let client = sender.is_limited.then_some(&sender.client);
+        let may_create = client.is_none_or(|client| self.shares.has_room(client));
+        let (reply, outcome) = oneshot::channel();
+        let item = Item {
+            payload: record::encode(&event.into(), Urgency::Ordinary),
+            mode: match may_create {
+                true => Mode::Any,
+                false => Mode::Existing,
+            },
+            key,
+            reply: Some(reply),
+        };
+        self.queue(channel, item)?;
+        let unknown = |error: RedisError| {
+            error.unavailable("it is not known whether this was published, and a repetition with an idempotency key is safe")
+        };
+        let written = match timeout(self.options.timeout, outcome).await {
+            Ok(Ok(written)) => written?,
+            Ok(Err(_)) => {
+                return Err(unknown(RedisError::Connection(
+                    "the broker has ended".to_owned(),
+                )));
+            }
+            Err(_) => {
+                return Err(unknown(RedisError::TimedOut(
+                    self.options.timeout.as_millis(),
+                )));
+            }
+        };
+        let Receipt { position, is_new } = written;
+        if let Some(client) = client.filter(|_| is_new) {
+            self.shares.note_new_channel(client);
+        }
+        Ok(position)
+    }
+
+    /// The name in Redis of a sender's idempotency key, and the fingerprint of its body.
+    fn key_use(
+        &self,
+        channel: &ChannelName,
+        key: &str,
+        event: &Event,
+        client: &ClientKey,
+    ) -> Result<KeyUse, StreamError> {
+        check_key(key)?;
+        let owner = match client {
+            ClientKey::User(user) => format!("u{}", user.as_str()),
+            ClientKey::Network(network) => format!("n{network:?}"),
+            ClientKey::Unknown => "-".to_owned(),
+        };
+        // Two digests of 64 bits over different texts: a collision of both does not happen.
+        let text = format!("{}\0{owner}\0{key}", channel.as_str());
+        let reversed: Vec<u8> = text.bytes().rev().collect();
+        let digest = format!("{:016x}{:016x}", fnv(text.as_bytes()), fnv(&reversed));
+        Ok(KeyUse {
+            name: self.keys.idempotency(channel, &digest),
+            fingerprint: format!("{:016x}", fingerprint(event)).into(),
+        })
+    }
+
+    async fn join_shared(&self, channel: &ChannelName) -> Result<(), StreamError> {
+        let Some(namespace) = self.namespaces.get(channel) else {
+            return Ok(());
+        };
+        let JoinState::Waiting { ready, is_first } =
+            self.positions().join(channel, namespace.class)
+        else {
+            return Ok(());
+        };
+        if is_first {
+            self.announce(channel);
+        }
+        let not_followed =
+            |error: RedisError| error.unavailable("the channel cannot be subscribed to");
+        match timeout(self.options.timeout, ready).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(not_followed(RedisError::Connection(
+                "the broker has ended".to_owned(),
+            ))),
+            Err(_) => Err(not_followed(RedisError::TimedOut(
+                self.options.timeout.as_millis(),
+            ))),
+        }
+    }
+
+    /// Tells the subscriber that this node joined a channel, or left it.
+    fn announce(&self, channel: &ChannelName) {
+        // It listens as long as the broker exists.
+        let _ = self.changes.send(Change(channel.clone()));
+    }
+
+    async fn restart_shared(&self, channel: &ChannelName) -> Result<(), StreamError> {
+        let Some(namespace) = self.namespaces.get(channel) else {
+            return Ok(());
+        };
+        let restarted = self
+            .catch_up
+            .check(channel, None, namespace, "restart")
+            .await;
+        restarted
+            .map(drop)
+            .map_err(|error| error.unavailable("no new epoch has begun"))
+    }
+}
+
+impl<D: LocalDelivery> Broker for RedisBroker<D> {
+    fn offer(&self, channel: &ChannelName, event: Event, urgency: Urgency) {
+        match self.is_shared(channel) {
+            true => self.offer_shared(channel, &event.into(), urgency, Mode::Any),
+            false => self.local.offer(channel, event, urgency),
+        }
+    }
+
+    fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool {
+        if !self.is_shared(channel) {
+            return self.local.offer_if_known(channel, content, urgency);
+        }
+        // The script finds out: a client of another node may be subscribed.
+        self.offer_shared(channel, &content, urgency, Mode::Known);
+        true
+    }
+
+    fn is_known(&self, channel: &ChannelName) -> bool {
+        self.is_shared(channel) || self.local.is_known(channel)
+    }
+
+    fn join<'a>(&'a self, channel: &'a ChannelName) -> Option<BrokerFuture<'a, ()>> {
+        let is_shared = self.is_shared(channel);
+        is_shared.then(|| -> BrokerFuture<'a, ()> { Box::pin(self.join_shared(channel)) })
+    }
+
+    fn touch(&self, channel: &ChannelName) {
+        // A personal channel is made when this node joins it.
+        if !self.is_shared(channel) {
+            self.local.touch(channel);
+        }
+    }
+
+    fn note_left(&self, channel: &ChannelName) {
+        match self.is_shared(channel) {
+            true => self.positions().note_left(channel),
+            false => self.local.note_left(channel),
+        }
+    }
+
+    fn forget_quiet(&self, namespace: &str) -> Vec<ChannelName> {
+        let is_shared = self
+            .namespaces
+            .named(namespace)
+            .is_some_and(|one| one.publish != PublishRight::Engine);
+        if !is_shared {
+            return self.local.forget_quiet(namespace);
+        }
+        // The channels of the clients of this node. Those of other nodes are not reached yet.
+        let mut names = self.positions().names();
+        names.retain(|name| name.namespace() == namespace);
+        names
+    }
+
+    fn publish<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        event: Event,
+        idempotency_key: Option<&'a str>,
+        sender: Sender,
+    ) -> BrokerFuture<'a, Position> {
+        if !self.is_shared(channel) {
+            return self.local.publish(channel, event, idempotency_key, sender);
+        }
+        Box::pin(async move {
+            self.publish_shared(channel, event, idempotency_key, &sender)
+                .await
+        })
+    }
+
+    fn history<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        since: Option<&'a Position>,
+        limit: PageLimit,
+    ) -> BrokerFuture<'a, History> {
+        let namespace = self.namespaces.get(channel);
+        match namespace.filter(|one| one.publish != PublishRight::Engine) {
+            None => self.local.history(channel, since, limit),
+            Some(namespace) => Box::pin(async move {
+                let read = history::read(&self.catch_up.reads, channel, namespace, since, limit);
+                let error = match timeout(self.options.timeout, read).await {
+                    Ok(Ok(history)) => return Ok(history),
+                    Ok(Err(error)) => error,
+                    Err(_) => RedisError::TimedOut(self.options.timeout.as_millis()),
+                };
+                Err(error.unavailable("the history cannot be read"))
+            }),
+        }
+    }
+
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        publications: Vec<StoredPublication>,
+    ) -> BrokerFuture<'a, ()> {
+        if !self.is_shared(channel) {
+            return self.local.restore(channel, epoch, publications);
+        }
+        let text = format!("{channel} is shared by several servers, and cannot be restored by one");
+        let error = StreamError::new(ErrorCode::FailedPrecondition, text);
+        Box::pin(std::future::ready(Err(error)))
+    }
+
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        match self.is_shared(channel) {
+            true => Box::pin(self.restart_shared(channel)),
+            false => self.local.start_new_epoch(channel),
+        }
+    }
+
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        match self.is_shared(channel) {
+            true => Box::pin(self.restart_shared(channel)),
+            false => self.local.forget(channel),
+        }
+    }
+
+    fn save(&self) -> Box<dyn Iterator<Item = SnapshotEntry> + '_> {
+        self.local.save()
+    }
+
+    fn load(&self, saved: &SnapshotEntry) -> Result<(), StreamError> {
+        self.local.load(saved)
+    }
+
+    fn over_budget(&self) -> BrokerFuture<'_, ()> {
+        self.local.over_budget()
+    }
+
+    fn history_bytes(&self) -> usize {
+        self.local.history_bytes()
+    }
+
+    fn sweep(&self) {
+        self.local.sweep();
+        let has_subscribers = |channel: &ChannelName| self.subscribers.has_subscribers(channel);
+        for channel in self.positions().take_unused(has_subscribers) {
+            self.announce(&channel);
+        }
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.health.fault()
+    }
+}
+
+/// Whether the text may be a prefix of keys.
+///
+/// # Errors
+/// The part that is wrong.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if (1..=64).contains(&prefix.len()) && prefix.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    Err(format!(
+        "is {prefix:?}, expected 1 to 64 letters, digits, `-`, `_`, `.` or `:`"
+    ))
+}
+
+/// Bytes that are compared as text.
+fn lossy(bytes: &Bytes) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}

@@ -1,0 +1,67 @@
+//! Scripts: the Lua scripts that run in Redis, and their calls.
+
+use super::{connection::RedisConnection, error::RedisError, resp};
+
+/// A script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    /// Publishes a batch of one channel.
+    Publish,
+    /// Compares the newest position of a channel with what a node has seen.
+    Check,
+    /// Reads a page of a history.
+    History,
+}
+
+impl Script {
+    const ALL: [Self; 3] = [Self::Publish, Self::Check, Self::History];
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Publish => include_str!("scripts/publish.lua"),
+            Self::Check => include_str!("scripts/check.lua"),
+            Self::History => include_str!("scripts/history.lua"),
+        }
+    }
+}
+
+/// The digests by which a server knows the scripts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Digests([String; Script::ALL.len()]);
+
+impl Digests {
+    /// Loads all scripts into a server.
+    ///
+    /// # Errors
+    /// The connection broke, or the server refuses scripts.
+    pub(super) async fn load(connection: &mut RedisConnection) -> Result<Self, RedisError> {
+        let mut digests = Self::default();
+        for script in Script::ALL {
+            let loaded = connection
+                .call(&["SCRIPT", "LOAD", script.source()])
+                .await?;
+            digests.0[script as usize] = loaded.string()?;
+        }
+        Ok(digests)
+    }
+
+    /// Appends a call of a script to a pipeline.
+    pub(super) fn encode(&self, out: &mut Vec<u8>, call: &ScriptCall) {
+        resp::begin(out, 3 + call.arguments.len());
+        resp::push(out, b"EVALSHA");
+        resp::push(out, self.0[call.script as usize].as_bytes());
+        resp::push(out, call.keys.to_string().as_bytes());
+        for argument in &call.arguments {
+            resp::push(out, argument);
+        }
+    }
+}
+
+/// A call of a script.
+#[derive(Debug, Clone)]
+pub(super) struct ScriptCall {
+    pub(super) script: Script,
+    /// How many of the arguments are keys. They come first.
+    pub(super) keys: usize,
+    pub(super) arguments: Vec<bytes::Bytes>,
+}

@@ -1,0 +1,54 @@
+#!lua flags=allow-oom
+-- Returns the newest position of a channel, and compares it with the newest that a node has seen.
+-- A server that has lost what the node has seen, or has something else in its place, begins a new
+-- epoch and tells all nodes.
+--
+-- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition.
+-- ARGV: 1 shard channel, 2 and 3 the position that the node has seen (epoch, seq), 4 the mark of
+--   its write or "", 5 a random epoch, 6 lifetime of the metadata, 7 of the fresh epoch (in ms),
+--   8 mode: "read", "personal" (an unknown channel has no epoch that can be resumed), "create",
+--   "restart" (begins a new epoch in any case).
+-- Returns epoch and seq.
+
+local function is_less(seq, other)
+  return #seq < #other or (#seq == #other and seq < other)
+end
+
+local meta = redis.call('HMGET', KEYS[1], 'e', 's')
+local epoch, seq = meta[1], meta[2]
+local mode, seen_epoch, seen_seq = ARGV[8], ARGV[2], ARGV[3]
+local is_changed = mode == 'restart'
+if not epoch then
+  if mode == 'personal' then
+    return { ARGV[5], '0' }
+  end
+  epoch, seq = redis.call('GET', KEYS[3]), '0'
+  if not epoch then
+    epoch = ARGV[5]
+    redis.call('SET', KEYS[3], epoch, 'PX', ARGV[7])
+  end
+  is_changed = is_changed or (epoch == seen_epoch and seen_seq ~= '0')
+  if mode == 'create' and not is_changed then
+    redis.call('HSET', KEYS[1], 'e', epoch, 's', seq)
+    redis.call('DEL', KEYS[2])
+  elseif not is_changed then
+    return { epoch, seq }
+  end
+elseif epoch == seen_epoch and seen_seq ~= '0' then
+  is_changed = is_changed or is_less(seq, seen_seq)
+  if not is_changed and ARGV[4] ~= '' then
+    local entry = redis.call('XRANGE', KEYS[2], seen_seq, seen_seq)[1]
+    if entry then
+      local fields = entry[2]
+      is_changed = string.match(fields[4], ' (.*)$') ~= ARGV[4]
+    end
+  end
+end
+if is_changed then
+  epoch, seq = ARGV[5], '0'
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'e', epoch, 's', seq)
+  redis.call('SPUBLISH', ARGV[1], epoch .. ' 1 0 - \n')
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+return { epoch, seq }

@@ -1,0 +1,259 @@
+//! Subscription task: the connection on which this node hears of publications, its own too.
+//!
+//! Each channel is one `SSUBSCRIBE`, and the server may end each by itself: a `sunsubscribe` that
+//! was not asked for, as when a slot moves, is answered by another `SSUBSCRIBE`. After each
+//! `ssubscribe` the channel is compared with Redis ([`CatchUp`]).
+//!
+//! The connection probes itself once a second: a ping, which the server answers, and a message on
+//! a shard channel of its own, which shows that pub/sub works. Without them it is opened again.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    address::RedisOptions,
+    calls::{Calls, PAUSES, RedisCommand},
+    catch_up::CatchUp,
+    connection::RedisConnection,
+    error::RedisError,
+    health::LinkHealth,
+    keys::KeyNames,
+    record::BatchMessage,
+    resp::{self, Reply},
+};
+use crate::{Backoff, ChannelName, broker::LocalDelivery};
+
+/// Time between two probes.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Time for which probes may stay away beyond the longest wait for an answer.
+const PROBE_GRACE: Duration = Duration::from_secs(2);
+
+/// Time between two comparisons of all channels with Redis.
+const COMPARISON: Duration = Duration::from_secs(30);
+
+/// Subscriptions that the server has not confirmed yet at most: its answers must not fill the
+/// buffer that it has for this connection.
+const UNCONFIRMED: usize = 512;
+
+/// A change of the channels of this node. The table of channels decides; this says where to look.
+#[derive(Debug)]
+pub(super) struct Change(pub(super) ChannelName);
+
+/// The task of the connection.
+pub(super) struct SubscriptionTask<D> {
+    pub(super) options: RedisOptions,
+    pub(super) keys: KeyNames,
+    pub(super) node: Arc<str>,
+    pub(super) health: Arc<LinkHealth>,
+    pub(super) calls: Calls,
+    pub(super) catch_up: Arc<CatchUp<D>>,
+    pub(super) changes: mpsc::UnboundedReceiver<Change>,
+}
+
+/// State of one connection.
+struct Link {
+    connection: RedisConnection,
+    probe: Bytes,
+    /// Channels to subscribe to.
+    pending: VecDeque<ChannelName>,
+    unconfirmed: usize,
+    heard_at: Instant,
+    probe_heard_at: Instant,
+    /// When a probe was last sent with success.
+    probe_sent_at: Arc<Mutex<Option<Instant>>>,
+}
+
+impl<D: LocalDelivery> SubscriptionTask<D> {
+    /// Listens until the broker is dropped.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        loop {
+            match self.listen(&mut backoff).await {
+                Ok(()) => return,
+                Err(error) => self.health.fail("subscriptions", &error),
+            }
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    async fn listen(&mut self, backoff: &mut Backoff) -> Result<(), RedisError> {
+        // A new connection subscribes to all channels of the table. Changes of an outage would
+        // only grow.
+        while self.changes.try_recv().is_ok() {}
+        let mut connection = RedisConnection::open(&self.options).await?;
+        let probe = self.keys.probe(&self.node);
+        subscribe(&mut connection, &probe).await?;
+        let now = Instant::now();
+        let mut link = Link {
+            connection,
+            probe,
+            pending: self.catch_up.positions.names().into(),
+            unconfirmed: 1,
+            heard_at: now,
+            probe_heard_at: now,
+            probe_sent_at: Arc::default(),
+        };
+        let mut probes = interval(PROBE);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut comparisons = interval(COMPARISON);
+        comparisons.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        comparisons.reset();
+        loop {
+            while let Some(reply) = link.connection.arrived()? {
+                self.receive(&mut link, reply, backoff)?;
+            }
+            self.subscribe_pending(&mut link).await?;
+            tokio::select! {
+                filled = link.connection.fill() => filled?,
+                change = self.changes.recv() => match change {
+                    Some(Change(channel)) => self.apply(&mut link, channel).await?,
+                    None => return Ok(()),
+                },
+                _ = probes.tick() => self.probe(&mut link).await?,
+                _ = comparisons.tick() => {
+                    for channel in self.catch_up.positions.names() {
+                        self.catch_up.start(&channel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Subscribes to a channel that this node has now, or leaves one that it has no more.
+    async fn apply(&self, link: &mut Link, channel: ChannelName) -> Result<(), RedisError> {
+        if self.catch_up.positions.contains(&channel) {
+            link.pending.push_back(channel);
+            return Ok(());
+        }
+        let mut command = Vec::new();
+        let name = self.keys.shard_channel(&channel);
+        resp::encode(&mut command, &[&b"SUNSUBSCRIBE"[..], &name]);
+        link.connection.send(&command).await
+    }
+
+    async fn subscribe_pending(&self, link: &mut Link) -> Result<(), RedisError> {
+        let mut commands = Vec::new();
+        while link.unconfirmed < UNCONFIRMED
+            && let Some(channel) = link.pending.pop_front()
+        {
+            let name = self.keys.shard_channel(&channel);
+            resp::encode(&mut commands, &[&b"SSUBSCRIBE"[..], &name]);
+            link.unconfirmed += 1;
+        }
+        match commands.is_empty() {
+            true => Ok(()),
+            false => link.connection.send(&commands).await,
+        }
+    }
+
+    fn receive(
+        &self,
+        link: &mut Link,
+        reply: Reply,
+        backoff: &mut Backoff,
+    ) -> Result<(), RedisError> {
+        link.heard_at = Instant::now();
+        let parts = match reply {
+            // The answer to a ping before the first subscription.
+            Reply::Text(_) => return Ok(()),
+            Reply::Error(text) => return Err(RedisError::Refused(text)),
+            reply => reply.array()?,
+        };
+        let mut parts = parts.into_iter();
+        let (Some(Reply::Text(kind)), Some(Reply::Text(name))) = (parts.next(), parts.next())
+        else {
+            return Err(RedisError::Protocol(
+                "a message without a kind came".to_owned(),
+            ));
+        };
+        match &*kind {
+            b"smessage" if name == link.probe => link.probe_heard_at = link.heard_at,
+            b"smessage" => {
+                if let Some(Reply::Text(message)) = parts.next() {
+                    self.deliver(&name, &message);
+                }
+            }
+            b"ssubscribe" => {
+                link.unconfirmed = link.unconfirmed.saturating_sub(1);
+                if name == link.probe {
+                    backoff.reset();
+                    self.health.recover("subscriptions");
+                } else if let Some(channel) = self.keys.channel(&name) {
+                    self.catch_up.start(&channel);
+                }
+            }
+            b"sunsubscribe" if name == link.probe => {
+                return Err(RedisError::Connection(
+                    "the server ended the probe".to_owned(),
+                ));
+            }
+            b"sunsubscribe" => {
+                if let Some(channel) = self.keys.channel(&name)
+                    && self.catch_up.positions.contains(&channel)
+                {
+                    link.pending.push_back(channel);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn deliver(&self, name: &[u8], message: &[u8]) {
+        let Some(channel) = self.keys.channel(name) else {
+            return;
+        };
+        match BatchMessage::parse(message) {
+            Some(batch) => self.catch_up.receive(&channel, &batch),
+            None => {
+                tracing::warn!(%channel, "a message of another node cannot be read");
+                self.catch_up.start(&channel);
+            }
+        }
+    }
+
+    /// Sends a ping and a message to itself, and looks for those of before.
+    async fn probe(&self, link: &mut Link) -> Result<(), RedisError> {
+        let now = Instant::now();
+        let longest = self.options.timeout.max(PROBE) + PROBE_GRACE;
+        if now.duration_since(link.heard_at) > longest {
+            return Err(RedisError::TimedOut(longest.as_millis()));
+        }
+        let sent_at = *link.probe_sent_at.lock();
+        if sent_at
+            .is_some_and(|sent_at| sent_at.saturating_duration_since(link.probe_heard_at) > longest)
+        {
+            return Err(RedisError::Connection(
+                "pub/sub delivers nothing: the node does not hear itself".to_owned(),
+            ));
+        }
+        let mut ping = Vec::new();
+        resp::encode(&mut ping, &["PING"]);
+        link.connection.send(&ping).await?;
+        let message = vec![
+            Bytes::from_static(b"SPUBLISH"),
+            link.probe.clone(),
+            Bytes::from_static(b"1"),
+        ];
+        let (calls, sent_at) = (self.calls.clone(), link.probe_sent_at.clone());
+        tokio::spawn(async move {
+            if calls.call(RedisCommand::Plain(message)).await.is_ok() {
+                *sent_at.lock() = Some(Instant::now());
+            }
+        });
+        Ok(())
+    }
+}
+
+async fn subscribe(connection: &mut RedisConnection, name: &[u8]) -> Result<(), RedisError> {
+    let mut command = Vec::new();
+    resp::encode(&mut command, &[b"SSUBSCRIBE", name]);
+    connection.send(&command).await
+}

@@ -1,0 +1,376 @@
+//! Writer: publishes what waits in a queue, on a connection of its own.
+//!
+//! All batches of a round are one pipeline, with one batch of each channel at most. So a channel
+//! never has two writes under way, and a node that has lost the answer to a write repeats it under
+//! the same number: the script then returns the first answer, and nothing is published twice.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use tidewire_proto::v1::ErrorCode;
+
+use super::{
+    address::RedisOptions,
+    calls::PAUSES,
+    catch_up::metadata_lifetime,
+    connection::RedisConnection,
+    error::RedisError,
+    health::LinkHealth,
+    keys::KeyNames,
+    positions::Positions,
+    queue::{Batch, Item, Queue, Receipt},
+    reads::fresh_lifetime,
+    resp::Reply,
+    script::{Digests, Script, ScriptCall},
+};
+use crate::{Backoff, ChannelName, Class, Epoch, Namespaces, Position, StreamError};
+
+/// Channels whose newest position a writer remembers, in each of two generations.
+const REMEMBERED: usize = 32_768;
+
+/// Publishes what waits in a queue.
+pub(super) struct Writer {
+    pub(super) options: RedisOptions,
+    pub(super) keys: KeyNames,
+    /// Name of this node and this writer, unlike all others.
+    pub(super) node: Bytes,
+    pub(super) link: String,
+    pub(super) idempotency_ms: Bytes,
+    pub(super) namespaces: Arc<Namespaces>,
+    pub(super) health: Arc<LinkHealth>,
+    pub(super) positions: Arc<Positions>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) seen: RecentPositions,
+    /// Number of the last write.
+    pub(super) number: u64,
+}
+
+/// A batch under its number.
+struct Write {
+    batch: Batch,
+    number: u64,
+}
+
+/// The newest positions that a writer was given, of the channels that it wrote last.
+#[derive(Debug, Default)]
+pub(super) struct RecentPositions {
+    newer: HashMap<ChannelName, Position>,
+    older: HashMap<ChannelName, Position>,
+}
+
+impl RecentPositions {
+    fn get(&self, channel: &ChannelName) -> Option<&Position> {
+        self.newer.get(channel).or_else(|| self.older.get(channel))
+    }
+
+    fn note(&mut self, channel: &ChannelName, position: &Position) {
+        if let Some(known) = self.newer.get_mut(channel) {
+            known.advance(position);
+            return;
+        }
+        if self.newer.len() >= REMEMBERED {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(channel.clone(), position.clone());
+    }
+}
+
+impl Writer {
+    /// Publishes until it is aborted.
+    pub(super) async fn run(mut self) {
+        let mut writes = Vec::new();
+        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        loop {
+            let Err(error) = self.connect_and_write(&mut writes, &mut backoff).await;
+            self.health.fail(&self.link, &error);
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    async fn connect_and_write(
+        &mut self,
+        writes: &mut Vec<Write>,
+        backoff: &mut Backoff,
+    ) -> Result<std::convert::Infallible, RedisError> {
+        let mut connection = RedisConnection::open(&self.options).await?;
+        let mut digests = Digests::load(&mut connection).await?;
+        if writes.is_empty() {
+            self.health.recover(&self.link);
+            backoff.reset();
+        }
+        let mut pipeline = Vec::new();
+        loop {
+            if writes.is_empty() {
+                self.queue.ready().await;
+                for batch in self.queue.take() {
+                    self.number += 1;
+                    writes.push(Write {
+                        batch,
+                        number: self.number,
+                    });
+                }
+                if writes.is_empty() {
+                    // All senders have given up.
+                    continue;
+                }
+            }
+            pipeline.clear();
+            for write in &*writes {
+                digests.encode(&mut pipeline, &self.call(write));
+            }
+            let replies = connection.exchange(&pipeline, writes.len()).await?;
+            let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
+            for (write, reply) in writes.drain(..).zip(replies) {
+                match self.finish(write, reply) {
+                    Ok(()) => {}
+                    Err((write, error)) => {
+                        is_unknown |= error.is_unknown_script();
+                        if let Some(write) = write {
+                            again.push(write);
+                        }
+                        fault = Some(error);
+                    }
+                }
+            }
+            *writes = again;
+            match fault {
+                None => {
+                    self.health.recover(&self.link);
+                    backoff.reset();
+                }
+                Some(_) if is_unknown => digests = Digests::load(&mut connection).await?,
+                Some(error) if error.is_transient() => return Err(error),
+                Some(error) => self.health.fail(&self.link, &error),
+            }
+        }
+    }
+
+    /// The call that publishes a batch.
+    fn call(&self, write: &Write) -> ScriptCall {
+        let batch = &write.batch;
+        let channel = &batch.channel;
+        let namespace = self.namespaces.get(channel);
+        let (size, history_ms) = match namespace {
+            Some(one) if one.class == Class::History => {
+                (one.history_size, one.history_ttl.as_millis())
+            }
+            _ => (1, crate::namespace::METADATA_TTL.as_millis()),
+        };
+        let seen = self.seen(channel);
+        let (epoch, seq) = match &seen {
+            Some(seen) => (seen.epoch.as_str(), seen.seq),
+            None => ("", 0),
+        };
+        let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let keyed = batch.items.iter().enumerate();
+        let keyed = keyed.filter_map(|(index, item)| Some((index, item.key.as_ref()?)));
+        let mut arguments = Vec::from(self.keys.of(channel));
+        arguments.extend(keyed.clone().map(|(_, key)| key.name.clone()));
+        let keys = arguments.len();
+        arguments.extend([
+            self.keys.shard_channel(channel),
+            self.node.clone(),
+            write.number.to_string().into(),
+            copied(epoch),
+            seq.to_string().into(),
+            copied(Epoch::random().as_str()),
+            size.to_string().into(),
+            history_ms.to_string().into(),
+            namespace.map_or_else(|| "90000000".into(), metadata_lifetime),
+            fresh_lifetime(),
+            self.idempotency_ms.clone(),
+            Bytes::from_static(batch.mode().as_bytes()),
+            batch.items.len().to_string().into(),
+        ]);
+        arguments.extend(batch.items.iter().map(|item| item.payload.clone()));
+        for (index, key) in keyed {
+            arguments.push((index + 1).to_string().into());
+            arguments.push(key.fingerprint.clone());
+        }
+        ScriptCall {
+            script: Script::Publish,
+            keys,
+            arguments,
+        }
+    }
+
+    /// The newest position of a channel that this node knows of.
+    fn seen(&self, channel: &ChannelName) -> Option<Position> {
+        let written = self.seen.get(channel);
+        match (self.positions.top(channel), written) {
+            (Some(top), Some(written)) if top.epoch == written.epoch && written.seq > top.seq => {
+                Some(written.clone())
+            }
+            (Some(top), _) => Some(top),
+            (None, written) => written.cloned(),
+        }
+    }
+
+    /// Tells the senders of a batch what became of it. Returns the error, with the batch if it is
+    /// to be written again.
+    fn finish(&mut self, write: Write, reply: Reply) -> Result<(), (Option<Write>, RedisError)> {
+        let answer = match reply {
+            Reply::Error(text) => Err(RedisError::Refused(text)),
+            reply => reply.string(),
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if error.is_unknown_script() || error.is_transient() => {
+                return Err((Some(write), error));
+            }
+            Err(error) => {
+                let mut batch = write.batch;
+                refuse(&mut batch, &error.unavailable("nothing was published"));
+                return Err((None, error));
+            }
+        };
+        let mut batch = write.batch;
+        match &*answer {
+            "unknown" => return Ok(()),
+            "full" => {
+                let text = "this client made as many channels as it may, and may not make another";
+                refuse(
+                    &mut batch,
+                    &StreamError::new(ErrorCode::ResourceExhausted, text),
+                );
+                return Ok(());
+            }
+            _ => {}
+        }
+        let Some(outcomes) = outcomes(&answer, batch.items.len()) else {
+            let error = RedisError::Protocol(format!("{answer:?} came, expected positions"));
+            refuse(
+                &mut batch,
+                &error.unavailable("it is not known whether this was published"),
+            );
+            return Err((None, error));
+        };
+        let items = std::mem::take(&mut batch.items);
+        let mut newest = None;
+        for (Item { reply, key, .. }, outcome) in items.into_iter().zip(outcomes) {
+            if let Outcome::Published(written) = &outcome {
+                newest = Some(written.position.clone());
+            }
+            if let Some(reply) = reply {
+                let outcome = match outcome {
+                    Outcome::Published(written) | Outcome::Repeated(written) => Ok(written),
+                    Outcome::OtherBody => Err(other_body(&batch.channel, key.is_some())),
+                };
+                // One that gave up needs no answer.
+                let _ = reply.send(outcome);
+            }
+        }
+        if let Some(newest) = newest {
+            self.seen.note(&batch.channel, &newest);
+        }
+        Ok(())
+    }
+}
+
+/// Tells the senders of a batch that it was refused.
+fn refuse(batch: &mut Batch, error: &StreamError) {
+    let channel = &batch.channel;
+    for item in std::mem::take(&mut batch.items) {
+        match item.reply {
+            Some(reply) => drop(reply.send(Err(error.clone()))),
+            None => tracing::error!(%channel, %error, "lost a publication of an engine"),
+        }
+    }
+}
+
+fn other_body(channel: &ChannelName, has_key: bool) -> StreamError {
+    debug_assert!(
+        has_key,
+        "only a publication with a key can be refused for it"
+    );
+    StreamError::new(
+        ErrorCode::FailedPrecondition,
+        format!("the idempotency key was used on {channel} with other data"),
+    )
+}
+
+/// The outcome of one publication of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Published(Receipt),
+    /// The idempotency key was used before.
+    Repeated(Receipt),
+    /// The idempotency key was used with another body.
+    OtherBody,
+}
+
+/// Reads the answer of the script to a batch of `count` publications.
+fn outcomes(answer: &str, count: usize) -> Option<Vec<Outcome>> {
+    let mut words = answer.split(' ');
+    let (is_new, epoch) = (words.next()? == "1", Epoch::new(words.next()?));
+    let mut next = words.next()?.parse::<u64>().ok()?;
+    let mut written = |epoch: &Epoch| {
+        let seq = next;
+        next = next.saturating_add(1);
+        Outcome::Published(Receipt {
+            position: Position {
+                epoch: epoch.clone(),
+                seq,
+            },
+            is_new,
+        })
+    };
+    let words: Vec<_> = words.collect();
+    if words.is_empty() {
+        return Some((0..count).map(|_| written(&epoch)).collect());
+    }
+    let outcomes = words.iter().map(|word| match *word {
+        "+" => Some(written(&epoch)),
+        "!" => Some(Outcome::OtherBody),
+        known => {
+            let (epoch, seq) = known.split_once(':')?;
+            Some(Outcome::Repeated(Receipt {
+                position: Position {
+                    epoch: Epoch::new(epoch),
+                    seq: seq.parse().ok()?,
+                },
+                is_new: false,
+            }))
+        }
+    });
+    let outcomes: Vec<_> = outcomes.collect::<Option<_>>()?;
+    (outcomes.len() == count).then_some(outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(epoch: &str, seq: u64, is_new: bool) -> Receipt {
+        Receipt {
+            position: Position {
+                epoch: Epoch::new(epoch),
+                seq,
+            },
+            is_new,
+        }
+    }
+
+    #[test]
+    fn an_answer_has_an_outcome_for_each_publication() {
+        let published = |seq| Outcome::Published(written("e", seq, true));
+        assert_eq!(
+            outcomes("1 e 9007199254740993", 2),
+            Some(vec![
+                published(9_007_199_254_740_993),
+                published(9_007_199_254_740_994)
+            ])
+        );
+        assert_eq!(
+            outcomes("1 e 5 + d:3 ! +", 4),
+            Some(vec![
+                published(5),
+                Outcome::Repeated(written("d", 3, false)),
+                Outcome::OtherBody,
+                published(6)
+            ])
+        );
+        assert_eq!(outcomes("1 e 5 +", 2), None);
+        assert_eq!(outcomes("OK", 1), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! Redis under test: a server of Redis in a folder of its own, on a free port.
+
+use std::{
+    env,
+    ffi::OsString,
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{eventually, within};
+
+/// A server of Redis. Dropping it kills the process.
+#[derive(Debug)]
+pub struct RedisServer {
+    child: Child,
+    port: u16,
+    folder: TempDir,
+    arguments: Vec<String>,
+}
+
+/// The program: `REDIS_SERVER`, or `redis-server` of the path.
+fn program() -> OsString {
+    env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
+impl RedisServer {
+    /// Starts a server that stores nothing on disk.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with further arguments.
+    ///
+    /// # Panics
+    /// There is no program `redis-server`, or it does not start.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let folder = TempDir::new().expect("a temporary folder");
+        let arguments: Vec<_> = arguments.iter().map(|&one| one.to_owned()).collect();
+        let child = spawn(port, &folder, &arguments);
+        let server = Self {
+            child,
+            port,
+            folder,
+            arguments,
+        };
+        server.answers().await;
+        server
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL, as `broker.url` takes it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    async fn answers(&self) {
+        let what = format!("an answer of Redis on port {}", self.port);
+        eventually(what, async || {
+            let answer = self.try_command(&["PING"]).await?;
+            let is_up = answer.starts_with("+PONG") || answer.starts_with("-NOAUTH");
+            is_up.then_some(())
+        })
+        .await;
+    }
+
+    /// Sends a command on a connection of its own, and returns the answer as RESP.
+    ///
+    /// # Panics
+    /// No answer comes.
+    pub async fn command(&self, arguments: &[&str]) -> String {
+        let answer = self.try_command(arguments).await;
+        answer.unwrap_or_else(|| panic!("no answer to {arguments:?}"))
+    }
+
+    async fn try_command(&self, arguments: &[&str]) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+        let mut text = format!("*{}\r\n", arguments.len());
+        for argument in arguments {
+            text += &format!("${}\r\n{argument}\r\n", argument.len());
+        }
+        // The answer ends with the connection.
+        text += "*1\r\n$4\r\nQUIT\r\n";
+        stream.write_all(text.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        within("an answer of Redis", read).await.ok()?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        Some(answer.strip_suffix("+OK\r\n").unwrap_or(&answer).to_owned())
+    }
+
+    fn pid(&self) -> Pid {
+        let id = i32::try_from(self.child.id()).expect("process ids are small");
+        Pid::from_raw(id).expect("and above zero")
+    }
+
+    /// Stops the process without ending it, as a machine that hangs.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub fn pause(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("a signal can be sent");
+    }
+
+    /// Lets a paused process go on.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("a signal can be sent");
+    }
+
+    /// Kills the process.
+    ///
+    /// # Panics
+    /// It cannot be killed.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Starts the server again after [`kill`](Self::kill), on the same port and folder.
+    pub async fn restart(&mut self) {
+        self.child = spawn(self.port, &self.folder, &self.arguments);
+        self.answers().await;
+    }
+}
+
+fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Child {
+    Command::new(program())
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no"])
+        .args(arguments)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server runs: install Redis 7.0 or later, or set REDIS_SERVER")
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

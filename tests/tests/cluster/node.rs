@@ -1,0 +1,212 @@
+//! A broker under test, with a list of all that it delivered.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tidewire_stream::{
+    ChannelName, Class, ClientKey, Event, ManualClock, Namespace, Namespaces, PageLimit, Position,
+    Publication, PublishRight, StreamError,
+    broker::{
+        Broker as _, History, LocalDelivery, RedisBroker, Sender,
+        memory::MemoryLimits,
+        redis::{RedisAddress, RedisOptions},
+    },
+};
+use tidewire_tests::{RedisServer, eventually};
+
+/// All that a broker delivered.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    subscribed: Mutex<HashSet<ChannelName>>,
+    delivered: Mutex<HashMap<ChannelName, Vec<Delivered>>>,
+}
+
+/// One entry of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// A publication: its epoch, its seq and its document.
+    Publication(String, u64, String),
+    /// A newest position without a publication.
+    Newest(String, u64),
+}
+
+impl Recorder {
+    pub(crate) fn on(&self, channel: &ChannelName) -> Vec<Delivered> {
+        self.delivered
+            .lock()
+            .get(channel)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// The numbers and documents on a channel.
+    pub(crate) fn publications(&self, channel: &ChannelName) -> Vec<(u64, String)> {
+        let all = self.on(channel).into_iter();
+        let all = all.filter_map(|one| match one {
+            Delivered::Publication(_, seq, document) => Some((seq, document)),
+            Delivered::Newest(..) => None,
+        });
+        all.collect()
+    }
+
+    fn push(&self, channel: &ChannelName, delivered: Delivered) {
+        let mut all = self.delivered.lock();
+        all.entry(channel.clone()).or_default().push(delivered);
+    }
+}
+
+impl LocalDelivery for Recorder {
+    fn deliver(&self, publication: &Arc<Publication>) {
+        let position = publication.position();
+        let document = document(publication);
+        let epoch = position.epoch.as_str().to_owned();
+        let one = Delivered::Publication(epoch, position.seq, document);
+        self.push(publication.channel(), one);
+    }
+
+    fn note_newest(&self, channel: &ChannelName, newest: &Position) {
+        let epoch = newest.epoch.as_str().to_owned();
+        self.push(channel, Delivered::Newest(epoch, newest.seq));
+    }
+
+    fn has_subscribers(&self, channel: &ChannelName) -> bool {
+        self.subscribed.lock().contains(channel)
+    }
+}
+
+pub(crate) fn document(publication: &Publication) -> String {
+    match publication.event() {
+        Event::Message(document) => String::from_utf8_lossy(document).into_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(crate) fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).unwrap()
+}
+
+/// A broker, and what it delivered.
+pub(crate) struct Node {
+    pub(crate) broker: RedisBroker<Recorder>,
+    pub(crate) recorder: Arc<Recorder>,
+}
+
+pub(crate) fn options(redis: &RedisServer) -> RedisOptions {
+    RedisOptions {
+        address: RedisAddress::parse(&redis.url()).unwrap(),
+        prefix: "test".to_owned(),
+        timeout: Duration::from_secs(5),
+        buffer_bytes: 64 << 20,
+    }
+}
+
+/// `orders` keeps 1,000 publications, `short` keeps 5, `values` the newest one.
+fn namespaces() -> Arc<Namespaces> {
+    let mut all = Namespaces::built_in();
+    all.add(Namespace::history("orders")).unwrap();
+    all.add(Namespace {
+        history_size: 5,
+        ..Namespace::history("short")
+    })
+    .unwrap();
+    all.add(Namespace {
+        class: Class::Latest,
+        publish: PublishRight::Service,
+        ..Namespace::latest("values")
+    })
+    .unwrap();
+    Arc::new(all)
+}
+
+impl Node {
+    pub(crate) async fn start(redis: &RedisServer) -> Self {
+        Self::with(options(redis), MemoryLimits::default())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn with(
+        options: RedisOptions,
+        limits: MemoryLimits,
+    ) -> Result<Self, StreamError> {
+        let recorder = Arc::new(Recorder::default());
+        // Its time does not matter: that of Redis does.
+        let clock = ManualClock::at(0);
+        let broker = RedisBroker::start(namespaces(), recorder.clone(), clock, limits, options);
+        Ok(Self {
+            broker: broker.await?,
+            recorder,
+        })
+    }
+
+    /// Subscribes, as a session does: first in the list of the hub, then at the broker.
+    pub(crate) async fn try_subscribe(
+        &self,
+        channel: &ChannelName,
+    ) -> Result<Position, StreamError> {
+        self.recorder.subscribed.lock().insert(channel.clone());
+        if let Some(joined) = self.broker.join(channel) {
+            joined.await?;
+        }
+        let history = self.broker.history(channel, None, PageLimit::NOTHING);
+        Ok(history.await?.top)
+    }
+
+    pub(crate) async fn subscribe(&self, channel: &ChannelName) -> Position {
+        self.try_subscribe(channel).await.unwrap()
+    }
+
+    pub(crate) fn unsubscribe(&self, channel: &ChannelName) {
+        self.broker.note_left(channel);
+        self.recorder.subscribed.lock().remove(channel);
+    }
+
+    pub(crate) async fn try_publish(
+        &self,
+        channel: &ChannelName,
+        document: &str,
+        key: Option<&str>,
+    ) -> Result<Position, StreamError> {
+        let event = Event::Message(Bytes::copy_from_slice(document.as_bytes()));
+        let sender = Sender {
+            client: ClientKey::Unknown,
+            is_limited: false,
+        };
+        self.broker.publish(channel, event, key, sender).await
+    }
+
+    pub(crate) async fn publish(&self, channel: &ChannelName, document: &str) -> Position {
+        self.try_publish(channel, document, None).await.unwrap()
+    }
+
+    pub(crate) async fn history(&self, channel: &ChannelName, since: Option<&Position>) -> History {
+        let history = self.broker.history(channel, since, PageLimit::ALL);
+        history.await.unwrap()
+    }
+
+    /// Waits until a channel has this many publications.
+    pub(crate) async fn delivered(
+        &self,
+        channel: &ChannelName,
+        count: usize,
+    ) -> Vec<(u64, String)> {
+        let what = format!("{count} publications on {channel}");
+        eventually(what, async || {
+            let all = self.recorder.publications(channel);
+            (all.len() >= count).then_some(all)
+        })
+        .await
+    }
+}
+
+impl Node {
+    /// The fault of the broker, which has one.
+    pub(crate) fn broker_fault(&self) -> String {
+        self.broker.fault().expect("a fault")
+    }
+}
