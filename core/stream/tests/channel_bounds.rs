@@ -114,7 +114,9 @@ async fn sweeps_visit_a_large_table_in_parts() {
     };
     let (stream, clock) = core_with([open_history("large")], options);
     for number in 0..5_000 {
-        publish(&stream, 1, &format!("large:{number}")).await.unwrap();
+        publish(&stream, 1, &format!("large:{number}"))
+            .await
+            .unwrap();
     }
     // Longer than a channel is known without a use.
     clock.advance(25 * 60 * 60 * 1_000);
