@@ -7,7 +7,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 use tidewire_proto::{
-    json::{self, ClientError},
+    json::{self, CLIENT_TYPES, ClientError},
     v1::{Error, ErrorCode},
 };
 use tidewire_stream::{LimitError, StreamError};
@@ -174,7 +174,10 @@ pub(crate) fn parse_failure(error: ClientError) -> (Option<String>, Error) {
                 Some(near) => {
                     format!("there is no message type {kind:?}, did you mean {near:?}?")
                 }
-                None => format!("there is no message type {kind:?}"),
+                None => format!(
+                    "there is no message type {kind:?}, expected one of {}",
+                    CLIENT_TYPES.join(", ")
+                ),
             },
         ),
         ClientError::Invalid { id, message } => (id, ErrorCode::InvalidArgument, message),

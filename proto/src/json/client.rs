@@ -35,6 +35,34 @@ pub enum ClientError {
     },
 }
 
+/// The types of client messages, for the texts of errors.
+pub const CLIENT_TYPES: [&str; 24] = [
+    "auth",
+    "subscribe",
+    "unsubscribe",
+    "history",
+    "publish",
+    "watch",
+    "unwatch",
+    "get_price",
+    "get_block",
+    "get_candles",
+    "notifications",
+    "mark_read",
+    "dismiss",
+    "mark_all_read",
+    "unread_count",
+    "preferences",
+    "alert_register",
+    "alert_update",
+    "alerts",
+    "alert_delete",
+    "alert_explain",
+    "alert_log",
+    "visibility",
+    "ping",
+];
+
 /// Parses a client message. Missing or null `data` means all defaults.
 ///
 /// # Errors
@@ -101,6 +129,23 @@ mod tests {
 
     fn parse(text: &str) -> Result<ClientMessage, ClientError> {
         parse_client(text.as_bytes())
+    }
+
+    #[test]
+    fn every_type_is_listed() {
+        let proto = include_str!("../../tidewire/v1/message.proto");
+        let message = proto.split("message ClientMessage").nth(1).unwrap();
+        let data = message.split("oneof data").nth(1).unwrap();
+        let fields = data.split('}').next().unwrap().lines();
+        let fields = fields.filter_map(|line| line.trim().split(" = ").next()?.split_once(' '));
+        let mut names: Vec<_> = fields
+            .filter(|(kind, _)| *kind != "//")
+            .map(|(_, name)| name)
+            .collect();
+        let mut listed = CLIENT_TYPES.to_vec();
+        names.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, names);
     }
 
     #[test]

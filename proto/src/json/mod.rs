@@ -21,7 +21,7 @@ use object::{FieldWriter, JsonFields, NameOrObject, Object};
 use shapes::{number_value, object_value, serde_value, shorthand_value};
 use value::{EnumName, JsonEnum, OpenName, RawJson, write_name};
 
-pub use client::{ClientError, parse_client};
+pub use client::{CLIENT_TYPES, ClientError, parse_client};
 pub use document::{MAX_DOCUMENT_DEPTH, check_document};
 pub use error::JsonError;
 pub use value::JsonValue;
