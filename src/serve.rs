@@ -212,6 +212,9 @@ impl Server {
         let candle_store = candle_store.filter(|_| feed.is_live() || feed.is_sample());
         let candle_store = candle_store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let candles = Candles::new(&prices, stream.clone(), candle_store);
+        if feed.is_sample() {
+            candles.label_as_sample();
+        }
         let chain_tap = Arc::new(ChainTap::new(stream.clone()));
         let chains = ChainEngine::new(
             &config.chain,

@@ -197,6 +197,11 @@ impl PriceEngine {
         Ok(())
     }
 
+    /// The clock's own time, also while a recording is played, in milliseconds since the Unix epoch.
+    pub(crate) fn clock_ms(&self) -> i64 {
+        self.time.clock_us().div_euclid(1_000)
+    }
+
     /// Ticks the aggregator, in `tasks`, until cancelled. [`connect`](Self::connect) includes this;
     /// a replay needs it separately.
     pub fn run_clock(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
