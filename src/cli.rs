@@ -31,6 +31,8 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    address: AddressArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -38,25 +40,47 @@ struct ConfigArgs {
     /// The configuration file. Without one, every key has its default.
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The address to listen on, for example 127.0.0.1:9000 or localhost:9000.
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    listen: Option<String>,
     /// Treat the server as one that nobody configured: for tests of sample data.
     #[arg(long, global = true, hide = true)]
     unconfigured: bool,
+}
+
+/// The address of a server: options of the commands that run or check one.
+#[derive(Debug, Clone, Default, Args)]
+struct AddressArgs {
+    /// The address to listen on, for example 127.0.0.1:9000 or localhost:9000.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
     /// The port to listen on, at the configured address. 0 takes a free one.
-    #[arg(long, global = true, value_name = "PORT", conflicts_with = "listen")]
+    #[arg(long, value_name = "PORT", conflicts_with = "listen", value_parser = parse_port)]
     port: Option<u16>,
+}
+
+impl AddressArgs {
+    /// The settings of the command line: these, or else those before the command.
+    fn overrides(&self, before: Self) -> Overrides {
+        let chosen = match (&self.listen, self.port) {
+            (None, None) => before,
+            _ => self.clone(),
+        };
+        Overrides {
+            listen: chosen.listen,
+            port: chosen.port,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server. The default command.
-    Serve,
+    Serve {
+        #[command(flatten)]
+        address: AddressArgs,
+    },
     /// Print a token for development.
     Token {
         /// The user of the token.
-        #[arg(long)]
+        #[arg(long, value_parser = parse_user)]
         user: String,
         /// The scopes of the token: `service`, `admin`, or both with a space between.
         #[arg(long, value_parser = parse_scope)]
@@ -66,7 +90,13 @@ enum Command {
         ttl: Duration,
     },
     /// Check the configuration and print all of its faults.
-    CheckConfig,
+    CheckConfig {
+        #[command(flatten)]
+        address: AddressArgs,
+        /// A file without `--config` before it, which is refused with a hint.
+        #[arg(hide = true)]
+        file: Option<PathBuf>,
+    },
     /// Record the venues' messages in a compressed file, until interrupted.
     Record {
         /// The file.
@@ -88,6 +118,8 @@ enum Command {
         /// Publish the recorded times: each replay publishes the same bytes.
         #[arg(long, conflicts_with = "again")]
         recorded_times: bool,
+        #[command(flatten)]
+        address: AddressArgs,
     },
 }
 
@@ -98,13 +130,31 @@ enum Existing {
     Overwrite,
 }
 
+impl Command {
+    /// The address options of the command, if it runs or checks a server.
+    fn address(&self) -> Option<&AddressArgs> {
+        match self {
+            Self::Serve { address }
+            | Self::CheckConfig { address, .. }
+            | Self::Replay { address, .. } => Some(address),
+            Self::Token { .. } | Self::Record { .. } => None,
+        }
+    }
+}
+
 /// Runs the command that the command line names.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            print_error(&format!("tidewire: {error:#}"));
+            let text = format!("{error:#}");
+            // Several faults have a line each.
+            let lines: Vec<_> = text
+                .lines()
+                .map(|line| format!("tidewire: {line}"))
+                .collect();
+            print_error(&lines.join("\n"));
             ExitCode::FAILURE
         }
     }
@@ -120,20 +170,31 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     }
     let ConfigArgs {
         config,
-        listen,
         unconfigured,
-        port,
     } = cli.config;
-    let mut reading = Reading::of(config.as_deref(), &Overrides { listen, port });
+    let command = cli.command.unwrap_or(Command::Serve {
+        address: AddressArgs::default(),
+    });
+    if let Command::CheckConfig {
+        file: Some(file), ..
+    } = &command
+    {
+        bail!(
+            "unexpected argument {file:?}, expected `tidewire check-config --config {}`",
+            file.display()
+        );
+    }
+    let address = command.address().cloned().unwrap_or_default();
+    let mut reading = Reading::of(config.as_deref(), &address.overrides(cli.address));
     if let Some(config) = reading.config.as_mut().filter(|_| unconfigured) {
         config.is_configured = false;
     }
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => start(whole(reading)?, Feed::Live),
+    match command {
+        Command::Serve { .. } => start(whole(reading)?, Feed::Live),
         Command::Token { user, scope, ttl } => token(&reading.into_config()?, user, scope, ttl),
-        Command::CheckConfig => {
+        Command::CheckConfig { .. } => {
             let config = whole(reading)?;
-            for hint in config.contradictions().into_iter().chain(hints()) {
+            for hint in config.contradictions() {
                 print_error(&hint);
             }
             print("the configuration is good");
@@ -152,8 +213,12 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             speed,
             again,
             recorded_times,
+            address: _,
         } => {
             let open = move || match &file {
+                Some(file) if !file.exists() => {
+                    bail!("there is no recording {}", file.display())
+                }
                 Some(file) => Ok(Recording::open(file)?),
                 None => Ok(Recording::sample()?),
             };
@@ -187,11 +252,14 @@ fn whole(mut reading: Reading) -> anyhow::Result<Config> {
     {
         reading.add(&problem);
     }
+    for problem in variables_without_effect() {
+        reading.add(&problem);
+    }
     reading.into_config()
 }
 
-/// Hints at environment variables that set nothing.
-fn hints() -> Vec<String> {
+/// The faults of environment variables that set nothing.
+fn variables_without_effect() -> Vec<String> {
     let variables: Vec<_> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -208,9 +276,6 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn start(config: Config, feed: Feed) -> anyhow::Result<()> {
     telemetry::init_logs(config.log.format);
-    for hint in hints() {
-        tracing::warn!("{hint}");
-    }
     let runtime = runtime()?;
     let served = runtime.block_on(serve::run(config, feed));
     // What is stuck by now must not keep the process.
@@ -262,6 +327,16 @@ fn record(config: &Config, file: &Path, existing: Existing) -> anyhow::Result<()
             file.display()
         );
     }
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!(
+            "{} cannot be written: there is no folder {}",
+            file.display(),
+            folder.display()
+        );
+    }
     telemetry::init_logs(config.log.format);
     runtime()?.block_on(async {
         let engine = PriceEngine::new(
@@ -276,9 +351,16 @@ fn record(config: &Config, file: &Path, existing: Existing) -> anyhow::Result<()
             signal.received().await;
             stop.cancel();
         });
+        let recording = engine.recording(file)?;
         tracing::info!(file = %file.display(), "recording; interrupt to end");
-        let frames = engine.record(file, cancel).await?;
+        let frames = engine.record(recording, cancel).await?;
         tracing::info!(frames, "the recording has ended");
+        if frames == 0 {
+            tracing::warn!(
+                file = %file.display(),
+                "the recording is empty: no venue sent anything"
+            );
+        }
         Ok(())
     })
 }
@@ -305,6 +387,18 @@ fn parse_scope(text: &str) -> Result<String, String> {
         return Err(EXPECTED.to_owned());
     }
     Ok(words.join(" "))
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number from 0 to 65535".to_owned())
+}
+
+fn parse_user(text: &str) -> Result<String, String> {
+    match text.is_empty() {
+        true => Err("expected the id of a user, which is not empty".to_owned()),
+        false => Ok(text.to_owned()),
+    }
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {

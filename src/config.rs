@@ -14,7 +14,6 @@ mod reading;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
-use anyhow::bail;
 use serde::{
     Deserialize, Deserializer,
     de::{Unexpected, Visitor},
@@ -403,31 +402,25 @@ impl Config {
         }
         let has_keys = self.auth.hmac_secret.is_some() || self.auth.has_public_keys();
         if !has_keys && !self.server.listen.ip().is_loopback() {
-            problems.push(
-                "auth.hmac_secret is missing, expected a secret of 32 bytes at least, or auth.public_key_file or auth.jwks_url, on a server that is not on loopback".to_owned()
-            );
-        }
-        if let Some(secret) = &self.auth.hmac_secret
-            && secret.len() < MIN_SECRET_BYTES
-        {
             problems.push(format!(
-                "auth.hmac_secret is {} bytes long, expected {MIN_SECRET_BYTES} at least",
-                secret.len()
+                "auth.hmac_secret is missing, expected a secret of {MIN_SECRET_BYTES} bytes at least, or auth.public_key_file or auth.jwks_url, on a server that is not on loopback (server.listen is {})",
+                self.server.listen
             ));
         }
         bounds::check(self, &mut problems);
-        if let Err(DeliveryError { field, problem }) = self.delivery.check() {
-            problems.push(format!("{field} is {problem}"));
-        }
+        let of_delivery = self.delivery.problems().into_iter();
+        problems.extend(
+            of_delivery.map(|DeliveryError { field, problem }| format!("{field} is {problem}")),
+        );
         let checks = [
             security::tls_files(&self.server).map(drop),
             security::trusted_proxies(&self.server).map(drop),
             notifications::check(&self.notification_config()),
             alerts::check(&self.alert_config()),
-            self.check_webhook_types(),
         ];
         let failed = checks.into_iter().filter_map(Result::err);
         problems.extend(failed.map(|error| format!("{error:#}")));
+        self.check_webhook_types(&mut problems);
         problems.extend(self.prices.problems().iter().map(ToString::to_string));
         let of_chains = ChainConfig::problems(&self.chain);
         problems.extend(of_chains.iter().map(ToString::to_string));
@@ -438,24 +431,23 @@ impl Config {
     #[cfg(test)]
     fn check(&self) -> anyhow::Result<()> {
         match self.problems().into_iter().next() {
-            Some(problem) => bail!("{problem}"),
+            Some(problem) => anyhow::bail!("{problem}"),
             None => Ok(()),
         }
     }
 
     /// Checks that webhooks name types that exist: another would never be sent.
-    fn check_webhook_types(&self) -> anyhow::Result<()> {
+    fn check_webhook_types(&self, problems: &mut Vec<String>) {
         let config = self.notification_config();
         for webhook in &self.delivery.webhook {
             let field = format!("delivery.webhook {:?} types", webhook.name);
-            if let Err(error) = config.check_types(&field, &webhook.types) {
-                bail!("{error}");
-            }
+            let wrong = config.check_types(&field, &webhook.types).err();
+            problems.extend(wrong.map(|error| error.to_string()));
         }
-        Ok(())
     }
 
-    /// Limits that contradict each other. The server runs with them, but hardly as it was meant.
+    /// Values that contradict each other, or that are there twice. The server runs with them, but
+    /// hardly as it was meant.
     pub(crate) fn contradictions(&self) -> Vec<String> {
         let mut all = Vec::new();
         let LimitsConfig {
@@ -469,6 +461,10 @@ impl Config {
                 "limits.outbox_bytes is {outbox_bytes} and limits.frame_bytes {frame_bytes}: expected an outbox that holds the largest publication, which otherwise waits until it is empty"
             ));
         }
+        let symbols = &self.prices.symbols;
+        let is_again = |(index, name): &(usize, &String)| symbols[..*index].contains(*name);
+        let again = symbols.iter().enumerate().filter(is_again);
+        all.extend(again.map(|(_, name)| format!("prices.symbols has {name:?} twice")));
         for namespace in self.namespace.iter().map(NamespaceConfig::namespace) {
             let largest = namespace.history_size.saturating_mul(frame_bytes);
             if largest > history_bytes {

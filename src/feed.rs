@@ -124,6 +124,9 @@ async fn play(replay: Replay, first: Recording, prices: PriceEngine, cancel: Can
                 false => "the replay has ended",
             };
             tracing::info!(frames, passes, "{text}");
+            if frames == 0 && next.is_none() && !cancel.is_cancelled() {
+                tracing::warn!("the recording has no frame that can be played");
+            }
             (frames, passes) = (0, 0);
             logged = Some(Instant::now());
         }

@@ -203,8 +203,11 @@ impl Server {
             sample: feed.is_sample(),
             ..config.stream_options()
         };
-        let stream =
-            StreamCore::in_memory(namespaces(&config)?, authenticator, clock.clone(), options);
+        let (namespaces, problems) = namespaces(&config);
+        if let Some(problem) = problems.into_iter().next() {
+            anyhow::bail!("{problem}");
+        }
+        let stream = StreamCore::in_memory(namespaces, authenticator, clock.clone(), options);
         let mut sample_node = None;
         if feed.is_sample() && config.chain.is_empty() {
             let (node, chain) = SampleNode::open(store.clone(), clock.clone()).await?;
@@ -218,6 +221,9 @@ impl Server {
         let candle_store = candle_store.filter(|_| feed.is_live() || feed.is_sample());
         let candle_store = candle_store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let candles = Candles::new(&prices, stream.clone(), candle_store);
+        if feed.is_sample() {
+            candles.label_as_sample();
+        }
         let chain_tap = Arc::new(ChainTap::new(stream.clone()));
         let chains = ChainEngine::new(
             &config.chain,
@@ -582,48 +588,50 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
             path.display()
         ));
     }
-    let mut engines = Vec::new();
-    engines.extend(namespaces(config).err().map(|error| format!("{error:#}")));
-    // Engines say nothing about what is wrong with the configuration already.
-    if config.problems().is_empty() {
-        let clock: SharedClock = Arc::new(SystemClock);
+    problems.extend(namespaces(config).1);
+    let clock: SharedClock = Arc::new(SystemClock);
+    // Engines say nothing about what is wrong with their configuration already.
+    if config.prices.problems().is_empty() {
         let silent = Arc::new(NullPublisher);
         let prices = PriceEngine::new(&config.prices, silent, clock.clone());
-        engines.extend(prices.err().map(|error| error.to_string()));
-        let senders = tidewire_delivery::Senders::new(&config.delivery, &clock);
-        engines.extend(senders.err().map(|error| error.to_string()));
+        problems.extend(prices.err().map(|error| error.to_string()));
     }
-    problems.extend(engines);
+    if config.delivery.problems().is_empty() {
+        let senders = tidewire_delivery::Senders::new(&config.delivery, &clock);
+        problems.extend(senders.err().map(|error| error.to_string()));
+    }
     problems
 }
 
 /// The built-in namespaces with their configured access, those of the operator, and on
 /// loopback `demo`, which the machine's own user may publish to without a token.
-fn namespaces(config: &Config) -> anyhow::Result<Namespaces> {
+fn namespaces(config: &Config) -> (Namespaces, Vec<String>) {
     let mut all = Namespaces::built_in();
+    let mut problems = Vec::new();
     for namespace in &config.namespace {
-        if Namespaces::is_built_in(namespace.name()) {
-            let access = namespace.access_alone().with_context(|| {
-                format!(
-                    "namespace {:?} is built in: only its `access` can be set",
-                    namespace.name()
-                )
-            })?;
-            all.restrict(namespace.name(), access)?;
-        } else {
-            all.add(namespace.namespace())?;
-        }
+        let name = namespace.name();
+        let added = match (Namespaces::is_built_in(name), namespace.access_alone()) {
+            (true, Some(access)) => all.restrict(name, access),
+            (true, None) => {
+                problems.push(format!(
+                    "namespace {name:?} is built in: only its `access` can be set"
+                ));
+                continue;
+            }
+            (false, _) => all.add(namespace.namespace()),
+        };
+        problems.extend(added.err().map(|error| match error.to_string() {
+            text if text.starts_with("namespace") => text,
+            text => format!("namespace {name:?}: {text}"),
+        }));
     }
-    if config.server.listen.ip().is_loopback()
-        && config
-            .namespace
-            .iter()
-            .all(|own| own.namespace().name != "demo")
-    {
-        all.add(Namespace {
+    let is_own = config.namespace.iter().any(|own| own.name() == "demo");
+    if config.server.listen.ip().is_loopback() && !is_own {
+        let added = all.add(Namespace {
             publish: PublishRight::AuthenticatedOrLocal,
             ..Namespace::history("demo")
-        })?;
+        });
+        problems.extend(added.err().map(|error| error.to_string()));
     }
-    Ok(all)
+    (all, problems)
 }

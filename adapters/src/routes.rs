@@ -45,11 +45,25 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         .layer(cors::layer(gateway.origins.clone()))
 }
 
+/// The paths that clients use.
+const PATHS: [&str; 6] = [
+    "/v1/ws",
+    sse::PATH,
+    "/v1/rpc/{Service}/{Method}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+];
+
 /// Answers an unknown path.
 async fn not_found(uri: Uri) -> HttpError {
+    let paths = PATHS.join(", ");
     StreamError::new(
         ErrorCode::NotFound,
-        format!("there is nothing at {}", uri.path()),
+        format!(
+            "there is nothing at {}, expected one of {paths}",
+            uri.path()
+        ),
     )
     .into()
 }

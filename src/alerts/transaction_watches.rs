@@ -131,7 +131,10 @@ impl TransactionWatches {
                 drop(queue);
                 add_transaction(engine, &status);
             }
-            Err(error @ (ChainError::UnknownChain { .. } | ChainError::Hash(_))) => {
+            Err(
+                error
+                @ (ChainError::UnknownChain { .. } | ChainError::Hash(_) | ChainError::NoHash),
+            ) => {
                 tracing::warn!(%error, "the transaction of an alert cannot be watched");
                 self.queue.lock().remove(&transaction);
             }

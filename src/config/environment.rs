@@ -1,11 +1,17 @@
 //! Environment: variables that look like settings and are none, and the filter of the log.
+//!
+//! Such a variable is a fault, as an unknown key of a file is.
 
 /// The prefix of the server's variables.
 pub(super) const PREFIX: &str = "TIDEWIRE_";
 
-/// Variables with the prefix that are no keys: the log's filter, and those of the tests.
-const OTHERS: [&str; 4] = [
+/// Variables with the prefix that are no keys: the log's filter, those of the tests, and those of
+/// the example applications.
+const OTHERS: [&str; 7] = [
     "TIDEWIRE_LOG",
+    "TIDEWIRE_URL",
+    "TIDEWIRE_SECRET",
+    "TIDEWIRE_PROTO",
     "TIDEWIRE_BIN",
     "TIDEWIRE_FUZZ_ITERATIONS",
     "TIDEWIRE_UPDATE_VECTORS",
@@ -24,7 +30,7 @@ const LIKELY: [(&str, &str); 6] = [
 /// The levels of the log.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Hints at variables that set nothing. Variables that Kubernetes makes for a service named
+/// The faults of variables that set nothing. Variables that Kubernetes makes for a service named
 /// `tidewire` are left out.
 pub(crate) fn unknown_variables<'a>(
     variables: impl Iterator<Item = (&'a str, &'a str)>,
@@ -97,7 +103,12 @@ mod tests {
     #[test]
     fn a_variable_that_sets_nothing_is_named() {
         let hints = |name: &str, value: &str| unknown_variables([(name, value)].into_iter());
-        for quiet in ["TIDEWIRE_LOG", "TIDEWIRE_SERVER__LISTEN", "PATH"] {
+        for quiet in [
+            "TIDEWIRE_LOG",
+            "TIDEWIRE_SECRET",
+            "TIDEWIRE_SERVER__LISTEN",
+            "PATH",
+        ] {
             assert_eq!(hints(quiet, "info"), [""; 0], "{quiet}");
         }
         for (name, guess) in [

@@ -16,7 +16,7 @@ use super::{
     Config,
     environment::PREFIX,
     explain::explain,
-    lines::Lines,
+    lines::{Lines, Subject},
     millisecond_keys::{PresentNames, Renamed},
 };
 
@@ -42,8 +42,17 @@ pub(crate) struct Reading {
     file: Option<PathBuf>,
     lines: Lines,
     renamed: Vec<Renamed>,
-    /// Keys that were taken out: what is said about them otherwise follows from that.
-    removed: Vec<String>,
+    /// Values that were taken out: what is said about them otherwise follows from that.
+    removed: Vec<Removed>,
+}
+
+/// A value that was taken out.
+#[derive(Debug)]
+struct Removed {
+    /// Its path in the file.
+    path: String,
+    /// The names of the list's entry that it is a part of.
+    entry: Vec<String>,
 }
 
 impl Reading {
@@ -71,9 +80,10 @@ impl Reading {
     /// Adds a problem of a configuration that could be read. Adds nothing about a key that was
     /// taken out, or that is said already.
     pub(crate) fn add(&mut self, problem: &str) {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let mut words = problem.split(|c| !is_word(c));
-        if words.any(|word| self.removed.iter().any(|removed| removed == word)) {
+        let subject = Subject::of(problem);
+        let follows =
+            |removed: &Removed| subject.follows_from(problem, &removed.path, &removed.entry);
+        if self.removed.iter().any(follows) {
             return;
         }
         let line = self.lines.line_of_text(problem);
@@ -104,12 +114,14 @@ impl Reading {
     fn read(&mut self, overrides: &Overrides) -> anyhow::Result<()> {
         let mut sources = Vec::new();
         if let Some(file) = &self.file {
-            if !file.is_file() {
-                anyhow::bail!("there is no configuration file {}", file.display());
-            }
-            self.lines = Lines::of(&std::fs::read_to_string(file).unwrap_or_default());
-            let toml = Toml::file_exact(file);
-            sources.push(PresentNames::read(&toml, &mut self.renamed)?);
+            let text = text_of(file)?;
+            self.lines = Lines::of(&text);
+            // The text that was checked, also where the file is a pipe.
+            let toml = Toml::string(&text);
+            let read = PresentNames::read(&toml, &mut self.renamed);
+            sources.push(read.map_err(|error| {
+                anyhow::anyhow!("{}: {}", file.display(), error.to_string().trim_end())
+            })?);
         }
         // Every key is in a table, so its variable contains `__`. Other variables with the
         // prefix, such as `TIDEWIRE_LOG`, are not keys.
@@ -135,6 +147,48 @@ impl Reading {
         Ok(())
     }
 
+    /// The path in the file of a path in what is left: an entry of a list that was taken out moved
+    /// those behind it.
+    fn in_file(&self, path: &[String]) -> Vec<String> {
+        let mut path = path.to_vec();
+        for at in 0..path.len() {
+            let Ok(mut index) = path[at].parse::<usize>() else {
+                continue;
+            };
+            let list = path[..at].join(".");
+            let entries = self.removed.iter().filter_map(|removed| {
+                let entry = removed.path.strip_prefix(&list)?.strip_prefix('.')?;
+                entry.parse::<usize>().ok()
+            });
+            let mut gone: Vec<_> = entries.collect();
+            gone.sort_unstable();
+            for gone in gone {
+                index += usize::from(gone <= index);
+            }
+            path[at] = index.to_string();
+        }
+        path
+    }
+
+    /// Whether an error says that a value is missing that was taken out, as it was wrong.
+    fn is_without_wrong_value(&self, error: &figment::Error, in_file: &[String]) -> bool {
+        let Kind::MissingField(name) = &error.kind else {
+            return false;
+        };
+        let path = format!("{}.{name}", in_file.join("."));
+        self.removed.iter().any(|removed| removed.path == path)
+    }
+
+    fn note_removed(&mut self, in_file: &[String]) {
+        let is_index = |part: &String| part.parse::<usize>().is_ok();
+        let length = in_file.iter().position(is_index).map_or(0, |at| at + 1);
+        let entry = self.lines.names_of(&in_file[..length].join("."));
+        self.removed.push(Removed {
+            path: in_file.join("."),
+            entry,
+        });
+    }
+
     /// Extracts the configuration, without the values at fault.
     fn extract(&mut self, mut sources: Vec<PresentNames>) -> Option<Config> {
         loop {
@@ -152,23 +206,51 @@ impl Reading {
                     .metadata
                     .as_ref()
                     .is_none_or(|metadata| metadata.name.starts_with("TOML"));
-                let line = self.lines.line_of(&path).filter(|_| is_of_file);
+                let in_file = self.in_file(&path);
+                let line = self.lines.line_of(&in_file).filter(|_| is_of_file);
+                let file = self
+                    .file
+                    .as_ref()
+                    .filter(|_| is_of_file && error.metadata.is_some());
                 let place = line.and_then(|line| self.place(line));
-                let text = explain(&error, place.as_deref());
-                let text = Renamed::explain(&self.renamed, &anyhow::anyhow!(text));
-                self.problems.push(text.to_string());
+                let place = place.or_else(|| Some(file?.display().to_string()));
+                if !self.is_without_wrong_value(&error, &in_file) {
+                    let mut error = error.clone();
+                    error.path = in_file[..error.path.len().min(in_file.len())].to_vec();
+                    let text = explain(&error, place.as_deref());
+                    let text = Renamed::explain(&self.renamed, &anyhow::anyhow!(text));
+                    self.problems.push(text.to_string());
+                }
                 for source in &mut sources {
                     is_smaller |= source.remove(&path);
                 }
-                // An index of a list is no name.
-                let name = path.last().filter(|name| name.parse::<usize>().is_err());
-                self.removed.extend(name.cloned());
+                self.note_removed(&in_file);
             }
             if !is_smaller || self.problems.len() >= MAX_ERRORS {
                 return None;
             }
         }
     }
+}
+
+/// The text of a configuration file.
+fn text_of(file: &Path) -> anyhow::Result<String> {
+    let name = file.display();
+    if file.is_dir() {
+        anyhow::bail!("{name} is a folder, expected a configuration file");
+    }
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            anyhow::bail!("there is no configuration file {name}");
+        }
+        Err(error) => anyhow::bail!("the configuration file {name} cannot be read: {error}"),
+    };
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        anyhow::anyhow!("{name} line {line} is not UTF-8, expected a text in UTF-8")
+    })
 }
 
 /// The path of the value at fault.

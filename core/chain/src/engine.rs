@@ -306,6 +306,9 @@ fn check_signatures(abi: &[String]) -> Result<(), ChainError> {
 }
 
 fn parse_hash(text: &str) -> Result<B256, ChainError> {
+    if text.is_empty() {
+        return Err(ChainError::NoHash);
+    }
     let hash = text.starts_with("0x").then(|| text.parse().ok()).flatten();
     hash.ok_or_else(|| ChainError::Hash(text.to_owned()))
 }

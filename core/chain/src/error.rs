@@ -12,7 +12,7 @@ pub(crate) const MAX_SIGNATURES: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     /// The chain is not configured.
-    #[error("there is no chain {given}, expected {}", names(.known))]
+    #[error("there is no chain {given}{}, expected {}", absence(.given), names(.known))]
     UnknownChain {
         /// The chain as it was given.
         given: String,
@@ -30,6 +30,9 @@ pub enum ChainError {
     /// Not a transaction hash.
     #[error("{0:?} is not a transaction hash, expected 32 bytes of hex that begin with 0x")]
     Hash(String),
+    /// No transaction hash at all.
+    #[error("`txHash` is missing, expected 32 bytes of hex that begin with 0x")]
+    NoHash,
     /// Not the part of a channel name after the colon.
     #[error("{given:?} names no channel, expected {expected}")]
     Channel {
@@ -79,6 +82,7 @@ impl From<ChainError> for StreamError {
             | ChainError::StoreTimeout
             | ChainError::NotRunning => ErrorCode::Unavailable,
             ChainError::Hash(_)
+            | ChainError::NoHash
             | ChainError::Channel { .. }
             | ChainError::Address(_)
             | ChainError::Abi(_)
@@ -88,6 +92,14 @@ impl From<ChainError> for StreamError {
             ChainError::LimitReached(_) => ErrorCode::ResourceExhausted,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+/// The note of a field that was left out: its number is 0.
+fn absence(given: &str) -> &'static str {
+    match given {
+        "0" => " (`chain` is 0 or missing)",
+        _ => "",
     }
 }
 

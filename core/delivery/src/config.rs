@@ -196,23 +196,30 @@ impl DeliveryConfig {
     /// # Errors
     /// Names the key of a value that cannot be used, and the value that was expected.
     pub fn check(&self) -> Result<(), DeliveryError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All that is wrong: of each webhook, of push and of e-mail the first fault.
+    #[must_use]
+    pub fn problems(&self) -> Vec<DeliveryError> {
+        let mut checks = Vec::new();
         for (key, found, min, max) in [
             ("timeout", self.timeout, SECOND, 30 * SECOND),
             ("first_pause", self.first_pause, SECOND / 10, HOUR),
             ("longest_pause", self.longest_pause, SECOND, DAY),
             ("max_age", self.max_age, SECOND, 28 * DAY),
         ] {
-            check_duration(&format!("delivery.{key}"), found, min, max)?;
+            checks.push(check_duration(&format!("delivery.{key}"), found, min, max));
         }
         if self.first_pause > self.longest_pause {
-            return Err(DeliveryError::invalid(
+            checks.push(Err(DeliveryError::invalid(
                 "delivery.first_pause",
                 format!(
                     "{}, expected at most delivery.longest_pause ({})",
                     duration_text(self.first_pause),
                     duration_text(self.longest_pause)
                 ),
-            ));
+            )));
         }
         for (key, found, min, max) in [
             ("attempts", self.attempts as usize, 1, 1_000),
@@ -220,34 +227,33 @@ impl DeliveryConfig {
             ("total_queue", self.total_queue, 1, 1_000_000),
             ("in_flight", self.in_flight, 1, 10_000),
         ] {
-            check_number(&format!("delivery.{key}"), found, min, max)?;
+            checks.push(check_number(&format!("delivery.{key}"), found, min, max));
         }
-        crate::tls::tls_config(self.ca_file.as_deref())?;
-        self.check_webhooks()?;
-        if let Some(push) = &self.push {
-            push.check()?;
-        }
-        self.email.as_ref().map_or(Ok(()), EmailConfig::check)
+        checks.push(crate::tls::tls_config(self.ca_file.as_deref()).map(drop));
+        self.check_webhooks(&mut checks);
+        checks.extend(self.push.as_ref().map(PushConfig::check));
+        checks.extend(self.email.as_ref().map(EmailConfig::check));
+        checks.into_iter().filter_map(Result::err).collect()
     }
 
-    fn check_webhooks(&self) -> Result<(), DeliveryError> {
-        check_number(
+    fn check_webhooks(&self, checks: &mut Vec<Result<(), DeliveryError>>) {
+        let count = self.webhook.len();
+        checks.push(check_number(
             "number of delivery.webhook",
-            self.webhook.len(),
+            count,
             0,
             MAX_WEBHOOKS,
-        )?;
+        ));
         let mut names = HashSet::new();
-        for webhook in &self.webhook {
-            webhook.check()?;
+        for webhook in self.webhook.iter().take(MAX_WEBHOOKS) {
+            checks.push(webhook.check());
             if !names.insert(&webhook.name) {
-                return Err(DeliveryError::invalid(
+                checks.push(Err(DeliveryError::invalid(
                     "delivery.webhook.name",
                     format!("{:?} twice, expected different names", webhook.name),
-                ));
+                )));
             }
         }
-        Ok(())
     }
 }
 

@@ -197,6 +197,11 @@ impl PriceEngine {
         Ok(())
     }
 
+    /// The clock's own time, also while a recording is played, in milliseconds since the Unix epoch.
+    pub(crate) fn clock_ms(&self) -> i64 {
+        self.time.clock_us().div_euclid(1_000)
+    }
+
     /// Ticks the aggregator, in `tasks`, until cancelled. [`connect`](Self::connect) includes this;
     /// a replay needs it separately.
     pub fn run_clock(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
@@ -276,11 +281,9 @@ impl PriceEngine {
     /// The file cannot be written.
     pub async fn record(
         &self,
-        path: &Path,
+        mut writer: RecordingWriter,
         cancel: CancellationToken,
     ) -> Result<u64, RecordingError> {
-        let sources = self.recorded_sources();
-        let mut writer = RecordingWriter::create(path, sources)?;
         let (recorder, mut lines) = mpsc::channel(RECORDER_QUEUE);
         let tasks = TaskTracker::new();
         // Ends the sources with this function, also when it returns early.
@@ -304,6 +307,14 @@ impl PriceEngine {
         }
         writer.finish()?;
         Ok(count)
+    }
+
+    /// Creates a recording of the engine's sources, for [`record`](Self::record).
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn recording(&self, path: &Path) -> Result<RecordingWriter, RecordingError> {
+        RecordingWriter::create(path, self.recorded_sources())
     }
 
     fn recorded_sources(&self) -> Vec<RecordedSource> {

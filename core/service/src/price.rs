@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     caller_of,
-    status::{identity_of, status_of},
+    status::{identity_of, require_field, status_of},
 };
 
 /// `PriceService` over the price engine. Cheap to clone.
@@ -54,6 +54,9 @@ fn admit_operator<T>(request: &Request<T>) -> Result<(), Status> {
     })
 }
 
+/// The expected form of a symbol.
+const SYMBOL: &str = "a symbol, for example \"BTC-USD\"";
+
 /// The status of an error in the source configuration.
 fn config_status(error: &ConfigError) -> Status {
     let text = error.to_string();
@@ -91,7 +94,9 @@ impl PriceService for PriceRpc {
         request: Request<GetPriceRequest>,
     ) -> Result<Response<PriceUpdate>, Status> {
         admit(&request)?;
-        let price = self.engine.get_price(&request.get_ref().symbol);
+        let symbol = &request.get_ref().symbol;
+        require_field("symbol", symbol, SYMBOL)?;
+        let price = self.engine.get_price(symbol);
         price
             .map(Response::new)
             .map_err(|error| Status::not_found(error.to_string()))
@@ -117,6 +122,8 @@ impl PriceService for PriceRpc {
             since,
             limit,
         } = request.into_inner();
+        require_field("symbol", &symbol, SYMBOL)?;
+        require_field("interval", &interval, "one of 1m, 5m, 1h, 1d")?;
         // The call itself was charged as one message.
         if let Some(quota) = quota {
             let days = Candles::days_of_page(&interval, limit);
@@ -148,6 +155,8 @@ impl PriceService for PriceRpc {
     ) -> Result<Response<AddSourceResponse>, Status> {
         admit_operator(&request)?;
         let request = request.into_inner();
+        let kinds = format!("one of {}", VenueKind::ALL.map(VenueKind::name).join(", "));
+        require_field("kind", &request.kind, &kinds)?;
         let kind =
             VenueKind::parse_name(&request.kind).map_err(|error| config_status(&error.into()))?;
         let source = SourceConfig {
@@ -168,6 +177,7 @@ impl PriceService for PriceRpc {
     ) -> Result<Response<RemoveSourceResponse>, Status> {
         admit_operator(&request)?;
         let RemoveSourceRequest { name } = request.into_inner();
+        require_field("name", &name, "the name of a source")?;
         let removed = self.engine.remove_source(&name);
         removed.map_err(|error| config_status(&error))?;
         Ok(Response::new(RemoveSourceResponse { name }))

@@ -16,6 +16,19 @@ pub fn from_status(status: &Status) -> Error {
     Error::from(status)
 }
 
+/// Checks that a text field is there. Protobuf cannot tell a missing text from an empty one.
+///
+/// # Errors
+/// Names the field and what was expected.
+pub(crate) fn require_field(field: &str, value: &str, expected: &str) -> Result<(), Status> {
+    match value.is_empty() {
+        true => Err(Status::invalid_argument(format!(
+            "`{field}` is missing, expected {expected}"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// The caller of a request. The adapter inserts it into the extensions. Without it the caller
 /// is unknown and has no permission.
 #[must_use]

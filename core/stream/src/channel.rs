@@ -29,9 +29,12 @@ pub enum ChannelNameError {
     /// The name is longer than [`MAX_CHANNEL_BYTES`].
     #[error("channel name is {0} bytes long, expected at most {MAX_CHANNEL_BYTES}")]
     TooLong(usize),
-    /// There is no colon, or nothing before or after it.
+    /// There is no colon, or nothing before it.
     #[error("channel name {0:?} has no namespace, expected `namespace:name`")]
     NoNamespace(String),
+    /// There is nothing after the colon.
+    #[error("channel name {0:?} has nothing after its colon, expected `namespace:name`")]
+    NoName(String),
     /// The part before the colon is malformed.
     #[error(
         "namespace {0:?} is malformed, expected a lower-case letter and then lower-case letters, digits, `-` or `_`"
@@ -62,8 +65,11 @@ impl ChannelName {
         let (namespace, rest) = name
             .split_once(':')
             .ok_or_else(|| ChannelNameError::NoNamespace(name.to_owned()))?;
-        if namespace.is_empty() || rest.is_empty() {
+        if namespace.is_empty() {
             return Err(ChannelNameError::NoNamespace(name.to_owned()));
+        }
+        if rest.is_empty() {
+            return Err(ChannelNameError::NoName(name.to_owned()));
         }
         if !is_namespace(namespace) {
             return Err(ChannelNameError::BadNamespace(namespace.to_owned()));
@@ -151,7 +157,7 @@ mod tests {
         assert_eq!(parse(&format!("a:{}", "x".repeat(254))), E::TooLong(256));
         assert_eq!(parse("prices"), E::NoNamespace("prices".into()));
         assert_eq!(parse(":x"), E::NoNamespace(":x".into()));
-        assert_eq!(parse("x:"), E::NoNamespace("x:".into()));
+        assert_eq!(parse("x:"), E::NoName("x:".into()));
         assert_eq!(parse("Prices:x"), E::BadNamespace("Prices".into()));
         assert_eq!(parse("a:b c"), E::BadCharacter(' '));
         assert_eq!(parse("a:b,c"), E::BadCharacter(','));

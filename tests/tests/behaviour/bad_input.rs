@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::json;
 use tidewire_tests::{
-    Client, Refusal, Server, Transport,
+    Client, Refusal, Server, Token, Transport,
     client::{RawSocket, SocketRequest},
 };
 use tokio_tungstenite::tungstenite::{
@@ -72,6 +72,77 @@ async fn malformed_text_gets_an_error_and_the_connection_stays() {
         .send(Frame::text(r#"{"type":"ping","id":"1"}"#))
         .await;
     assert_eq!(socket.next().await.expect("pong").id.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_missing_field_is_named_as_missing() {
+    let server = Server::start().await;
+    let token = Token::of("shop").scope("service admin").sign();
+    for (method, body, part) in [
+        (
+            "PriceService/GetPrice",
+            json!({"sym": "BTC-USD"}),
+            "`symbol` is missing, expected a symbol",
+        ),
+        (
+            "PriceService/GetCandles",
+            json!({"interval": "1m"}),
+            "`symbol` is missing, expected a symbol",
+        ),
+        (
+            "PriceService/GetCandles",
+            json!({"symbol": "BTC-USD"}),
+            "`interval` is missing, expected one of 1m, 5m, 1h, 1d",
+        ),
+        (
+            "PriceService/AddSource",
+            json!({}),
+            "`kind` is missing, expected one of binance",
+        ),
+        (
+            "PriceService/RemoveSource",
+            json!({}),
+            "`name` is missing, expected the name of a source",
+        ),
+        (
+            "StreamService/SendToUser",
+            json!({"data": 1}),
+            "`user` is missing, expected the user who",
+        ),
+        (
+            "WatchService/GetTransactionStatus",
+            json!({"chain": 1}),
+            "`txHash` is missing, expected 32 bytes",
+        ),
+        (
+            "WatchService/GetLatestBlock",
+            json!({}),
+            "there is no chain 0 (`chain` is 0 or missing)",
+        ),
+    ] {
+        let refused = server.call(method, Some(&token), &body).await;
+        assert!(
+            refused.status >= 400 && refused.body.contains(part),
+            "{method}: {}",
+            refused.body
+        );
+    }
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    for (kind, part) in [
+        ("get_price", "`symbol` is missing"),
+        ("get_candles", "`symbol` is missing"),
+        ("get_candels", "expected one of auth, subscribe,"),
+    ] {
+        let refused = client.request(kind, json!({})).await;
+        let text = refused.error_message();
+        assert!(text.contains(part), "{kind}: {text}");
+    }
+    let nowhere = server.get("/v1/see").await;
+    assert!(
+        nowhere.body.contains("expected one of /v1/ws, /v1/sse,"),
+        "{}",
+        nowhere.body
+    );
 }
 
 #[tokio::test]

@@ -177,6 +177,164 @@ class = "history"
     );
 }
 
+/// One file with a fault of each kind: none hides another, and each has its line.
+#[tokio::test]
+async fn faults_of_all_sections_are_named_at_once() {
+    let (is_good, text) = check(FAULTY).await;
+    assert!(!is_good);
+    for part in [
+        "auth.hmac_secret is missing",
+        "(server.listen is 0.0.0.0:8080) (tidewire.toml line 3)",
+        "unknown key `server.kepalive` (tidewire.toml line 4)",
+        "`server.drain` is the text \"soon\" (tidewire.toml line 5)",
+        "broker.kind = \"redis\" is not built yet, expected \"memory\" (tidewire.toml line 7)",
+        "\"BTCUSD\" is not a symbol",
+        "`BASE-QUOTE` in upper-case letters and digits, for example BTC-USD (tidewire.toml line 9)",
+        "prices.symbol.\"DOGE-EUR\": this symbol is not in `prices.symbols`",
+        "prices.symbol.\"DOGE-EUR\".window is 2h, expected at most 1h (tidewire.toml line 11)",
+        "`prices.symbol.BTC-USD.window` is the number 5 (tidewire.toml line 13)",
+        "`prices.source.0.kind` is the text \"nasdaq\" (tidewire.toml line 15)",
+        "the url \"stream.example.com\" is not an address of such a venue, expected ws://… or wss://… (tidewire.toml line 18)",
+        "two sources are named \"kraken\", expected different names: set `name` (tidewire.toml line 21)",
+        "namespace \"prices\" is built in: only its `access` can be set (tidewire.toml line 25)",
+        "namespace \"Orders\" is malformed",
+        "(tidewire.toml line 28)",
+        "`chain.0.id` is the text \"one\" (tidewire.toml line 30)",
+        "chain 5: `agreement` is 3, expected 1 to 1 (tidewire.toml line 34)",
+        "delivery.timeout is 2h, expected 1s to 30s (tidewire.toml line 36)",
+        "delivery.push.vapid_private_key is no private key of P-256",
+        "(tidewire.toml line 38)",
+        "delivery.webhook \"shop\" secrets is empty",
+        "(tidewire.toml line 43)",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    // No consequence of a wrong value, and a line for each fault.
+    assert!(!text.contains("`chain.0.id` is missing"), "{text}");
+    assert!(!text.contains("kind` is missing"), "{text}");
+    assert_eq!(text.lines().count(), 18, "{text}");
+    assert!(
+        text.lines().all(|line| line.starts_with("tidewire: ")),
+        "{text}"
+    );
+}
+
+const FAULTY: &str = r#"
+[server]
+listen = "0.0.0.0:8080"
+kepalive = "25s"
+drain = "soon"
+[broker]
+kind = "redis"
+[prices]
+symbols = ["BTCUSD", "BTC-USD"]
+[prices.symbol."DOGE-EUR"]
+window = "2h"
+[prices.symbol."BTC-USD"]
+window = 5
+[[prices.source]]
+kind = "nasdaq"
+[[prices.source]]
+kind = "okx"
+url = "stream.example.com"
+[[prices.source]]
+kind = "kraken"
+[[prices.source]]
+# A second one.
+kind = "kraken"
+[[namespace]]
+name = "prices"
+class = "latest"
+[[namespace]]
+name = "Orders"
+[[chain]]
+id = "one"
+[[chain]]
+id = 5
+endpoints = ["ws://127.0.0.1:1"]
+agreement = 3
+[delivery]
+timeout = "2h"
+[delivery.push]
+vapid_private_key = "x"
+subject = "mailto:a@b.example"
+[[delivery.webhook]]
+name = "shop"
+url = "https://example.com"
+secrets = []
+"#;
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_named() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(folder.path().join("folder.toml")).unwrap();
+    fs::write(folder.path().join("latin.toml"), b"# one\n# \xfcber\n").unwrap();
+    fs::write(folder.path().join("broken.toml"), "[server\n").unwrap();
+    for (file, part) in [
+        (
+            "folder.toml",
+            "folder.toml is a folder, expected a configuration file",
+        ),
+        ("latin.toml", "latin.toml line 2 is not UTF-8"),
+        ("broken.toml", "broken.toml: TOML parse error at line 1"),
+        ("none.toml", "there is no configuration file none.toml"),
+    ] {
+        for arguments in [&["check-config", "--config", file][..], &["--config", file]] {
+            let (is_good, text) = run(folder.path(), arguments, &[]).await;
+            assert!(!is_good && text.contains(part), "{part}: {text}");
+        }
+    }
+    let (is_good, text) = run(folder.path(), &["check-config", "my.toml"], &[]).await;
+    assert!(!is_good, "{text}");
+    assert!(
+        text.contains("expected `tidewire check-config --config my.toml`"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn arguments_that_mean_nothing_are_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    for (arguments, part) in [
+        (
+            &["--port", "abc"][..],
+            "expected a whole number from 0 to 65535",
+        ),
+        (
+            &["--port", "70000"],
+            "expected a whole number from 0 to 65535",
+        ),
+        (&["token", "--user", ""], "expected the id of a user"),
+        (
+            &["token", "--user", "ada", "--port", "1"],
+            "unexpected argument '--port'",
+        ),
+        (
+            &["record", "a.gz", "--listen", "localhost:1"],
+            "unexpected argument '--listen'",
+        ),
+        (
+            &["replay", "none.gz", "--port", "0"],
+            "there is no recording none.gz",
+        ),
+        (
+            &["record", "none/a.gz"],
+            "none/a.gz cannot be written: there is no folder none",
+        ),
+    ] {
+        let (is_good, text) = run(folder.path(), arguments, &[]).await;
+        assert!(!is_good && text.contains(part), "{arguments:?}: {text}");
+        assert!(!text.contains("recording; interrupt"), "{text}");
+    }
+    for command in ["token", "record"] {
+        let (_, text) = run(folder.path(), &[command, "--help"], &[]).await;
+        assert!(
+            !text.contains("--port") && !text.contains("--listen"),
+            "{text}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn the_check_finds_certificates_that_a_server_refuses() {
     let folder = TempDir::new().unwrap();
@@ -264,18 +422,31 @@ async fn variables_and_levels_that_mean_nothing_are_named() {
         ("TIDEWIRE_PORT", "tcp://10.0.0.1:80"),
         ("TIDEWIRE_LOG", "warn"),
     ];
+    // As an unknown key of a file, for the check and for a server.
+    for arguments in [&["check-config"][..], &["--port", "0"]] {
+        let (is_good, text) = run(folder.path(), arguments, &variables).await;
+        assert!(!is_good, "{text}");
+        for part in [
+            "TIDEWIRE_LISTEN sets nothing: did you mean TIDEWIRE_SERVER__LISTEN?",
+            "TIDEWIRE_SERVER_LISTEN sets nothing: did you mean TIDEWIRE_SERVER__LISTEN?",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(
+            !text.contains("TIDEWIRE_PORT") && !text.contains("TIDEWIRE_LOG"),
+            "{text}"
+        );
+    }
+    // Beside a fault of another variable, too.
+    let variables = [("TIDEWIRE_SERVER_PORT", "1"), ("TIDEWIRE_LIMITS__X", "1")];
     let (is_good, text) = run(folder.path(), &["check-config"], &variables).await;
-    assert!(is_good, "{text}");
+    assert!(!is_good, "{text}");
     for part in [
-        "TIDEWIRE_LISTEN sets nothing: did you mean TIDEWIRE_SERVER__LISTEN?",
-        "TIDEWIRE_SERVER_LISTEN sets nothing: did you mean TIDEWIRE_SERVER__LISTEN?",
+        "TIDEWIRE_SERVER_PORT sets nothing",
+        "unknown key `limits.x`",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(
-        !text.contains("TIDEWIRE_PORT") && !text.contains("TIDEWIRE_LOG"),
-        "{text}"
-    );
     for arguments in [&["check-config"][..], &["--port", "0"]] {
         let level = [("TIDEWIRE_LOG", "info,tidewire_chain=inof")];
         let (is_good, text) = run(folder.path(), arguments, &level).await;
@@ -306,6 +477,23 @@ async fn a_recording_does_not_overwrite_a_file() {
     let forced = [&plain[..], &["--force"]].concat();
     let (_, text) = run(folder.path(), &forced, &[]).await;
     assert_ne!(fs::read(&file).unwrap(), b"precious", "{text}");
+    assert!(text.contains("the recording is empty"), "{text}");
+    let replay = [
+        "replay",
+        "old.rec.gz",
+        "--port",
+        "0",
+        "--config",
+        "tidewire.toml",
+    ];
+    let log = log_until(
+        folder.path(),
+        &replay,
+        &[],
+        "has no frame that can be played",
+    )
+    .await;
+    assert!(log.iter().any(|line| line.contains("frames=0")), "{log:#?}");
 }
 
 #[tokio::test]

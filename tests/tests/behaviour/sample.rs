@@ -45,11 +45,16 @@ async fn every_part_has_sample_data_that_says_so() {
     let token = Token::of("sample").sign();
     let mut client = Client::connect_as(Transport::WebSocketJson, &server, Some(&token)).await;
     assert_eq!(client.welcome().data["sample"], true);
-    for channel in ["prices:BTC-USD", "market:overview", WALLET, BLOCKS] {
+    let candles = "candles:BTC-USD:1m";
+    for channel in ["prices:BTC-USD", "market:overview", candles, WALLET, BLOCKS] {
         let result = client.subscribe(channel).await;
         assert_eq!(result["error"], Value::Null, "{channel}");
     }
     assert_eq!(client.next_on("prices:BTC-USD").await.data["sample"], true);
+    assert_eq!(client.next_on(candles).await.data["sample"], true);
+    let asked = json!({"symbol": "BTC-USD", "interval": "1m"});
+    let page = client.request("get_candles", asked).await.data;
+    assert_eq!(page["items"][0]["sample"], true, "{page}");
     let block = client.next_on(BLOCKS).await.data;
     assert_eq!(
         (&block["sample"], &block["chain"]),

@@ -190,6 +190,8 @@ impl Writer {
         {
             let error = AlertError::from(error);
             planned.into_iter().for_each(|one| one.refuse(&error));
+            // A write whose flush failed may have been stored: the delivery looks for its rows.
+            self.shared.outgoing_added.notify_one();
             return;
         }
         self.shared.publish(chunk);

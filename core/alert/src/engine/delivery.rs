@@ -50,7 +50,11 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
             Ok(Step::Idle(due_ms)) => {
                 has_failed = false;
                 let pause_ms = (due_ms - shared.clocks.now_ms()).clamp(1, PAUSE_MS);
-                Duration::from_millis(pause_ms.unsigned_abs())
+                match shared.store.failure() {
+                    // Rows of a commit that failed may be there when it works again.
+                    Some(_) => FAILURE_PAUSE,
+                    None => Duration::from_millis(pause_ms.unsigned_abs()),
+                }
             }
             Err(error) => {
                 if !has_failed {

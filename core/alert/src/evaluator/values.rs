@@ -287,7 +287,11 @@ impl Evaluator {
                 continue;
             };
             let has_unresolved = moment.is_arrival && !signal.unresolved.is_empty();
-            let is_whole = before.is_none() || signal.kind == crate::SignalKind::State;
+            // While no source counts, rules keep what they know of an age, also over a restart after
+            // which it is 0: the value that ends this concerns all of them.
+            let is_end_of_silence = moment.is_back && signal.kind == crate::SignalKind::Age;
+            let is_whole =
+                before.is_none() || signal.kind == crate::SignalKind::State || is_end_of_silence;
             let range = Move::range(before, after, is_whole, signal.has_long);
             let passes = match (before, range) {
                 (Some(before), _) if before == after && !is_whole => false,

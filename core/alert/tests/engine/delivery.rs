@@ -52,6 +52,25 @@ async fn fires_wait_while_the_store_fails() {
     run.stop().await;
 }
 
+/// A flush fails after the write: the fire is there when the store works again, and so is its
+/// notification, without another fire.
+#[tokio::test]
+async fn a_fire_whose_flush_failed_is_delivered_once_the_store_works() {
+    let world = World::new();
+    let run = world.start().await;
+    let rule = run
+        .register("ada", recurring(above("BTC-USD", "100")))
+        .await;
+    run.killer.flush_fails.store(true, Ordering::Release);
+    let refused = run.engine.trigger("ada", &rule.id).await;
+    assert_eq!(refused.unwrap_err().code(), ErrorCode::Unavailable);
+    run.killer.flush_fails.store(false, Ordering::Release);
+    run.until("the notification", |run| run.notified() == 1)
+        .await;
+    assert_eq!(run.log("ada").await.len(), 1);
+    run.stop().await;
+}
+
 #[tokio::test]
 async fn a_fire_is_delivered_after_its_rule_is_deleted() {
     let world = World::new();

@@ -39,6 +39,8 @@ pub(crate) struct Killer {
     /// Permits of commits, each for one, and of reads, for any number.
     commits: Gate,
     reads: Gate,
+    /// Whether the store fails after each write, and its reads too.
+    pub(crate) flush_fails: AtomicBool,
 }
 
 /// A gate that can be held and opened.
@@ -140,6 +142,9 @@ impl Store for KillableStore {
         after: Option<Key>,
         limit: usize,
     ) -> StoreFuture<'_, Vec<(Key, Value)>> {
+        if self.killer.flush_fails.load(Ordering::Acquire) {
+            return Box::pin(std::future::ready(Err(flush_error())));
+        }
         Box::pin(
             self.killer
                 .read(self.inner.scan(table, prefix, after, limit)),
@@ -152,13 +157,25 @@ impl Store for KillableStore {
         }
         Box::pin(async move {
             self.killer.commits.0.acquire().await.unwrap().forget();
-            self.killer.write(self.inner.commit(batch)).await
+            let result = self.killer.write(self.inner.commit(batch)).await;
+            match self.killer.flush_fails.load(Ordering::Acquire) {
+                true => result.and(Err(flush_error())),
+                false => result,
+            }
         })
     }
 
     fn failure(&self) -> Option<StoreError> {
-        self.inner.failure()
+        match self.killer.flush_fails.load(Ordering::Acquire) {
+            true => Some(flush_error()),
+            false => self.inner.failure(),
+        }
     }
+}
+
+/// The error of a flush after a write.
+fn flush_error() -> StoreError {
+    StoreError::Failed("the disk lost a write".to_owned())
 }
 
 /// Stands for the hub, which is as durable as the store: notifications by idempotency key.

@@ -27,9 +27,12 @@ use super::{
     block::{Account, Accounts, Action, BlockSeed, SampleBlock, make, transaction},
 };
 
-/// Blocks of the branch in use that the node remembers. Beyond, it is asked for none: the engine
-/// has stored them.
+/// Blocks of the branch in use that are stored, and that can be taken back.
 const MAX_BLOCKS: usize = 24;
+
+/// Blocks before those that the node remembers: twenty minutes, of some kilobytes each, so that a
+/// transaction of a moment ago can still be looked up.
+const MAX_OLDER: usize = 300;
 
 /// Replaced blocks that the node remembers.
 const MAX_REPLACED: usize = 8;
@@ -64,6 +67,9 @@ pub(super) enum LedgerEvent {
 pub(super) struct Ledger {
     /// The branch in use, oldest first. Never empty.
     blocks: VecDeque<SampleBlock>,
+    /// The blocks before those, oldest first. They end with the process.
+    #[serde(skip)]
+    older: VecDeque<SampleBlock>,
     replaced: VecDeque<SampleBlock>,
     mempool: Vec<Transaction>,
     /// A transaction that its sender will replace.
@@ -93,6 +99,7 @@ impl Ledger {
         };
         Self {
             blocks: VecDeque::from([make(seed, &mut Vec::new())]),
+            older: VecDeque::new(),
             replaced: VecDeque::new(),
             mempool: Vec::new(),
             held: None,
@@ -109,13 +116,13 @@ impl Ledger {
 
     /// A block of the branch in use.
     pub(super) fn by_number(&self, number: u64) -> Option<&SampleBlock> {
-        let mut blocks = self.blocks.iter();
+        let mut blocks = self.branch();
         blocks.find(|block| block.header.inner.number == number)
     }
 
     /// A block, of the branch in use or replaced.
     pub(super) fn by_hash(&self, hash: B256) -> Option<&SampleBlock> {
-        let mut blocks = self.blocks.iter().rev().chain(&self.replaced);
+        let mut blocks = self.branch().chain(&self.replaced);
         blocks.find(|block| block.header.hash == hash)
     }
 
@@ -126,7 +133,7 @@ impl Ledger {
 
     /// The branch in use, newest block first.
     pub(super) fn branch(&self) -> impl Iterator<Item = &SampleBlock> {
-        self.blocks.iter().rev()
+        self.blocks.iter().rev().chain(self.older.iter().rev())
     }
 
     /// Submits transactions, or makes a block of them.
@@ -264,7 +271,10 @@ impl Ledger {
         let header = block.header.clone();
         self.blocks.push_back(block);
         if self.blocks.len() > MAX_BLOCKS {
-            self.blocks.pop_front();
+            self.older.extend(self.blocks.pop_front());
+        }
+        if self.older.len() > MAX_OLDER {
+            self.older.pop_front();
         }
         header
     }
@@ -383,6 +393,29 @@ mod tests {
             .map(|one| one.tokens)
             .sum();
         assert_eq!(coins, U256::from(5_000_000) * coin());
+    }
+
+    #[test]
+    fn blocks_of_twenty_minutes_are_remembered() {
+        let mut ledger = Ledger::new(NOW_MS);
+        // Fewer than 300 blocks, as some of these steps take one back.
+        let old = heads(&mut ledger, 100).pop().unwrap();
+        heads(&mut ledger, 500);
+        let found = ledger.by_number(old.inner.number).unwrap();
+        assert_eq!(
+            ledger
+                .by_hash(found.header.hash)
+                .map(|one| one.header.inner.number),
+            Some(old.inner.number)
+        );
+        assert!(
+            ledger
+                .branch()
+                .any(|block| block.header.hash == found.header.hash)
+        );
+        heads(&mut ledger, 1_000);
+        assert_eq!(ledger.branch().count(), MAX_BLOCKS + MAX_OLDER);
+        assert!(ledger.by_number(old.inner.number).is_none());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Transaction tracker: applies blocks, checks and time-outs to the watches. `responses` holds
 //! the part that reads responses of nodes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::{Duration, UNIX_EPOCH},
+};
 
 use alloy::{
     consensus::Transaction as _,
@@ -571,7 +574,7 @@ impl TransactionTracker {
             Phase::Unknown => {
                 status.since = Some(watch.since);
                 let why = watch.why_unknown();
-                status.reason = Some(format!("{why}, looking since {}", watch.since));
+                status.reason = Some(format!("{why}, looking since {}", utc(watch.since)));
                 TransactionState::Unknown
             }
             Phase::Pending { reorged } => {
@@ -643,4 +646,10 @@ impl EndedStatuses {
             self.statuses.remove(&oldest);
         }
     }
+}
+/// A time as a reader writes it, in UTC: `2026-11-29T21:00:00Z`. The field `since` has it exactly.
+fn utc(ms: i64) -> humantime::Rfc3339Timestamp {
+    // To the end of the year 9999, the last that the form has.
+    let since_1970 = Duration::from_millis(ms.clamp(0, 253_402_300_799_000).unsigned_abs());
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_1970)
 }

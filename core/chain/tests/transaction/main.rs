@@ -24,7 +24,7 @@ fn a_transaction_is_counted_until_it_is_final() {
     assert_eq!(unknown.state(), State::Unknown);
     assert_eq!(
         unknown.reason.as_deref(),
-        Some("no node has seen it, looking since 1000000")
+        Some("no node has seen it, looking since 1970-01-01T00:16:40Z")
     );
     let sent = world.send(1, 0, 5);
     world.wait(20);
@@ -266,12 +266,12 @@ fn an_unknown_transaction_says_whether_a_node_answered() {
     world.tracker.apply_responses(request, &silence, now);
     assert_eq!(
         reason(&world),
-        format!("no node has answered, looking since {now}")
+        "no node has answered, looking since 1970-01-01T00:16:40Z"
     );
     world.wait(10);
     assert_eq!(
         reason(&world),
-        format!("no node has seen it, looking since {now}")
+        "no node has seen it, looking since 1970-01-01T00:16:40Z"
     );
 }
 

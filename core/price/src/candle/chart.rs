@@ -5,7 +5,7 @@
 //! tick of a minute that is closed already is left out of all intervals, so that a longer candle is
 //! always the sum of its minutes.
 
-use super::{Candle, CandleInterval, CandleTick};
+use super::{Candle, CandleInterval, CandleTick, MINUTE_MS};
 
 /// Time after an interval's end for prices that were formed in it, in milliseconds.
 pub(crate) const GRACE_MS: i64 = 2_000;
@@ -86,6 +86,13 @@ impl Chart {
         // A tick is a minute of its own until it is merged.
         self.add_minute(&Candle::first(start_ms, tick));
         TickOutcome::Counted
+    }
+
+    /// Whether minutes are further ahead of the clock than this.
+    pub(crate) fn is_ahead(&self, now_ms: i64, max_ahead_ms: i64) -> bool {
+        let last_ms = now_ms + max_ahead_ms;
+        let is_forming = self.forming[0].is_some_and(|forming| forming.start_ms > last_ms);
+        is_forming || self.open_from_ms > last_ms + MINUTE_MS
     }
 
     /// Closes the candles whose time is over.

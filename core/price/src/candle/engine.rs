@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use parking_lot::Mutex;
 use tidewire_proto::v1::server_message::Data;
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
 use tidewire_stream::{ChannelName, Publisher};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -33,11 +36,19 @@ const PUBLICATIONS_A_WRITE: u32 = 4;
 /// Whole days for which minutes are kept, beside the present one.
 pub(crate) const DAYS: i64 = 30;
 
+/// How far a minute may be ahead of the clock, which may be set back a little. One that is further
+/// ahead was formed by a clock that was wrong, and stands in the way of those of the right one.
+const MAX_AHEAD_MS: i64 = MINUTE_MS;
+
+/// A step of the clock ahead that may be a fault of the clock: nothing is removed at once because
+/// of it.
+const DOUBTED_STEP_MS: i64 = DAY_MS;
+
+/// Time without removals after such a step, in which an operator can set the clock right.
+const DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Hours of a symbol that wait for a store that fails. Beyond, the oldest are lost.
 const MAX_UNSAVED_HOURS: usize = 24;
-
-/// Symbols whose records are read or removed at once.
-const SYMBOLS_A_READ: usize = 64;
 
 pub(super) const TABLE: Table = Table("candles");
 
@@ -126,6 +137,18 @@ struct Inner {
     prices: PriceEngine,
     store: SharedStore,
     publisher: Arc<dyn Publisher>,
+    /// Whether the prices are made up.
+    is_sample: AtomicBool,
+    /// When old days may be removed again.
+    prune_from: Mutex<Option<Instant>>,
+}
+
+/// The result of loading a symbol.
+struct Loaded {
+    /// The newest minute.
+    newest_ms: i64,
+    /// The removals of minutes that are ahead of the clock.
+    ahead: Batch,
 }
 
 impl std::fmt::Debug for Candles {
@@ -175,6 +198,8 @@ impl Candles {
             prices: prices.clone(),
             store,
             publisher,
+            is_sample: AtomicBool::new(false),
+            prune_from: Mutex::new(None),
         }));
         // The engine keeps its listeners, and the candles keep the engine.
         let listener = Arc::downgrade(&candles.0);
@@ -186,6 +211,16 @@ impl Candles {
         candles
     }
 
+    /// Labels all candles as sample data.
+    pub fn label_as_sample(&self) {
+        self.0.is_sample.store(true, Ordering::Relaxed);
+    }
+
+    /// The label of all candles.
+    pub(super) fn is_sample(&self) -> bool {
+        self.0.is_sample.load(Ordering::Relaxed)
+    }
+
     /// Counts a computed price.
     pub(super) fn add(&self, tick: &PriceObservation<'_>) {
         let Some(index) = self.0.by_symbol.get(tick.symbol) else {
@@ -193,7 +228,8 @@ impl Candles {
         };
         let candle_tick = CandleTick {
             price: tick.price,
-            formed_ms: tick.formed_us.div_euclid(1_000),
+            // Times of prices do not go back with a clock that was set back.
+            formed_ms: tick.formed_us.div_euclid(1_000).min(self.now_ms()),
             traded: tick.traded,
             sources: tick.sources,
         };
@@ -207,21 +243,36 @@ impl Candles {
         self.0.prices.now_us().div_euclid(1_000)
     }
 
-    /// Loads the present day of each symbol.
+    /// Loads the present day of each symbol. Removes minutes that are ahead of the clock.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store cannot be read, or such minutes cannot be removed.
     pub async fn load(&self) -> Result<(), StoreError> {
         let now_ms = self.now_ms();
         let symbols: Vec<Symbol> = {
             let series = self.0.series.lock();
             series.iter().map(|series| series.symbol.clone()).collect()
         };
-        let indexes: Vec<usize> = (0..symbols.len()).collect();
-        for part in indexes.chunks(SYMBOLS_A_READ) {
-            for index in part {
-                self.load_symbol(*index, &symbols[*index], now_ms).await?;
+        let mut newest_ms = 0;
+        let mut ahead: Vec<&str> = Vec::new();
+        for (index, symbol) in symbols.iter().enumerate() {
+            let loaded = self.load_symbol(index, symbol, now_ms).await?;
+            newest_ms = newest_ms.max(loaded.newest_ms);
+            if !loaded.ahead.is_empty() {
+                self.0.store.commit(loaded.ahead).await?;
+                ahead.push(symbol.as_str());
             }
+        }
+        if !ahead.is_empty() {
+            let symbols = ahead.len();
+            tracing::warn!(
+                symbols,
+                first = ahead[0],
+                "candles that were ahead of the clock are removed: the clock was set back, or was wrong when they were formed"
+            );
+        }
+        if newest_ms > 0 {
+            self.doubt_step(newest_ms, self.0.prices.clock_ms());
         }
         Ok(())
     }
@@ -231,11 +282,37 @@ impl Candles {
         index: usize,
         symbol: &Symbol,
         now_ms: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Loaded, StoreError> {
         let name = symbol.as_str();
+        let is_ahead = |minute: &Candle| minute.start_ms > now_ms + MAX_AHEAD_MS;
+        let mut ahead = Batch::new();
         let forming = self.0.store.get(TABLE, forming_key(name)).await?;
-        let forming = forming.as_deref().and_then(decode_forming);
-        let newest = self.newest_hour(name).await?;
+        let mut forming = forming.as_deref().and_then(decode_forming);
+        if forming.take_if(|forming| is_ahead(forming)).is_some() {
+            ahead.delete(TABLE, forming_key(name));
+        }
+        let last_ms = i64::from(u32::MAX) * HOUR_MS;
+        let present_ms = CandleInterval::Hour.start_of(now_ms + MAX_AHEAD_MS);
+        let newest_of_all = self.newest_hour(name, last_ms).await?;
+        let mut newest = match newest_of_all {
+            Some((hour_ms, _)) if hour_ms > present_ms => {
+                let after = hour_key(name, present_ms + HOUR_MS);
+                ahead.delete_range(TABLE, after, hour_key(name, last_ms));
+                self.newest_hour(name, present_ms).await?
+            }
+            newest => newest,
+        };
+        if let Some((hour_ms, minutes)) = &mut newest
+            && minutes.iter().any(is_ahead)
+        {
+            minutes.retain(|minute| !is_ahead(minute));
+            let key = hour_key(name, *hour_ms);
+            match minutes.is_empty() {
+                true => ahead.delete(TABLE, key),
+                false => ahead.put(TABLE, key, codec::encode(minutes)),
+            }
+        }
+        let newest = newest.filter(|(_, minutes)| !minutes.is_empty());
         let closed_until_ms = newest.as_ref().and_then(|(_, minutes)| minutes.last());
         let closed_until_ms = closed_until_ms.map_or(0, |last| last.start_ms + MINUTE_MS);
         let day_ms = CandleInterval::Day.start_of(now_ms);
@@ -246,13 +323,10 @@ impl Candles {
         let records = self.0.store.get_many(keys.collect()).await?;
         let mut today = Vec::new();
         for (start, record) in starts.into_iter().zip(records) {
-            today.extend(
-                record
-                    .and_then(|record| codec::decode(&record, start))
-                    .into_iter()
-                    .flatten(),
-            );
+            let minutes = record.and_then(|record| codec::decode(&record, start));
+            today.extend(minutes.into_iter().flatten());
         }
+        today.retain(|minute| !is_ahead(minute));
         // A part of its hour already: the server was killed before it removed the record.
         let forming = forming.filter(|forming| forming.start_ms >= closed_until_ms);
         let mut all = self.0.series.lock();
@@ -268,12 +342,20 @@ impl Candles {
             .collect();
         series.saved_forming = forming;
         series.collect_minutes();
-        Ok(())
+        let forming_ms = forming.map_or(0, |forming| forming.start_ms);
+        Ok(Loaded {
+            newest_ms: forming_ms.max(closed_until_ms),
+            ahead,
+        })
     }
 
-    /// The newest stored hour of a symbol.
-    async fn newest_hour(&self, symbol: &str) -> Result<Option<(i64, Vec<Candle>)>, StoreError> {
-        let last = hour_key(symbol, i64::from(u32::MAX) * HOUR_MS);
+    /// The newest stored hour of a symbol that is not later than this one.
+    async fn newest_hour(
+        &self,
+        symbol: &str,
+        until_ms: i64,
+    ) -> Result<Option<(i64, Vec<Candle>)>, StoreError> {
+        let last = hour_key(symbol, until_ms);
         let found = self.0.store.get_floor(TABLE, vec![last.clone()]).await?;
         let prefix = &last[..last.len() - 4];
         let newest = found
@@ -288,22 +370,64 @@ impl Candles {
         Ok(newest)
     }
 
+    /// Whether a chart is so far ahead of the clock that the prices of now are late.
+    pub(super) fn is_ahead_of_clock(&self) -> bool {
+        let now_ms = self.now_ms();
+        let all = self.0.series.lock();
+        all.iter()
+            .any(|series| series.chart.is_ahead(now_ms, MAX_AHEAD_MS))
+    }
+
+    /// Goes on at the time to which the clock was set back.
+    pub(super) async fn go_back(&self) -> Result<(), StoreError> {
+        // What is not ahead is kept.
+        self.save().await?;
+        self.load().await
+    }
+
+    /// Puts off removals after a step of the clock that may be a fault of it.
+    fn doubt_step(&self, before_ms: i64, now_ms: i64) {
+        if now_ms - before_ms > DOUBTED_STEP_MS {
+            let ahead_hours = (now_ms - before_ms) / HOUR_MS;
+            tracing::warn!(
+                ahead_hours,
+                "the clock is far ahead of the newest candle: candles that are older than {DAYS} days are removed in 24 hours, unless it is set right"
+            );
+            *self.0.prune_from.lock() = Some(Instant::now() + DOUBT);
+        }
+    }
+
+    /// Whether old days may be removed.
+    pub(super) fn may_prune(&self) -> bool {
+        let prune_from = *self.0.prune_from.lock();
+        prune_from.is_none_or(|from| from <= Instant::now())
+    }
+
     /// Publishes and saves until cancelled, and then saves once more.
     pub async fn run(self, cancel: CancellationToken) {
         let mut ticks = interval(PUBLISH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pruned_hour = 0;
         let mut count = 0_u32;
+        let mut clock_ms = self.0.prices.clock_ms();
         let mut failure: Option<StoreError> = None;
         while cancel.run_until_cancelled(ticks.tick()).await.is_some() {
+            let mut result = match self.is_ahead_of_clock() {
+                true => self.go_back().await,
+                false => Ok(()),
+            };
             self.publish();
             count = count.wrapping_add(1);
             if !count.is_multiple_of(PUBLICATIONS_A_WRITE) {
                 continue;
             }
+            let before_ms = std::mem::replace(&mut clock_ms, self.0.prices.clock_ms());
+            self.doubt_step(before_ms, clock_ms);
             let hour = self.now_ms().div_euclid(HOUR_MS);
-            let mut result = self.save().await;
-            if result.is_ok() && pruned_hour != hour {
+            if result.is_ok() {
+                result = self.save().await;
+            }
+            if result.is_ok() && pruned_hour != hour && self.may_prune() {
                 result = self.prune().await;
                 pruned_hour = hour;
             }
@@ -325,7 +449,7 @@ impl Candles {
 
     /// Closes what is over, and publishes what changed.
     pub(crate) fn publish(&self) {
-        let now_ms = self.now_ms();
+        let (now_ms, is_sample) = (self.now_ms(), self.is_sample());
         let mut messages = Vec::new();
         for series in self.0.series.lock().iter_mut() {
             series.chart.close_due(now_ms);
@@ -335,7 +459,9 @@ impl Candles {
                 let closed = closed.map(|candle| (candle, Progress::Closed));
                 let forming = forming.map(|candle| (candle, Progress::Forming));
                 messages.extend(closed.into_iter().chain(forming).map(|(candle, progress)| {
-                    (channel.clone(), candle.to_proto(symbol, interval, progress))
+                    let mut message = candle.to_proto(symbol, interval, progress);
+                    message.sample = is_sample;
+                    (channel.clone(), message)
                 }));
             }
         }

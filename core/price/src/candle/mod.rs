@@ -139,7 +139,7 @@ impl Candle {
         }
     }
 
-    /// The message.
+    /// The message, of market data.
     pub(crate) fn to_proto(
         self,
         symbol: &str,
@@ -157,6 +157,7 @@ impl Candle {
             volume: self.volume.map(to_wire),
             closed: progress == Progress::Closed,
             sources: self.sources,
+            sample: false,
         }
     }
 }

@@ -77,7 +77,11 @@ impl Candles {
         let forming = recent.forming.filter(is_wanted);
         let closed = candles.into_iter().map(|candle| (candle, Progress::Closed));
         let all = closed.chain(forming.map(|forming| (forming, Progress::Forming)));
-        let messages = all.map(|(candle, progress)| candle.to_proto(name, interval, progress));
+        let is_sample = self.is_sample();
+        let messages = all.map(|(candle, progress)| v1::Candle {
+            sample: is_sample,
+            ..candle.to_proto(name, interval, progress)
+        });
         let mut messages: Vec<_> = messages.collect();
         let surplus = messages.len().saturating_sub(page.limit);
         match since_ms {

@@ -304,6 +304,103 @@ async fn days_that_are_over_are_removed_whole() {
     assert_eq!(hours.len(), 31 * 24);
 }
 
+/// A server ran with a clock that was days ahead. With the right one its candles go on, and those
+/// of the future are removed.
+#[tokio::test]
+async fn minutes_ahead_of_the_clock_are_removed_at_the_start() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let now_ms = MIDNIGHT_MS + 10 * HOUR_MS + 30 * MINUTE_MS;
+    let minute = async |at_ms: i64, price| {
+        let fixture = Fixture::open(store.clone(), at_ms, &["BTC-USD"]).await;
+        fixture.tick("BTC-USD", cents(price), None);
+        fixture.candles.save().await.unwrap();
+    };
+    minute(now_ms, 1).await;
+    // In the same hour, and days later: closed, and forming.
+    minute(now_ms + 5 * MINUTE_MS, 7).await;
+    minute(now_ms + 2 * DAY_MS, 8).await;
+    minute(now_ms + 2 * DAY_MS + MINUTE_MS, 9).await;
+    let fixture = Fixture::open(store.clone(), now_ms + MINUTE_MS, &["BTC-USD"]).await;
+    fixture.tick("BTC-USD", cents(3), None);
+    fixture.candles.save().await.unwrap();
+    let minutes = [(now_ms, true), (now_ms + MINUTE_MS, false)];
+    assert_eq!(fixture.starts("1m", None, 9).await, minutes);
+    let hour_ms = CandleInterval::Hour.start_of(now_ms);
+    assert_eq!(fixture.starts("1h", None, 9).await, [(hour_ms, false)]);
+    // Nothing of them comes back when their time has come.
+    let later = Fixture::open(store, now_ms + 2 * DAY_MS + HOUR_MS, &["BTC-USD"]).await;
+    let minutes = minutes.map(|(start_ms, _)| (start_ms, true));
+    assert_eq!(later.starts("1m", None, 9).await, minutes);
+}
+
+/// A server's clock is set back while it runs: the minutes go on at the new time.
+#[tokio::test]
+async fn candles_go_on_when_the_clock_is_set_back() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let fixture = Fixture::open(store, MIDNIGHT_MS + HOUR_MS, &["BTC-USD"]).await;
+    fixture.tick("BTC-USD", cents(1), None);
+    fixture.candles.save().await.unwrap();
+    fixture.clock.advance(20 * MINUTE_MS);
+    fixture.tick("BTC-USD", cents(2), None);
+    // A step within the tolerance changes nothing.
+    fixture.clock.advance(-MINUTE_MS);
+    assert!(!fixture.candles.is_ahead_of_clock());
+    fixture.clock.set(MIDNIGHT_MS + HOUR_MS + 10 * MINUTE_MS);
+    assert!(fixture.candles.is_ahead_of_clock());
+    fixture.candles.go_back().await.unwrap();
+    assert!(!fixture.candles.is_ahead_of_clock());
+    fixture.tick("BTC-USD", cents(3), None);
+    let minutes = fixture.candles.get("BTC-USD", "1m", None, None).await;
+    let minutes = minutes.unwrap().into_iter();
+    let minutes: Vec<_> = minutes
+        .map(|candle| {
+            (
+                (candle.start - MIDNIGHT_MS) / MINUTE_MS,
+                candle.close.unwrap().value,
+            )
+        })
+        .collect();
+    assert_eq!(minutes, [(60, "0.01".to_owned()), (70, "0.03".to_owned())]);
+}
+
+/// A clock that is far ahead of the newest candle may be wrong: nothing is removed at once.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_far_ahead_removes_nothing_for_a_day() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let fixture = Fixture::open(store.clone(), MIDNIGHT_MS, &["BTC-USD"]).await;
+    fixture.tick("BTC-USD", cents(1), None);
+    fixture.candles.save().await.unwrap();
+    assert!(fixture.candles.may_prune());
+    let ahead = Fixture::open(store.clone(), MIDNIGHT_MS + 40 * DAY_MS, &["BTC-USD"]).await;
+    assert!(!ahead.candles.may_prune());
+    ahead.tick("BTC-USD", cents(9), None);
+    ahead.candles.save().await.unwrap();
+    let right = Fixture::open(store.clone(), MIDNIGHT_MS + MINUTE_MS, &["BTC-USD"]).await;
+    assert_eq!(right.starts("1m", None, 9).await, [(MIDNIGHT_MS, true)]);
+    // It was right after all.
+    tokio::time::advance(std::time::Duration::from_secs(24 * 60 * 60)).await;
+    assert!(ahead.candles.may_prune());
+}
+
+#[tokio::test]
+async fn candles_of_the_sample_say_so() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let fixture = Fixture::open(store, MIDNIGHT_MS, &["BTC-USD"]).await;
+    let labels = async || {
+        fixture.tick("BTC-USD", cents(1), None);
+        fixture.candles.publish();
+        let mut all = fixture.published.take("candles:BTC-USD:1m");
+        let page = fixture.candles.get("BTC-USD", "1m", None, None).await;
+        all.extend(page.unwrap());
+        all.into_iter()
+            .map(|candle| candle.sample)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(labels().await, [false, false]);
+    fixture.candles.label_as_sample();
+    assert_eq!(labels().await, [true, true]);
+}
+
 #[tokio::test]
 async fn changes_are_published_and_each_end_once() {
     let store: SharedStore = Arc::new(MemoryStore::new());

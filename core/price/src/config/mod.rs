@@ -175,67 +175,67 @@ impl PriceConfig {
         self.problems().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// All that is wrong: each part's first fault.
+    /// All that is wrong, and nothing that only follows from another fault.
     #[must_use]
     pub fn problems(&self) -> Vec<ConfigError> {
-        let parts = [
-            self.check_symbols(),
-            self.check_supply(),
-            self.supply_spec().map(drop),
-            milliseconds("prices.watchdog", self.watchdog, MAX_SILENCE).map(drop),
-            tls_config(self.ca_file.as_deref())
-                .map(drop)
-                .map_err(ConfigError::from),
-        ];
-        parts.into_iter().filter_map(Result::err).collect()
-    }
-
-    /// Checks the symbols, and the sources of each.
-    fn check_symbols(&self) -> Result<(), ConfigError> {
-        let (symbols, sources) = (self.symbols()?, self.sources()?);
+        let mut problems = Vec::new();
+        let symbols = self.symbol_specs(&mut problems);
+        let has_symbols = self.symbols.iter().all(|name| Symbol::parse(name).is_ok());
+        let sources = self.source_specs(&mut problems);
         for source in sources {
             let served = |spec: &&SymbolSpec| source.venue_name(&spec.symbol).is_some();
             let count = symbols.iter().filter(served).count();
             let most = source.kind.limits().most_symbols();
             if count > most {
-                return Err(ConfigError::TooManySymbols {
+                problems.push(ConfigError::TooManySymbols {
                     name: source.name,
                     count,
                     most,
                 });
             }
         }
+        // A symbol at fault may be the one that these need.
+        if has_symbols {
+            self.check_rates(&symbols, &mut problems);
+            self.check_supplied_assets(&symbols, &mut problems);
+        }
+        let is_supply = |supply: f64| supply > 0.0 && supply <= MAX_SUPPLY;
+        let wrong = self
+            .supply
+            .iter()
+            .filter(|(_, supply)| !is_supply(**supply));
+        problems.extend(wrong.map(|(base, supply)| ConfigError::Supply(base.clone(), *supply)));
+        let others = [
+            self.supply_spec().map(drop),
+            milliseconds("prices.watchdog", self.watchdog, MAX_SILENCE).map(drop),
+            tls_config(self.ca_file.as_deref())
+                .map(drop)
+                .map_err(ConfigError::from),
+        ];
+        problems.extend(others.into_iter().filter_map(Result::err));
+        problems
+    }
+
+    /// Checks that converted currencies have a rate.
+    fn check_rates(&self, symbols: &[SymbolSpec], problems: &mut Vec<ConfigError>) {
         for currency in &self.convert {
             let is_rate = |spec: &SymbolSpec| spec.symbol.base() == currency;
             if !symbols.iter().any(is_rate) {
-                return Err(ConfigError::NoRate(currency.clone()));
+                problems.push(ConfigError::NoRate(currency.clone()));
             }
         }
-        Ok(())
     }
 
-    /// Checks the configured numbers of coins.
-    fn check_supply(&self) -> Result<(), ConfigError> {
-        // The fault in a symbol is reported elsewhere.
-        let Ok(symbols) = self.symbols() else {
-            return Ok(());
-        };
+    /// Checks that each number of coins is that of a symbol's base.
+    fn check_supplied_assets(&self, symbols: &[SymbolSpec], problems: &mut Vec<ConfigError>) {
         let bases: HashSet<&str> = symbols.iter().map(|spec| spec.symbol.base()).collect();
-        if let Some(asset) = self
-            .supply
-            .keys()
-            .find(|asset| !bases.contains(asset.as_str()))
-        {
-            let hint = nearest(asset, bases.into_iter())
+        let assets = self.supply.keys();
+        for asset in assets.filter(|asset| !bases.contains(asset.as_str())) {
+            let hint = nearest(asset, bases.iter().copied())
                 .map(|near| format!(", did you mean {near}?"))
                 .unwrap_or_default();
             let asset = asset.clone();
-            return Err(ConfigError::SupplyAsset { asset, hint });
-        }
-        let is_supply = |supply: f64| supply > 0.0 && supply <= MAX_SUPPLY;
-        match self.supply.iter().find(|(_, supply)| !is_supply(**supply)) {
-            Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
-            None => Ok(()),
+            problems.push(ConfigError::SupplyAsset { asset, hint });
         }
     }
 
@@ -250,45 +250,68 @@ impl PriceConfig {
     /// # Errors
     /// Names the key and what was expected.
     pub fn symbols(&self) -> Result<Vec<SymbolSpec>, ConfigError> {
-        let stale_after_ms = milliseconds("prices.stale_after", self.stale_after, MAX_SILENCE)?;
-        let window_us = window_us("prices.window", self.window)?;
-        let outlier = fraction("prices.outlier_percent", self.outlier_percent)?;
-        for name in self.symbol.keys() {
+        let mut problems = Vec::new();
+        let specs = self.symbol_specs(&mut problems);
+        problems.into_iter().next().map_or(Ok(specs), Err)
+    }
+
+    /// The symbols, with the faults of all.
+    fn symbol_specs(&self, problems: &mut Vec<ConfigError>) -> Vec<SymbolSpec> {
+        let stale_after_ms = milliseconds("prices.stale_after", self.stale_after, MAX_SILENCE);
+        let stale_after_ms = valid(stale_after_ms, problems);
+        let window_us = valid(window_us("prices.window", self.window), problems);
+        let outlier = fraction("prices.outlier_percent", self.outlier_percent);
+        let outlier = valid(outlier, problems);
+        let parsed = self.symbols.iter().map(|name| {
+            let symbol = parse_symbol("prices.symbols", name);
+            valid(symbol, problems)
+        });
+        let parsed: Vec<Symbol> = parsed.flatten().collect();
+        let mut own = BTreeMap::new();
+        for (name, config) in &self.symbol {
             if !self.symbols.contains(name) {
                 let near = nearest(name, self.symbols.iter().map(String::as_str));
                 let hint = near
                     .map(|near| format!(", did you mean {near:?}?"))
                     .unwrap_or_default();
-                return Err(ConfigError::UnknownSymbol(name.clone(), hint));
+                problems.push(ConfigError::UnknownSymbol(name.clone(), hint));
             }
-        }
-        let mut specs: Vec<SymbolSpec> = Vec::with_capacity(self.symbols.len());
-        let mut known = HashSet::new();
-        for name in &self.symbols {
-            let symbol = parse_symbol("prices.symbols", name)?;
-            if !known.insert(symbol.clone()) {
-                continue;
-            }
-            let own = self.symbol.get(name).cloned().unwrap_or_default();
             let key = |key: &str| format!("prices.symbol.{name:?}.{key}");
-            specs.push(SymbolSpec {
-                symbol,
-                method: own.method.unwrap_or(self.method),
-                stale_after_ms: match own.stale_after {
-                    Some(own) => milliseconds(&key("stale_after"), own, MAX_SILENCE)?,
-                    None => stale_after_ms,
-                },
-                window_us: match own.window {
-                    Some(own) => self::window_us(&key("window"), own)?,
-                    None => window_us,
-                },
-                outlier: match own.outlier_percent {
-                    Some(own) => fraction(&key("outlier_percent"), own)?,
-                    None => outlier,
-                },
+            let stale_after_ms = config.stale_after.and_then(|own| {
+                valid(
+                    milliseconds(&key("stale_after"), own, MAX_SILENCE),
+                    problems,
+                )
             });
+            let window_us = config
+                .window
+                .and_then(|own| valid(self::window_us(&key("window"), own), problems));
+            let outlier = config
+                .outlier_percent
+                .and_then(|own| valid(fraction(&key("outlier_percent"), own), problems));
+            own.insert(
+                name.as_str(),
+                (config.method, stale_after_ms, window_us, outlier),
+            );
         }
-        Ok(specs)
+        // Without one of them there is a problem already, and nobody reads the specs.
+        let whole = (stale_after_ms.unwrap_or(1), window_us.unwrap_or(1));
+        let outlier = outlier.unwrap_or(Decimal::ONE);
+        let mut known = HashSet::new();
+        let once = parsed
+            .into_iter()
+            .filter(|symbol| known.insert(symbol.clone()));
+        let specs = once.map(|symbol| {
+            let own = own.get(symbol.as_str()).copied().unwrap_or_default();
+            SymbolSpec {
+                symbol,
+                method: own.0.unwrap_or(self.method),
+                stale_after_ms: own.1.unwrap_or(whole.0),
+                window_us: own.2.unwrap_or(whole.1),
+                outlier: own.3.unwrap_or(outlier),
+            }
+        });
+        specs.collect()
     }
 
     /// The validated sources: those configured, or all built-in venues.
@@ -296,23 +319,37 @@ impl PriceConfig {
     /// # Errors
     /// Names the source and what was expected.
     pub fn sources(&self) -> Result<Vec<SourceSpec>, ConfigError> {
-        if self.source.is_empty() {
-            let all = VenueKind::DEFAULT.map(|kind| SourceConfig::new(kind).spec());
-            return all.into_iter().collect();
-        }
-        if self.source.len() > MOST_SOURCES {
-            return Err(ConfigError::TooManySources);
-        }
-        let mut specs: Vec<SourceSpec> = Vec::with_capacity(self.source.len());
-        for source in &self.source {
-            let spec = source.spec()?;
-            if specs.iter().any(|other| other.name == spec.name) {
-                return Err(ConfigError::SourceTwice(spec.name));
-            }
-            specs.push(spec);
-        }
-        Ok(specs)
+        let mut problems = Vec::new();
+        let specs = self.source_specs(&mut problems);
+        problems.into_iter().next().map_or(Ok(specs), Err)
     }
+
+    /// The sources, with the first fault of each.
+    fn source_specs(&self, problems: &mut Vec<ConfigError>) -> Vec<SourceSpec> {
+        let built_in = VenueKind::DEFAULT.map(SourceConfig::new);
+        let all = match self.source.is_empty() {
+            true => &built_in[..],
+            false => &self.source,
+        };
+        if all.len() > MOST_SOURCES {
+            problems.push(ConfigError::TooManySources);
+        }
+        let mut names = HashSet::new();
+        let mut specs: Vec<SourceSpec> = Vec::with_capacity(all.len().min(MOST_SOURCES));
+        for source in all.iter().take(MOST_SOURCES) {
+            if !names.insert(source.known_name()) {
+                problems.push(ConfigError::SourceTwice(source.known_name().to_owned()));
+                continue;
+            }
+            specs.extend(valid(source.spec(), problems));
+        }
+        specs
+    }
+}
+
+/// The value, or the problem among the others.
+fn valid<T>(result: Result<T, ConfigError>, problems: &mut Vec<ConfigError>) -> Option<T> {
+    result.map_err(|problem| problems.push(problem)).ok()
 }
 
 /// The symbol that a key has.

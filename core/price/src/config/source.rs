@@ -109,7 +109,16 @@ impl SourceConfig {
             VenueTransport::ServerSentEvents => (["http", "https"], "http://… or https://…"),
         };
         if !is_url(&url, schemes) {
-            return Err(ConfigError::SourceUrl(name, redacted_url(&url), expected));
+            // Without a scheme there is no place for a password or a key to hide but a path.
+            let shown = match url.contains("://") {
+                true => redacted_url(&url),
+                false => url
+                    .split(['/', '?', '#', '@'])
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
+            };
+            return Err(ConfigError::SourceUrl(name, shown, expected));
         }
         let mut ids = BTreeMap::new();
         for (symbol, id) in &self.ids {

@@ -69,6 +69,7 @@ const candle = object<Candle>({
   volume: nullable(number),
   closed: flag,
   sources: count,
+  sample: optional(flag),
 });
 
 const transaction = object<TransactionStatus>({

@@ -50,6 +50,8 @@ export interface Candle {
   readonly closed: boolean;
   /** The number of live sources of the last price. */
   readonly sources: number;
+  /** Made from sample data, not from the market. */
+  readonly sample?: boolean;
 }
 
 /** A request for candles. With `since` the oldest from there on, otherwise the newest. */
