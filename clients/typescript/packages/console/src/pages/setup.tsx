@@ -57,7 +57,7 @@ function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefin
   const alive = useText("/healthz");
   const parts = metrics === undefined ? [] : metricOf(metrics, "tidewire_part_degraded");
   return (
-    <Card title="Health">
+    <Card title="Health" ages>
       <dl className="facts">
         <dt>Server</dt>
         <dd>
@@ -172,7 +172,7 @@ function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }
     },
   ];
   return (
-    <Card title="Configuration" hint={<code>tidewire.example.toml has every key</code>}>
+    <Card title="Configuration" ages hint={<code>tidewire.example.toml has every key</code>}>
       <Table
         caption="Configuration"
         columns={[

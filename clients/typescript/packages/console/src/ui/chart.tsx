@@ -101,7 +101,7 @@ export function Chart(props: ChartProps): ReactElement {
       height,
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { show: kind === "line" } },
-      padding: [8, 0, 0, 0],
+      padding: [8, 0, 0, 14],
       scales: {
         x: {
           time: true,
