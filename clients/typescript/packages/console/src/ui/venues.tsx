@@ -66,7 +66,7 @@ export function VenuesCard(): ReactElement {
           rowData={({ name, state }) => ({ "data-venue": name, "data-state": state })}
           empty={
             <>
-              No venue is configured. <code>[[prices.sources]]</code> adds one.
+              No venue is configured. <code>[[prices.source]]</code> adds one.
             </>
           }
         />
