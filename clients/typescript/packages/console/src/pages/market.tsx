@@ -13,7 +13,7 @@ import { Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
 import "./market.css";
 
-/** What an unknown figure needs. */
+/** The configuration that an unknown figure needs. */
 const NEEDS_SUPPLY = (
   <>
     needs <code>[prices.supply]</code>

@@ -23,7 +23,7 @@ import "./symbol.css";
 /** Time between two requests for the sources, in milliseconds. */
 const SOURCES_MS = 2_000;
 
-/** What the chart can cover. A minute has no candles: it shows each price. */
+/** The ranges of the chart. A minute has no candles: it shows each price. */
 const RANGES = {
   "1 m": { rangeMs: TICKS_MS, interval: undefined, lengthMs: 0 },
   "1 h": { rangeMs: 3_600_000, interval: "1m", lengthMs: 60_000 },
