@@ -6,7 +6,7 @@ import { EMPTY_FEED, type FeedState, openFeed } from "./feed.ts";
 async function feedOf(server: FakeServer, channel: string, limit = 10) {
   const client = new WebSocketClient("ws://test", { environment: server.environment });
   client.connect();
-  const shown = { state: EMPTY_FEED as FeedState };
+  const shown = { state: EMPTY_FEED };
   const stop = openFeed(client, channel, limit, (state) => {
     shown.state = state;
   });

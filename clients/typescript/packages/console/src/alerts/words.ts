@@ -1,0 +1,146 @@
+/** Alert rules in words: what a rule tests, its state, and why it fired or did not. */
+import type { AlertCondition, AlertEvent, AlertExplanation, AlertRule } from "@tidewire/client";
+import { short } from "../chains/transaction.ts";
+
+/** How a word is meant, for its colour. */
+export type Tone = "good" | "wait" | "warn" | "bad";
+
+/** A duration in the largest unit that has no rest: `90 s`, `5 min`, `2 h`, `1 d`. */
+export function duration(milliseconds: number): string {
+  const units: readonly (readonly [name: string, length: number])[] = [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000], ["s", 1_000]];
+  const [name, length] = units.find(([, size]) => milliseconds >= size && milliseconds % size === 0) ?? ["ms", 1];
+  return `${milliseconds / length} ${name}`;
+}
+
+/** Reads a duration such as `90`, `90 s`, `5 min`, `1.5 h`, in milliseconds. A number alone is in seconds. */
+export function parseDuration(text: string): number | undefined {
+  const [, number, unit = "s"] = /^\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h|d)?\s*$/i.exec(text) ?? [];
+  const length = { ms: 1, s: 1_000, sec: 1_000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 }[unit.toLowerCase()];
+  return number === undefined || length === undefined ? undefined : Math.round(Number(number) * length);
+}
+
+/** A number with its digits, grouped: prices of rules are exact, and may be strings. */
+function amount(value: unknown): string {
+  const [whole = "", fraction] = String(value).split(".");
+  return `${whole.replace("-", "−").replace(/\B(?=(\d{3})+$)/g, ",")}${fraction === undefined ? "" : `.${fraction}`}`;
+}
+
+const UPWARDS: Readonly<Record<string, string>> = { up: " upwards", down: " downwards" };
+
+/** Says what a condition tests. */
+export function conditionText(condition: AlertCondition): string {
+  switch (condition.kind) {
+    case "price_above":
+      return `${condition.symbol} is at ${amount(condition.threshold)} or above`;
+    case "price_below":
+      return `${condition.symbol} is at ${amount(condition.threshold)} or below`;
+    case "price_crosses":
+      return `${condition.symbol} crosses ${amount(condition.threshold)}${UPWARDS[condition.direction] ?? ""}`;
+    case "price_channel":
+      return `${condition.symbol} ${condition.on === "exit" ? "leaves" : "enters"} ${amount(condition.low)} to ${amount(condition.high)}`;
+    case "percent_change":
+      return `${condition.symbol} ${condition.percent < 0 ? "falls" : "rises"} by ${Math.abs(condition.percent)} % within ${duration(condition.windowMs)}`;
+    case "moving_average_cross":
+      return `${condition.symbol}: the average of ${duration(condition.fastMs)} crosses that of ${duration(condition.slowMs)}${UPWARDS[condition.direction] ?? ""}`;
+    case "volume_spike":
+      return `${condition.symbol} trades ${condition.multiple} times its usual volume within ${duration(condition.windowMs)}`;
+    case "price_stale":
+      return `${condition.symbol} has no live price for ${duration(condition.afterMs)}`;
+    case "gas_above":
+    case "gas_below":
+      return `Gas of chain ${condition.chain} is at ${condition.gwei} gwei or ${condition.kind === "gas_above" ? "above" : "below"}`;
+    case "transaction_state":
+      return `Transaction ${short(condition.txHash)} is ${condition.state}`;
+    case "portfolio_above":
+    case "portfolio_below":
+      return `Portfolio ${condition.portfolio} is worth ${amount(condition.threshold)} or ${condition.kind === "portfolio_above" ? "more" : "less"}`;
+    case "portfolio_change":
+    case "portfolio_drawdown": {
+      const by = condition.percent === undefined ? amount(condition.threshold) : `${condition.percent} %`;
+      const within = condition.windowMs === undefined ? "" : ` within ${duration(condition.windowMs)}`;
+      return `Portfolio ${condition.portfolio} ${condition.kind === "portfolio_change" ? "changes" : "falls from its highest value"} by ${by}${within}`;
+    }
+    case "all":
+    case "any":
+      return condition.conditions.map((each) => (each.kind === "all" || each.kind === "any" ? `(${conditionText(each)})` : conditionText(each))).join(condition.kind === "all" ? " and " : " or ");
+  }
+}
+
+/** The title of a rule: its name, or what it tests. */
+export function ruleTitle({ name, condition }: Pick<AlertRule, "name" | "condition">): string {
+  return name === undefined || name === "" ? conditionText(condition) : name;
+}
+
+const STATES: Readonly<Record<string, readonly [word: string, tone: Tone, text: string]>> = {
+  pending: ["Waits for a value", "wait", "No value that it could test is known yet."],
+  armed: ["Armed", "good", "It fires when its condition becomes true."],
+  firing: ["Condition is true", "warn", "It fired, or its condition was true when it was armed. It fires again after the condition was false."],
+  recovering: ["Recovering", "wait", "The condition ended, but the value is not yet back by the hysteresis."],
+  cooldown: ["Cools down", "wait", "It fired, and pauses for its cooldown."],
+  snoozed: ["Snoozed", "wait", "It fires nothing until the snooze ends."],
+  expired: ["Expired", "wait", "Its time is over: it fires nothing any more."],
+  exhausted: ["Done", "wait", "It fired as often as it should. Enable it to arm it again."],
+  disabled: ["Off", "wait", "It is disabled, and fires nothing."],
+  stopped: ["Stopped", "bad", "It fired too often, so the server stopped it. Enable it to arm it again."],
+};
+
+/** A word for a rule's state, and a sentence. */
+export function ruleState({ state, stoppedReason, snoozedUntil, cooldownMs, lastFiredAt }: AlertRule, now: number): { readonly word: string; readonly tone: Tone; readonly text: string } {
+  const [word, tone, text] = STATES[state] ?? [state, "wait", "This page does not know the state yet."];
+  const until = state === "snoozed" ? snoozedUntil : state === "cooldown" && cooldownMs !== undefined && lastFiredAt !== undefined ? lastFiredAt + cooldownMs : undefined;
+  const rest = until === undefined || until <= now ? "" : ` ${duration(Math.ceil((until - now) / (until - now > 120_000 ? 60_000 : 1_000)) * (until - now > 120_000 ? 60_000 : 1_000))} left.`;
+  return { word, tone, text: `${state === "stopped" && stoppedReason !== undefined ? stoppedReason : text}${rest}` };
+}
+
+/** Says how often a rule fires. */
+export function repeatText({ repeat = "once", cooldownMs, fires = 0 }: AlertRule): string {
+  const often = repeat === "once" ? "once" : repeat === "recurring" ? "each time" : `${repeat.times} times`;
+  const pause = cooldownMs === undefined ? "" : `, ${duration(cooldownMs)} apart at least`;
+  return `Fires ${often}${pause} · fired ${fires} time${fires === 1 ? "" : "s"}`;
+}
+
+/** What an explanation says, for a person. */
+export interface Explained {
+  readonly title: string;
+  readonly tone: Tone;
+  /** Sentences, the most important first. */
+  readonly lines: readonly string[];
+}
+
+const DECISIONS: Readonly<Record<string, readonly [title: string, tone: Tone]>> = {
+  fired: ["It fired", "good"],
+  not_met: ["It did not fire: its condition is not true", "wait"],
+  suppressed: ["Its condition is true, and yet it does not fire", "warn"],
+  unknown: ["It cannot be judged yet", "warn"],
+};
+
+const sentence = (text: string): string => {
+  const trimmed = text.trim();
+  return `${trimmed.charAt(0).toUpperCase()}${trimmed.slice(1)}${/[.!?]$/.test(trimmed) ? "" : "."}`;
+};
+
+/** Tells an explanation in words. `ago` formats an age in milliseconds. */
+export function explained({ decision = "unknown", reason, tick, previousTick }: AlertExplanation, now: number, ago: (ms: number) => string): Explained {
+  const [title, tone] = DECISIONS[decision] ?? [decision, "wait"];
+  const lines = reason.split("; ").map(sentence);
+  if (tick !== undefined) {
+    const from = tick.sources.length === 0 ? "" : `, from ${tick.sources.join(", ")}`;
+    const before = previousTick === undefined ? "" : ` The value before was ${amount(previousTick.value ?? "unknown")}.`;
+    lines.push(`The newest value is ${amount(tick.value ?? "unknown")}, ${ago(now - tick.timestamp)} old${from}.${before}`);
+  }
+  return { title, tone, lines };
+}
+
+/** Says what made a rule fire. */
+export function fireText({ value, previous, symbol, chain, txHash, state, portfolio, manual }: AlertEvent & { readonly manual?: boolean }): string {
+  const subject = symbol ?? (portfolio === undefined ? undefined : `portfolio ${portfolio}`);
+  if (manual === true) {
+    return "fired by hand";
+  }
+  if (txHash !== undefined) {
+    return `transaction ${short(txHash)} is ${state ?? "in another state"}`;
+  }
+  const at = value === null ? "" : `at ${amount(value)}${subject === undefined && chain !== undefined ? " gwei" : ""}`;
+  const from = previous === null ? "" : `, before ${amount(previous)}`;
+  return `${subject ?? (chain === undefined ? "" : `gas of chain ${chain}`)} ${at}${from}`.trim();
+}
