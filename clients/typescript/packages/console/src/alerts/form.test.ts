@@ -1,4 +1,3 @@
-import type { AlertRule } from "@tidewire/client";
 import { expect, test } from "vitest";
 import { COMMON, draftOf, draftOfJson, faultOf, initialValues, jsonOf, KINDS, valuesOf } from "./form.ts";
 

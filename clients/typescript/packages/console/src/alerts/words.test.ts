@@ -56,7 +56,7 @@ test("an explanation is told in sentences", () => {
   );
   expect(told).toEqual({
     title: "It did not fire: its condition is not true",
-    tone: "wait",
+    tone: "plain",
     lines: [
       "In its cooldown.",
       "Price of BTC-USD is 61843.4, wanted to cross 61800: not crossed by this value.",

@@ -1,9 +1,7 @@
 /** Alert rules in words: what a rule tests, its state, and why it fired or did not. */
 import type { AlertCondition, AlertEvent, AlertExplanation, AlertRule } from "@tidewire/client";
 import { short } from "../chains/transaction.ts";
-
-/** How a word is meant, for its colour. */
-export type Tone = "good" | "wait" | "warn" | "bad";
+import type { Tone } from "../ui/chip.tsx";
 
 /** A duration in the largest unit that has no rest: `90 s`, `5 min`, `2 h`, `1 d`. */
 export function duration(milliseconds: number): string {
@@ -72,21 +70,21 @@ export function ruleTitle({ name, condition }: Pick<AlertRule, "name" | "conditi
 }
 
 const STATES: Readonly<Record<string, readonly [word: string, tone: Tone, text: string]>> = {
-  pending: ["Waits for a value", "wait", "No value that it could test is known yet."],
-  armed: ["Armed", "good", "It fires when its condition becomes true."],
+  pending: ["Waits for a value", "plain", "No value that it could test is known yet."],
+  armed: ["Armed", "up", "It fires when its condition becomes true."],
   firing: ["Condition is true", "warn", "It fired, or its condition was true when it was armed. It fires again after the condition was false."],
-  recovering: ["Recovering", "wait", "The condition ended, but the value is not yet back by the hysteresis."],
-  cooldown: ["Cools down", "wait", "It fired, and pauses for its cooldown."],
-  snoozed: ["Snoozed", "wait", "It fires nothing until the snooze ends."],
-  expired: ["Expired", "wait", "Its time is over: it fires nothing any more."],
-  exhausted: ["Done", "wait", "It fired as often as it should. Enable it to arm it again."],
-  disabled: ["Off", "wait", "It is disabled, and fires nothing."],
+  recovering: ["Recovering", "plain", "The condition ended, but the value is not yet back by the hysteresis."],
+  cooldown: ["Cools down", "plain", "It fired, and pauses for its cooldown."],
+  snoozed: ["Snoozed", "plain", "It fires nothing until the snooze ends."],
+  expired: ["Expired", "plain", "Its time is over: it fires nothing any more."],
+  exhausted: ["Done", "plain", "It fired as often as it should. Enable it to arm it again."],
+  disabled: ["Off", "plain", "It is disabled, and fires nothing."],
   stopped: ["Stopped", "bad", "It fired too often, so the server stopped it. Enable it to arm it again."],
 };
 
 /** A word for a rule's state, and a sentence. */
 export function ruleState({ state, stoppedReason, snoozedUntil, cooldownMs, lastFiredAt }: AlertRule, now: number): { readonly word: string; readonly tone: Tone; readonly text: string } {
-  const [word, tone, text] = STATES[state] ?? [state, "wait", "This page does not know the state yet."];
+  const [word, tone, text] = STATES[state] ?? [state, "plain", "This page does not know the state yet."];
   const until = state === "snoozed" ? snoozedUntil : state === "cooldown" && cooldownMs !== undefined && lastFiredAt !== undefined ? lastFiredAt + cooldownMs : undefined;
   const rest = until === undefined || until <= now ? "" : ` ${duration(Math.ceil((until - now) / (until - now > 120_000 ? 60_000 : 1_000)) * (until - now > 120_000 ? 60_000 : 1_000))} left.`;
   return { word, tone, text: `${state === "stopped" && stoppedReason !== undefined ? stoppedReason : text}${rest}` };
@@ -108,8 +106,8 @@ export interface Explained {
 }
 
 const DECISIONS: Readonly<Record<string, readonly [title: string, tone: Tone]>> = {
-  fired: ["It fired", "good"],
-  not_met: ["It did not fire: its condition is not true", "wait"],
+  fired: ["It fired", "up"],
+  not_met: ["It did not fire: its condition is not true", "plain"],
   suppressed: ["Its condition is true, and yet it does not fire", "warn"],
   unknown: ["It cannot be judged yet", "warn"],
 };
@@ -121,7 +119,7 @@ const sentence = (text: string): string => {
 
 /** Tells an explanation in words. `ago` formats an age in milliseconds. */
 export function explained({ decision = "unknown", reason, tick, previousTick }: AlertExplanation, now: number, ago: (ms: number) => string): Explained {
-  const [title, tone] = DECISIONS[decision] ?? [decision, "wait"];
+  const [title, tone] = DECISIONS[decision] ?? [decision, "plain"];
   const lines = reason.split("; ").map(sentence);
   if (tick !== undefined) {
     const from = tick.sources.length === 0 ? "" : `, from ${tick.sources.join(", ")}`;

@@ -2,6 +2,7 @@
  * Figures of chains: heads, reorgs and the health of endpoints, from the text of `/metrics`, and the
  * list of chains from `/readyz?verbose`.
  */
+import type { Tone } from "../ui/chip.tsx";
 
 /** An endpoint of a chain. */
 export interface Endpoint {
@@ -85,7 +86,7 @@ export function chainFigures(text: string): ReadonlyMap<number, ChainFigures> {
 }
 
 /** The health of an endpoint in a word, with what it means. */
-export function endpointState({ head, score, lies }: Endpoint, chainHead: number | undefined): { readonly word: string; readonly tone: "good" | "warn" | "bad" } {
+export function endpointState({ head, score, lies }: Endpoint, chainHead: number | undefined): { readonly word: string; readonly tone: Tone } {
   if (lies > 0) {
     return { word: "failed a proof", tone: "bad" };
   }
@@ -96,7 +97,7 @@ export function endpointState({ head, score, lies }: Endpoint, chainHead: number
   if (behind > 2) {
     return { word: "behind", tone: "warn" };
   }
-  return score !== undefined && score < 0.95 ? { word: "unsteady", tone: "warn" } : { word: "healthy", tone: "good" };
+  return score !== undefined && score < 0.95 ? { word: "unsteady", tone: "warn" } : { word: "healthy", tone: "up" };
 }
 
 /** Returns the chains that the server follows, from the body of `/readyz?verbose`. */

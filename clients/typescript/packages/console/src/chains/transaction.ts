@@ -1,8 +1,6 @@
 /** Transactions: what their states mean, the way of one through them, and what a person may paste. */
 import type { TransactionStatus } from "@tidewire/client";
-
-/** How a state is meant: under way, good, or bad. */
-export type Tone = "good" | "wait" | "warn" | "bad";
+import type { Tone } from "../ui/chip.tsx";
 
 /** A word for a state, and a sentence. */
 export interface StateText {
@@ -12,11 +10,11 @@ export interface StateText {
 }
 
 const STATES: Readonly<Record<string, StateText>> = {
-  unknown: { word: "Not seen yet", tone: "wait", text: "No node has this hash. The server searches for it and shows it as soon as one has." },
-  pending: { word: "Pending", tone: "wait", text: "The transaction waits in the mempool. No block includes it yet." },
-  confirming: { word: "Included", tone: "wait", text: "A block includes it. Each further block is a confirmation." },
-  confirmed: { word: "Confirmed", tone: "good", text: "It has the required confirmations. A reorg could still undo it." },
-  finalized: { word: "Finalized", tone: "good", text: "No reorg can undo it any more." },
+  unknown: { word: "Not seen yet", tone: "plain", text: "No node has this hash. The server searches for it and shows it as soon as one has." },
+  pending: { word: "Pending", tone: "plain", text: "The transaction waits in the mempool. No block includes it yet." },
+  confirming: { word: "Included", tone: "plain", text: "A block includes it. Each further block is a confirmation." },
+  confirmed: { word: "Confirmed", tone: "up", text: "It has the required confirmations. A reorg could still undo it." },
+  finalized: { word: "Finalized", tone: "up", text: "No reorg can undo it any more." },
   failed: { word: "Failed", tone: "bad", text: "A block includes it, but it reverted: it changed nothing and cost gas." },
   replaced: { word: "Replaced", tone: "warn", text: "Another transaction of the sender used its nonce. This one will never be included." },
   cancelled: { word: "Cancelled", tone: "warn", text: "The sender replaced it by a transaction that does nothing." },
@@ -25,7 +23,7 @@ const STATES: Readonly<Record<string, StateText>> = {
 
 /** Explains a state. A state of a newer server is shown as it is. */
 export function stateText(state: string): StateText {
-  return STATES[state] ?? { word: state, tone: "wait", text: "This page does not know the state yet." };
+  return STATES[state] ?? { word: state, tone: "plain", text: "This page does not know the state yet." };
 }
 
 /** The stations of a transaction that goes well. */

@@ -1,7 +1,8 @@
 /** Wallet feed: the updates of a wallet in words, each with its newest state. */
 import type { WalletUpdate } from "@tidewire/client";
 import type { FeedItem } from "../feed.ts";
-import { short, stateText, type Tone } from "./transaction.ts";
+import type { Tone } from "../ui/chip.tsx";
+import { short, stateText } from "./transaction.ts";
 
 /** A line of the feed. */
 export interface WalletLine {
@@ -59,7 +60,7 @@ export function walletLines(items: readonly FeedItem[]): readonly WalletLine[] {
 
 function lineOf(update: WalletUpdate, timestamp: number): WalletLine {
   const { type, chain, data, suspicious, removed = false } = update;
-  const meta = { chain, timestamp, suspicious, removed, hash: undefined, state: "", tone: "wait" as Tone };
+  const meta = { chain, timestamp, suspicious, removed, hash: undefined, state: "", tone: "plain" as Tone };
   switch (type) {
     case "transaction": {
       const { hash, from, to, value, direction, status, replacedBy } = data;
@@ -75,12 +76,12 @@ function lineOf(update: WalletUpdate, timestamp: number): WalletLine {
       const exponent = decimals ?? (token === undefined ? 18 : 0);
       const source = { trace: " · sent by a contract", withdrawal: " · a validator's withdrawal" }[how as string] ?? "";
       const amount = `${signed(units(delta, exponent))} ${unit}`;
-      return { ...meta, key: `b${JSON.stringify([chain, data])}`, what: "Balance", amount, detail: `now ${units(current, exponent)} ${unit} · block ${blockNumber.toLocaleString("en-US")}${source}`, tone: delta.startsWith("-") ? "warn" : "good" };
+      return { ...meta, key: `b${JSON.stringify([chain, data])}`, what: "Balance", amount, detail: `now ${units(current, exponent)} ${unit} · block ${blockNumber.toLocaleString("en-US")}${source}`, tone: delta.startsWith("-") ? "warn" : "up" };
     }
     case "approval": {
       const { token, spender, amount, approvedAll, unlimited, tokenId, txHash } = data;
       const limit = unlimited ? "without limit" : approvedAll === false || amount === "0" ? "revoked" : tokenId === undefined ? (amount ?? "") : `token ${tokenId}`;
-      return { ...meta, key: `a${JSON.stringify([chain, data])}`, what: "Approval", amount: limit, detail: `${short(spender)} may spend ${short(token)}`, hash: txHash, tone: unlimited ? "warn" : "wait" };
+      return { ...meta, key: `a${JSON.stringify([chain, data])}`, what: "Approval", amount: limit, detail: `${short(spender)} may spend ${short(token)}`, hash: txHash, tone: unlimited ? "warn" : "plain" };
     }
     case "nft": {
       const { contract, tokenId, amount, from, to, items, txHash } = data;
