@@ -1,6 +1,6 @@
 import type { Notification } from "@tidewire/client";
 import { describe, expect, it } from "vitest";
-import { InboxState, MAX_ITEMS } from "./inbox-state.ts";
+import { InboxState, MAX_ITEMS } from "./state.ts";
 
 /** A notification whose id sorts by `order`. */
 function note(order: number, rest: Partial<Notification> = {}): Notification {
@@ -98,5 +98,19 @@ describe("inbox state", () => {
       state.apply({ type: "notification", data: note(order, { unreadCount: order }) });
     }
     expect([state.items.length, state.next, state.unreadCount]).toEqual([MAX_ITEMS, "0004", MAX_ITEMS + 3]);
+  });
+
+  it("shows what its filter lets through, and counts the rest too", () => {
+    const state = new InboxState({ unreadOnly: true, types: ["payment_received"], priorities: ["high", "urgent"] });
+    state.replace({ items: [note(2), note(1)], unreadCount: 9 });
+    state.apply({ type: "notification", data: note(3, { priority: "low", unreadCount: 10 }) });
+    state.apply({ type: "notification", data: note(4, { type: "price_alert", unreadCount: 11 }) });
+    state.apply({ type: "notification", data: note(5, { read: true, unreadCount: 11 }) });
+    state.apply({ type: "notification", data: note(6, { unreadCount: 12 }) });
+    expect([ids(state), state.unreadCount]).toEqual([["0006", "0002", "0001"], 12]);
+    state.apply({ type: "read", data: { ids: ["0002"], unreadCount: 11 } });
+    expect([ids(state), state.unreadCount]).toEqual([["0006", "0001"], 11]);
+    expect(state.apply({ type: "unread_count", data: { unreadCount: 11 } })).toBe("applied");
+    expect(state.apply({ type: "unread_count", data: { unreadCount: 10 } })).toBe("reload");
   });
 });

@@ -18,12 +18,24 @@ export type InboxMessage = { readonly [Type in ServerType]: { readonly type: Typ
 /** Whether the state follows from the message, or the list must be loaded again. */
 export type Effect = "applied" | "reload";
 
+/** What the list shows. Without any it shows all. */
+export interface InboxFilter {
+  readonly unreadOnly?: boolean;
+  readonly types?: readonly string[];
+  readonly priorities?: readonly string[];
+}
+
 /** The loaded part of an inbox. */
 export class InboxState {
+  readonly #filter: InboxFilter;
   /** Newest first. Ids sort by time. */
   #items: Notification[] = [];
   #next: string | undefined;
   #unreadCount = 0;
+
+  constructor(filter: InboxFilter = {}) {
+    this.#filter = filter;
+  }
 
   /** The loaded notifications, newest first. */
   get items(): readonly Notification[] {
@@ -75,7 +87,8 @@ export class InboxState {
       case "unread_count": {
         const { unreadCount } = message.data;
         // Something else than this list's messages changed the count: expiry, a recall, preferences.
-        const expected = this.#next === undefined ? this.#items.filter(({ read }) => !read).length : this.#unreadCount;
+        const isWhole = this.#next === undefined && Object.keys(this.#filter).length === 0;
+        const expected = isWhole ? this.#items.filter(({ read }) => !read).length : this.#unreadCount;
         this.#unreadCount = unreadCount;
         return unreadCount === expected ? "applied" : "reload";
       }
@@ -123,12 +136,17 @@ export class InboxState {
     const unread = (item: Notification): number => (item.read ? 0 : 1);
     // A broadcast brings no count. The count that follows it corrects this one.
     this.#unreadCount += unread(notification) - replaced.reduce((sum, item) => sum + unread(item), 0);
-    if (floor !== undefined && id < floor) {
+    if ((floor !== undefined && id < floor) || !this.#shows(notification)) {
       return;
     }
     const place = this.#items.findIndex((item) => item.id < id);
     this.#items.splice(place < 0 ? this.#items.length : place, 0, notification);
     this.#truncate();
+  }
+
+  #shows({ read, type, priority }: Notification): boolean {
+    const { unreadOnly = false, types, priorities } = this.#filter;
+    return !(unreadOnly && read) && (types?.includes(type) ?? true) && (priorities?.includes(priority) ?? true);
   }
 
   #truncate(): void {
@@ -141,7 +159,7 @@ export class InboxState {
   #markRead({ ids, all, upTo, unreadCount }: ServerData["read"]): void {
     const marked = new Set(ids);
     const isRead = ({ id }: Notification): boolean => marked.has(id) || (all === true && (upTo === undefined || id <= upTo));
-    this.#items = this.#items.map((item) => (item.read || !isRead(item) ? item : { ...item, read: true }));
+    this.#items = this.#items.map((item) => (item.read || !isRead(item) ? item : { ...item, read: true })).filter((item) => this.#shows(item));
     this.#unreadCount = unreadCount;
   }
 
