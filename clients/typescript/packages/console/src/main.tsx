@@ -4,6 +4,7 @@ import "./styles/theme.css";
 import "./styles/parts.css";
 import "./styles/shell.css";
 import { createRoot } from "react-dom/client";
+import { startInbox } from "./inbox/current.ts";
 import { followAddress } from "./lib/route.ts";
 import { startSession } from "./lib/session.ts";
 import { startTheme } from "./lib/theme.ts";
@@ -11,6 +12,7 @@ import { App } from "./shell/app.tsx";
 
 startTheme();
 followAddress();
+startInbox();
 startSession();
 const root = document.getElementById("root");
 if (root) {

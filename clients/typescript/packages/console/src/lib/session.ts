@@ -8,6 +8,7 @@
 import { WebSocketClient } from "@tidewire/client";
 import { base } from "./base.ts";
 import { createStore, useStore } from "./store.ts";
+import { parseFrame } from "./wire.ts";
 
 /** Key of the tab's storage. The token survives a reload and ends with the tab. */
 const TOKEN_KEY = "tidewire.token";
@@ -30,7 +31,7 @@ export interface Session {
   readonly note: string;
 }
 
-const openClient = new WebSocketClient(socketUrl);
+const openClient = new WebSocketClient(socketUrl, { parse: parseFrame });
 
 const session = createStore<Session>({ client: openClient, userClient: undefined, token: undefined, user: undefined, wantsToken: false, note: "" });
 
@@ -85,7 +86,7 @@ export function signIn(text: string): string {
     return note;
   }
   sessionStorage.setItem(TOKEN_KEY, token);
-  const userClient = new WebSocketClient(socketUrl, { token });
+  const userClient = new WebSocketClient(socketUrl, { token, parse: parseFrame });
   followClient(userClient);
   let lastError = "";
   userClient.on("error", ({ message }) => {

@@ -72,16 +72,18 @@ function Main(): ReactElement {
   const { wantsToken, token } = useSession();
   const main = useRef<HTMLElement>(null);
   const address = [page, ...args].join("/");
-  const first = useRef(address);
+  // Pages with parts behind their name keep what they have loaded, except that each symbol has a page of its own.
+  const place = page === "prices" ? address : page;
+  const first = useRef<string | undefined>(place);
   useTitlePart("page", page === undefined ? "No such page" : [...args, PAGE_NAMES[page]].join(" · "));
   useEffect(() => {
-    if (first.current !== address) {
-      first.current = "";
+    if (first.current !== place) {
+      first.current = undefined;
       // As after a load of a page: at its top, and read out by its title.
       scrollTo(0, 0);
       main.current?.querySelector("h1")?.focus({ preventScroll: true });
     }
-  }, [address]);
+  }, [place]);
   return (
     <main id="main" ref={main} tabIndex={-1}>
       {wantsToken && token === undefined ? (
@@ -95,7 +97,7 @@ function Main(): ReactElement {
           <Empty title="The address names no page">Choose one of the tabs.</Empty>
         </>
       ) : (
-        <Fence key={address}>
+        <Fence key={place}>
           <PageOf page={page} args={args} />
         </Fence>
       )}
