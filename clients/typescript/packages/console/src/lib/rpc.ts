@@ -10,6 +10,8 @@ const TIMEOUT_MS = 15_000;
 export interface CallOptions {
   /** As the user who signed in, never as the page. */
   readonly asUser?: boolean;
+  /** Resolves to the text of the response, byte for byte. */
+  readonly asText?: boolean;
 }
 
 /** Methods that the page may not call, and a user with a token may. */
@@ -22,15 +24,15 @@ const needToken = new Set<string>();
  * it for want of a token or a right, it goes with the token of the user.
  * Rejects with a `TidewireError`: the server's, or `unavailable` if it can not be reached.
  */
-export async function call<Reply>(service: string, method: string, body: object | string = {}, { asUser = false }: CallOptions = {}): Promise<Reply> {
+export async function call<Reply>(service: string, method: string, body: object | string = {}, { asUser = false, asText = false }: CallOptions = {}): Promise<Reply> {
   const name = `${service}/${method}`;
   const text = typeof body === "string" ? body : JSON.stringify(body);
   const { token, wantsToken } = currentSession();
   if (asUser || wantsToken || (token !== undefined && needToken.has(name))) {
-    return send<Reply>(name, text, token);
+    return send<Reply>(name, text, token, asText);
   }
   try {
-    return await send<Reply>(name, text, undefined);
+    return await send<Reply>(name, text, undefined, asText);
   } catch (error) {
     const code = error instanceof TidewireError ? error.code : "";
     if (code === "unauthenticated") {
@@ -39,13 +41,13 @@ export async function call<Reply>(service: string, method: string, body: object 
     if (token === undefined || (code !== "unauthenticated" && code !== "permission_denied")) {
       throw error;
     }
-    const reply = await send<Reply>(name, text, token);
+    const reply = await send<Reply>(name, text, token, asText);
     needToken.add(name);
     return reply;
   }
 }
 
-async function send<Reply>(name: string, text: string, token: string | undefined): Promise<Reply> {
+async function send<Reply>(name: string, text: string, token: string | undefined, asText: boolean): Promise<Reply> {
   let response: Response;
   let reply: unknown;
   try {
@@ -55,7 +57,7 @@ async function send<Reply>(name: string, text: string, token: string | undefined
       signal: AbortSignal.timeout(TIMEOUT_MS),
       ...(token !== undefined && { headers: { authorization: `Bearer ${token}` } }),
     });
-    reply = await response.json();
+    reply = asText && response.ok ? await response.text() : await response.json();
   } catch {
     throw new TidewireError({ code: "unavailable", message: "the server cannot be reached" });
   }

@@ -1,0 +1,155 @@
+/** Transaction tracker and wallet feed: what happens to a pasted hash and to a pasted address. */
+import type { TransactionStatus } from "@tidewire/client";
+import { useTransaction } from "@tidewire/react";
+import { type ReactElement, type SubmitEvent, useId, useMemo, useState } from "react";
+import { useNow } from "../lib/clock.ts";
+import { age, timeOfDay } from "../lib/format.ts";
+import { href } from "../lib/route.ts";
+import { useFeed } from "../lib/use-feed.ts";
+import { Card } from "../ui/card.tsx";
+import { Chip } from "../ui/chip.tsx";
+import { Empty, Failure, Loading, OldMark } from "../ui/state.tsx";
+import { pastedAddress, pastedHash, short, stateText, stationOf, STATIONS, stepNote, stepsOf } from "./transaction.ts";
+import { walletLines } from "./wallet.ts";
+
+/** Updates of a wallet, and states of a transaction. */
+const MAX_UPDATES = 100;
+const MAX_STATES = 50;
+/** The wallet of the sample's user. */
+const SAMPLE_WALLET = "0x5a3b1e00000000000000000000000000000000a1";
+
+interface PasteProps {
+  readonly label: string;
+  readonly button: string;
+  readonly initial: string;
+  readonly read: (text: string) => { readonly hash: string } | { readonly fault: string };
+  readonly onHash: (hash: string) => void;
+}
+
+/** A field to paste into, with the fault of what was pasted beside it. */
+function Paste({ label, button, initial, read, onHash }: PasteProps): ReactElement {
+  const [text, setText] = useState(initial);
+  const [fault, setFault] = useState("");
+  const id = useId();
+  const submit = (event: SubmitEvent): void => {
+    event.preventDefault();
+    const result = read(text);
+    setFault("fault" in result ? result.fault : "");
+    if ("hash" in result) {
+      onHash(result.hash);
+    }
+  };
+  return (
+    <form className="paste" onSubmit={submit} noValidate>
+      <label htmlFor={id}>{label}</label>
+      <input id={id} className="mono" placeholder="0x…" autoComplete="off" spellCheck={false} value={text} aria-invalid={fault !== ""} aria-describedby={`${id}f`} onChange={({ target }) => { setText(target.value); }} />
+      <button className="main">{button}</button>
+      <p className="note bad" id={`${id}f`} role="alert">{fault}</p>
+    </form>
+  );
+}
+
+/** Props of both cards. */
+export interface TrackerProps {
+  readonly chain: number;
+  /** What the address names. */
+  readonly value: string | undefined;
+  readonly onValue: (value: string) => void;
+}
+
+/** The tracker of a transaction. */
+export function TransactionCard({ chain, value, onValue }: TrackerProps): ReactElement {
+  return (
+    <Card title="Transaction" hint={<OldMark />} {...(value !== undefined && { copy: { what: "this transaction", subject: () => ({ kind: "channels", channels: [`tx:${chain}:${value}`] }) } })}>
+      <Paste key={value} label="Hash" button="Track" initial={value ?? ""} read={pastedHash} onHash={onValue} />
+      {value === undefined ? <Empty title="Paste a transaction's hash">Its states follow live, from the mempool to the final block.</Empty> : <Tracked key={value} chain={chain} hash={value} />}
+    </Card>
+  );
+}
+
+function Tracked({ chain, hash }: { readonly chain: number; readonly hash: string }): ReactElement {
+  const { transaction, error } = useTransaction(hash, chain);
+  const { items } = useFeed(`tx:${chain}:${hash}`, MAX_STATES);
+  const now = useNow();
+  const steps = useMemo(() => {
+    const states = items.filter(({ type }) => type === "transaction").map(({ data }) => data as unknown as TransactionStatus);
+    const isIncluded = transaction === undefined || states.some(({ timestamp, state }) => timestamp === transaction.timestamp && state === transaction.state);
+    return stepsOf(isIncluded ? states : [...states, transaction].sort((a, b) => a.timestamp - b.timestamp));
+  }, [items, transaction]);
+  if (error) {
+    return <Failure error={error} what="this transaction" />;
+  }
+  const current = steps.at(-1)?.status ?? transaction;
+  if (!current) {
+    return <Loading what="the transaction" rows={2} />;
+  }
+  const { word, tone, text } = stateText(current.state);
+  const reached = stationOf(current.state);
+  return (
+    <div className="tracked" data-state={current.state}>
+      <p className="row" role="status"><Chip tone={tone}>{word}</Chip> <span>{text}</span></p>
+      {reached >= 0 ? (
+        <ol className="stations" aria-label="Stations">
+          {STATIONS.map((station, index) => (
+            <li key={station} className={index <= reached ? "done" : ""} aria-current={index === reached ? "step" : undefined}>
+              {stateText(station).word}
+              {station === "confirming" && index === reached && <small> {current.confirmations} of {current.required}</small>}
+            </li>
+          ))}
+        </ol>
+      ) : current.reason !== undefined && <p className="bad">{current.reason}</p>}
+      <dl className="facts">
+        {current.from !== undefined && <><dt>From</dt><dd className="mono">{current.from}</dd></>}
+        {current.blockNumber !== undefined && <><dt>Block</dt><dd>{current.blockNumber.toLocaleString("en-US")}{current.blockHash !== undefined && <> · <span className="mono">{short(current.blockHash)}</span></>}</dd></>}
+        {current.gasUsed !== undefined && <><dt>Gas used</dt><dd>{current.gasUsed.toLocaleString("en-US")}</dd></>}
+        {current.replacedBy !== undefined && <><dt>Replaced by</dt><dd><a className="mono" href={href("chains", String(chain), "tx", current.replacedBy)}>{short(current.replacedBy)}</a></dd></>}
+      </dl>
+      <ol className="steps" aria-label="States so far">
+        {steps.map(({ status, since }, index) => (
+          <li key={index}>
+            <time dateTime={new Date(since).toISOString()} title={`${age(now - since)} ago`}>{timeOfDay(since)}</time> <b>{stateText(status.state).word}</b> <span className="soft">{stepNote(status)}</span>
+          </li>
+        ))}
+      </ol>
+    </div>
+  );
+}
+
+/** The feed of a wallet. */
+export function WalletCard({ chain, value, onValue, isSample }: TrackerProps & { readonly isSample: boolean }): ReactElement {
+  return (
+    <Card title="Wallet" hint={<OldMark />} {...(value !== undefined && { copy: { what: "this wallet", subject: () => ({ kind: "channels", channels: [`wallet:${value}`] }) } })}>
+      <Paste key={value} label="Address" button="Follow" initial={value ?? (isSample ? SAMPLE_WALLET : "")} read={pastedAddress} onHash={onValue} />
+      {value === undefined ? <Empty title="Paste an address">{isSample ? "The sample's wallet is filled in. " : ""}Its transactions, balances, approvals and NFTs follow live, on all chains.</Empty> : <Feed key={value} chain={chain} address={value} />}
+    </Card>
+  );
+}
+
+function Feed({ chain, address }: { readonly chain: number; readonly address: string }): ReactElement {
+  const { phase, items, error } = useFeed(`wallet:${address}`, MAX_UPDATES);
+  const lines = useMemo(() => walletLines(items), [items]);
+  const now = useNow();
+  if (phase === "refused" && error) {
+    return <Failure error={error} what="this wallet" />;
+  }
+  if (phase === "waiting" && lines.length === 0) {
+    return <Loading what="the wallet" />;
+  }
+  return lines.length === 0 ? (
+    <Empty title="Nothing happened yet">The wallet is followed from now on.</Empty>
+  ) : (
+    <ul className="wallet-lines" aria-label="What happened, newest first">
+      {lines.map(({ key, what, amount, detail, tone, state, timestamp, hash, suspicious, removed, chain: ofChain }) => (
+        <li key={key} data-removed={removed}>
+          <b>{what}</b> <span className={tone === "up" ? "up" : ""}>{amount}</span>
+          {state !== "" && <Chip tone={tone}>{state}</Chip>}
+          {removed && <Chip tone="warn" title="A reorg took it back">taken back</Chip>}
+          {suspicious !== undefined && <Chip tone="bad" title={suspicious}>suspicious: {suspicious}</Chip>}
+          <span className="soft">{detail}{ofChain === chain ? "" : ` · chain ${ofChain}`}</span>
+          {hash !== undefined && <a className="mono" href={href("chains", String(ofChain), "tx", hash)} title="Track the transaction">{short(hash)}</a>}
+          <time className="soft" dateTime={new Date(timestamp).toISOString()}>{age(now - timestamp)} ago</time>
+        </li>
+      ))}
+    </ul>
+  );
+}
