@@ -72,4 +72,6 @@ test("a fire says what made it", () => {
   expect(fireText({ ...event, previous: null, chain: 7357 })).toBe("gas of chain 7357 at 70,000.5 gwei");
   expect(fireText({ ...event, value: null, chain: 1, txHash: "0x12", state: "failed" })).toBe("transaction 0x12 is failed");
   expect(fireText({ ...event, manual: true })).toBe("fired by hand");
+  const percent = { ...RULE, condition: { kind: "percent_change", symbol: "ETH-USD", percent: 0.05, windowMs: 1 } } as const;
+  expect(fireText({ ...event, rule: percent, symbol: "ETH-USD", value: -0.050895044 })).toBe("ETH-USD changed by −0.0509 %");
 });

@@ -130,7 +130,12 @@ export function explained({ decision = "unknown", reason, tick, previousTick }: 
 }
 
 /** Says what made a rule fire. */
-export function fireText({ value, previous, symbol, chain, txHash, state, portfolio, manual }: AlertEvent & { readonly manual?: boolean }): string {
+export function fireText({ rule, value, previous, symbol, chain, txHash, state, portfolio, manual }: AlertEvent & { readonly manual?: boolean }): string {
+  const kind = rule?.condition.kind;
+  if (value !== null && (kind === "percent_change" || kind === "volume_spike")) {
+    const figure = amount(Number(value.toPrecision(3)));
+    return kind === "percent_change" ? `${symbol ?? "the price"} changed by ${figure} %` : `${symbol ?? "the symbol"} traded ${figure} times its usual volume`;
+  }
   const subject = symbol ?? (portfolio === undefined ? undefined : `portfolio ${portfolio}`);
   if (manual === true) {
     return "fired by hand";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { chainFigures, chainName, chainParts, endpointState } from "./figures.ts";
+import { chainFigures, chainName, coinName, chainParts, endpointState } from "./figures.ts";
 
 const METRICS = `# HELP tidewire_chain_head Height
 # TYPE tidewire_chain_head gauge
@@ -46,5 +46,6 @@ test("the chains are the parts of the readiness", () => {
   ];
   expect(chainParts({ parts })).toEqual([{ chain: 1, fault: undefined }, { chain: 10, fault: "no endpoint responds" }]);
   expect(chainParts(null)).toEqual([]);
-  expect([chainName(1), chainName(31337)]).toEqual(["Ethereum", "Chain 31337"]);
+  expect([1, 56, 31337].map(chainName)).toEqual(["Ethereum", "BNB Smart Chain", "Chain 31337"]);
+  expect([1, 56, 31337].map(coinName)).toEqual(["ETH", "BNB", "coins"]);
 });

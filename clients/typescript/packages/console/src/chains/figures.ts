@@ -109,12 +109,19 @@ export function chainParts(body: unknown): readonly ChainPart[] {
   });
 }
 
+/** Names of chains, and their coin where it is not ETH. */
 const NAMES: Readonly<Record<number, string>> = {
-  1: "Ethereum", 10: "OP Mainnet", 56: "BNB Smart Chain", 100: "Gnosis", 130: "Unichain", 137: "Polygon", 324: "zkSync Era", 480: "World Chain", 5000: "Mantle",
-  7357: "Sample chain", 8453: "Base", 42161: "Arbitrum One", 42220: "Celo", 43114: "Avalanche", 57073: "Ink", 59144: "Linea", 80094: "Berachain", 81457: "Blast", 534352: "Scroll",
+  1: "Ethereum", 10: "OP Mainnet", 56: "BNB Smart Chain/BNB", 100: "Gnosis/xDAI", 130: "Unichain", 137: "Polygon/POL", 324: "zkSync Era", 480: "World Chain", 5000: "Mantle/MNT",
+  7357: "Sample chain/TIDE", 8453: "Base", 42161: "Arbitrum One", 42220: "Celo/CELO", 43114: "Avalanche/AVAX", 57073: "Ink", 59144: "Linea", 80094: "Berachain/BERA", 81457: "Blast", 534352: "Scroll",
 };
 
 /** The name of a chain, or its id in words. */
 export function chainName(chain: number): string {
-  return NAMES[chain] ?? `Chain ${chain}`;
+  return NAMES[chain]?.split("/")[0] ?? `Chain ${chain}`;
+}
+
+/** The unit of a chain's coin. It is `coins` where the page does not know it. */
+export function coinName(chain: number): string {
+  const name = NAMES[chain];
+  return name === undefined ? "coins" : (name.split("/")[1] ?? "ETH");
 }

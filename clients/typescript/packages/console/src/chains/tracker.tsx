@@ -141,7 +141,7 @@ function Feed({ chain, address }: { readonly chain: number; readonly address: st
     <ul className="wallet-lines" aria-label="What happened, newest first">
       {lines.map(({ key, what, amount, detail, tone, state, timestamp, hash, suspicious, removed, chain: ofChain }) => (
         <li key={key} data-removed={removed}>
-          <b>{what}</b> <span className={tone === "up" ? "up" : ""}>{amount}</span>
+          <b>{what}</b> <span className={state === "" && tone === "up" ? "up" : ""}>{amount}</span>
           {state !== "" && <Chip tone={tone}>{state}</Chip>}
           {removed && <Chip tone="warn" title="A reorg took it back">taken back</Chip>}
           {suspicious !== undefined && <Chip tone="bad" title={suspicious}>suspicious: {suspicious}</Chip>}

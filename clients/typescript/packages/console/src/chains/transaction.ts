@@ -65,7 +65,7 @@ export function stepNote({ state, confirmations, required, blockNumber, reason, 
   const notes = [
     reorged ? "a reorg took it out of its block" : "",
     blockNumber === undefined ? "" : `block ${blockNumber.toLocaleString("en-US")}`,
-    state === "confirming" || state === "confirmed" ? `${confirmations} of ${required} confirmations` : "",
+    state === "confirming" ? `${confirmations} of ${required} confirmations` : state === "confirmed" ? `${confirmations} confirmations` : "",
     reason ?? "",
     replacedBy === undefined ? "" : `by ${short(replacedBy)}`,
   ];

@@ -41,8 +41,8 @@ function Undone({ undone }: { readonly undone: readonly TreeBlock[] }): ReactEle
   const [first, ...others] = undone;
   return first ? (
     <span className="undone-text">
-      <Chip tone="warn" title={`Replaced by block ${first.undoneBy?.hash ?? ""}`}>undone</Chip>{" "}
-      <s className="mono" title={first.block.hash}>{short(first.block.hash)}</s>
+      <Chip tone="warn" title={`${first.block.hash}, replaced by block ${first.undoneBy?.hash ?? ""}`}>undone</Chip>{" "}
+      <s className="mono from-s" title={first.block.hash}>{short(first.block.hash)}</s>
       {others.length > 0 && ` and ${others.length} more`}
     </span>
   ) : null;
@@ -58,9 +58,9 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
           <tr>
             <th scope="col" className="left"><span className="hidden">Branches</span></th>
             <th scope="col" className="left">Block</th>
-            <th scope="col" className="left">Hash</th>
+            <th scope="col" className="left from-s">Hash</th>
             <th scope="col" className="left">Reorg</th>
-            <th scope="col">Transactions</th>
+            <th scope="col"><abbr title="Transactions">Txs</abbr></th>
             <th scope="col" className="from-s">Base fee</th>
             <th scope="col">Age</th>
           </tr>
@@ -74,7 +74,7 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
               <tr key={row.number} data-block={row.number} data-undone={undone.length}>
                 <td className="left graph"><Graph row={row} lanes={lanes} /></td>
                 <th scope="row" className="left">{row.number.toLocaleString("en-US")}</th>
-                <td className="left mono" title={main?.hash}>{main ? short(main.hash) : "—"}</td>
+                <td className="left mono from-s" title={main?.hash}>{main ? short(main.hash) : "—"}</td>
                 <td className="left reorg">
                   {depth > 0 && <Chip tone="accent" title="This block's branch replaced others">replaced {depth}</Chip>} <Undone undone={undone} />
                 </td>

@@ -2,6 +2,7 @@
 import type { WalletUpdate } from "@tidewire/client";
 import type { FeedItem } from "../feed.ts";
 import type { Tone } from "../ui/chip.tsx";
+import { coinName } from "./figures.ts";
 import { short, stateText } from "./transaction.ts";
 
 /** A line of the feed. */
@@ -68,11 +69,11 @@ function lineOf(update: WalletUpdate, timestamp: number): WalletLine {
       const party = direction === "in" ? `from ${short(from)}` : to === null ? "creates a contract" : `to ${short(to)}`;
       const { word, tone } = stateText(status);
       const detail = replacedBy === undefined ? party : `${party} · replaced by ${short(replacedBy)}`;
-      return { ...meta, key: `t${chain}${hash}`, what, amount: `${units(value, 18)} ETH`, detail, hash, state: word, tone };
+      return { ...meta, key: `t${chain}${hash}`, what, amount: `${units(value, 18)} ${coinName(chain)}`, detail, hash, state: word, tone };
     }
     case "balance": {
       const { token, symbol, decimals, delta, current, blockNumber, how } = data;
-      const unit = symbol ?? (token === undefined ? "ETH" : short(token));
+      const unit = symbol ?? (token === undefined ? coinName(chain) : short(token));
       const exponent = decimals ?? (token === undefined ? 18 : 0);
       const source = { trace: " · sent by a contract", withdrawal: " · a validator's withdrawal" }[how as string] ?? "";
       const amount = `${signed(units(delta, exponent))} ${unit}`;

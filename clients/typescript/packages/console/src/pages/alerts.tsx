@@ -1,6 +1,6 @@
 /** Alerts page: the rules of the user who signed in, why they fire, and what they fired. */
-import type { AlertDraft, AlertEvent, AlertExplanation, AlertRule, WebSocketClient } from "@tidewire/client";
-import { type ReactElement, useEffect, useMemo, useState } from "react";
+import type { AlertDraft, AlertEvent, AlertExplanation, AlertLog, AlertRule, WebSocketClient } from "@tidewire/client";
+import { type ReactElement, useEffect, useState } from "react";
 import { Backtest } from "../alerts/backtest-view.tsx";
 import { type Book, type BookView, EMPTY_BOOK, openBook } from "../alerts/book.ts";
 import { Editor } from "../alerts/editor.tsx";
@@ -103,10 +103,13 @@ function Rule({ rule, book, fires }: { readonly rule: AlertRule; readonly book: 
   const [isSure, setSure] = useState(false);
   const { id, state, enabled } = rule;
   const { word, tone, text } = ruleState(rule, now);
-  const own = useMemo(() => fires.filter(({ alertId }) => alertId === id), [fires, id]);
+  const newest = fires.find(({ alertId }) => alertId === id);
+  const log = usePoll<AlertLog>("AlertService", "ListFires", { alertId: id, limit: 20 }, 6 * REFRESH_MS, { asUser: true });
   const explanation = usePoll<AlertExplanation>("AlertService", "ExplainAlert", { id }, REFRESH_MS, { asUser: true });
   const { refresh } = explanation;
-  useEffect(refresh, [refresh, own.length, rule.version, state]);
+  const { refresh: refreshLog } = log;
+  useEffect(refresh, [refresh, newest, rule.version, state]);
+  useEffect(refreshLog, [refreshLog, newest]);
   const act = (work: Promise<unknown>): void => {
     work.then(
       () => { setFault(""); },
@@ -159,7 +162,7 @@ function Rule({ rule, book, fires }: { readonly rule: AlertRule; readonly book: 
         <Why explanation={explanation.data} error={explanation.error} now={now} />
         <Backtest rule={() => rule} />
       </Card>
-      <Fires title="Fires of this rule" fires={own} rules={[rule]} />
+      <Fires title="Fires of this rule" fires={log.data?.items ?? []} />
     </div>
   );
 }
@@ -180,7 +183,8 @@ function Why({ explanation, error, now }: { readonly explanation: AlertExplanati
 interface FiresProps {
   readonly title: string;
   readonly fires: readonly AlertEvent[];
-  readonly rules: readonly AlertRule[] | undefined;
+  /** To link to them. Without them, the fires are those of one rule. */
+  readonly rules?: readonly AlertRule[] | undefined;
   readonly more?: () => void;
 }
 
@@ -196,7 +200,7 @@ function Fires({ title, fires, rules, more }: FiresProps): ReactElement {
           return (
             <li key={fire.id ?? index} data-fire={fire.id}>
               <time dateTime={new Date(fire.timestamp).toISOString()} title={new Date(fire.timestamp).toLocaleString()}>{timeOfDay(fire.timestamp)}</time>
-              {isKnown ? <a href={href("alerts", fire.alertId)}>{name}</a> : <span>{name}</span>}
+              {isKnown ? <a href={href("alerts", fire.alertId)}>{name}</a> : rules && <span>{name}</span>}
               <span className="soft">{fireText(fire)} · {age(now - fire.timestamp)} ago</span>
               {fire.retracted === true && <Chip tone="warn" title="A reorg took the transaction back">retracted</Chip>}
             </li>

@@ -18,7 +18,9 @@ let remembered: readonly string[] = [];
 
 /** The page. The address may name a channel to subscribe to. */
 export function ChannelsPage({ args: [asked] }: { readonly args: readonly string[] }): ReactElement {
-  const { client, user } = useSession();
+  const { client: pageClient, userClient, user } = useSession();
+  // A user may read more: the own channel, and what the token allows.
+  const client = userClient ?? pageClient;
   const [panes, setPanes] = useState<readonly Pane[]>([]);
   const [board, setBoard] = useState<Board>();
   const [channel, setChannel] = useState(asked ?? "demo:hello");
@@ -81,7 +83,7 @@ export function ChannelsPage({ args: [asked] }: { readonly args: readonly string
         </form>
         <form className="explorer-line" onSubmit={(event) => { event.preventDefault(); void publish(); }}>
           <label htmlFor="body">JSON</label>
-          <textarea id="body" rows={Math.min(8, body.split("\n").length)} value={body} autoCapitalize="none" spellCheck={false} onChange={({ target }) => { setBody(target.value); }}
+          <textarea id="body" className="mono" rows={Math.min(8, body.split("\n").length)} value={body} autoCapitalize="none" spellCheck={false} onChange={({ target }) => { setBody(target.value); }}
             onKeyDown={(event) => {
               if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
                 event.preventDefault();
@@ -94,7 +96,7 @@ export function ChannelsPage({ args: [asked] }: { readonly args: readonly string
           </span>
         </form>
         <p className={`note ${note.isBad ? "bad" : ""}`} id="explorer-note" role="status">{note.text}</p>
-        <p className="note">Published to <b className="mono">{name}</b> byte for byte as typed.</p>
+        <p className="note">Publishes to <b className="mono">{name}</b>, byte for byte.</p>
       </Card>
       {panes.length === 0 ? (
         <Empty title="No channel yet">Subscribe to see what is published. While the server listens on this machine only, anyone may publish to <code>demo:…</code>.</Empty>
