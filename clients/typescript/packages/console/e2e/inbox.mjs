@@ -41,7 +41,7 @@ async function open(browser, url) {
       foreign.push(request.url());
     }
   });
-  await page.goto(url);
+  await page.goto(`${url}/#/inbox`);
   return page;
 }
 
@@ -51,18 +51,20 @@ const everyone = (title) => call(server.url, "NotifyService/Notify", { everyone:
 
 /** Runs in the page: the inbox as its user sees it, with the count in all of its places. */
 function shown() {
-  const text = (id) => document.getElementById(id).textContent;
+  const text = (id) => document.getElementById(id)?.textContent ?? "";
+  const [shownToAll, read] = document.querySelectorAll('.tabs a[href="#/inbox"] .badge > span');
   const rows = [...document.querySelectorAll("#notifications > li")];
   return {
-    counts: [text("inbox-badge"), text("link-badge"), text("inbox-status"), document.title],
+    counts: [text("inbox-badge"), shownToAll?.textContent ?? "", read?.textContent ?? "", text("inbox-status"), document.title],
     items: rows.map((row) => `${row.querySelector(".title").lastChild.textContent}${row.dataset.read === "false" ? " *" : ""}`),
   };
 }
 
 /** Waits until all pages show this count and these notifications. `*` marks unread ones. */
 async function agree(pages, count, items) {
-  const name = "Tidewire console";
-  const counts = [`${count} unread`, `${count} unread`, `${count} unread notification${count === 1 ? "" : "s"}`, count === 0 ? name : `(${count}) ${name}`];
+  const name = "Inbox · Tidewire";
+  const spoken = `${count} unread notification${count === 1 ? "" : "s"}`;
+  const counts = [`${count} unread`, `${count} unread`, spoken, spoken, count === 0 ? name : `(${count}) ${name}`];
   const expected = JSON.stringify({ counts, items });
   for (const page of pages) {
     let last = "";
@@ -82,8 +84,9 @@ function collectTitles() {
 }
 
 async function signIn(page, token) {
-  await page.getByLabel("Token", { exact: true }).fill(token);
-  await page.getByRole("button", { name: "Sign in", exact: true }).click();
+  const main = page.locator("main");
+  await main.getByLabel("Token", { exact: true }).fill(token);
+  await main.getByRole("button", { name: "Sign in", exact: true }).click();
 }
 
 /** Signs in and waits for the list. */
@@ -111,18 +114,18 @@ const b = await open(second, server.url);
 const both = [a, b];
 
 await check("a page without a token shows how to get one, and no list", async () => {
-  await a.getByText("tidewire token --user ada").waitFor();
-  assert(await a.locator("#signed-in").isHidden(), "it is signed in");
-  assert(await a.locator("#link-badge").isHidden(), "it shows a count");
+  await a.locator("main").getByText("tidewire token --user ada").waitFor();
+  assert((await a.locator("#inbox").count()) === 0, "it is signed in");
+  assert((await a.locator(".tabs .badge").count()) === 0, "it shows a count");
 });
 
 await check("a text that is no token is refused, and so is a token of another server", async () => {
   await signIn(a, "my password");
-  await a.locator("#inbox-note", { hasText: "This is no token: expected three parts" }).waitFor();
+  await a.locator("main .sign-in [role=status]", { hasText: "This is no token: expected three parts" }).waitFor();
   const [head, claims] = server.token("ada").split(".");
   await signIn(a, `${head}.${claims}.AAAA`);
-  await a.locator("#inbox-note", { hasText: /^Signed out: .*token/ }).waitFor();
-  await a.locator("#sign-in").waitFor();
+  await a.locator("main .sign-in [role=status]", { hasText: /^Signed out: .*token/ }).waitFor();
+  await a.locator("main .sign-in").waitFor();
   assert((await a.evaluate(() => window.sessionStorage.length)) === 0, "the token stayed");
 });
 
@@ -274,15 +277,20 @@ await check("the keyboard is enough, and the focus stays in the list", async () 
   await press(b, "Dismiss: Nine");
   await until("the focus on the row after a dismissed one", async () => (await focused()) === "Dismiss: Eight");
   await a.keyboard.press("Shift+Tab");
-  assert((await a.evaluate(() => document.activeElement?.id)) === "sign-out", "the order of the focus is another");
+  assert((await a.evaluate(() => document.activeElement?.textContent)) === "Sign out", "the order of the focus is another");
 });
 
 await check("lists and buttons have names for screen readers", async () => {
-  await a.getByRole("region", { name: "Inbox" }).waitFor();
+  await a.getByRole("region", { name: "Notifications" }).waitFor();
   const list = a.getByRole("list", { name: "Notifications, newest first" });
   assert((await list.getByRole("listitem").count()) === 6, "the list has another number of items");
-  await a.getByRole("link", { name: /^Inbox/ }).click();
-  assert(await a.evaluate(() => document.activeElement?.id === "inbox"), "the link of the header does not lead to the inbox");
+  await a.getByRole("link", { name: "Overview", exact: true }).click();
+  await notify("ada", "Elsewhere");
+  await a.getByRole("link", { name: /^Inbox.*1 unread notification$/ }).click();
+  await a.locator("#notifications > li", { hasText: "Elsewhere" }).waitFor();
+  assert(await a.evaluate(() => document.activeElement?.textContent === "Inbox"), "the tab does not lead to the inbox");
+  await press(a, "Dismiss: Elsewhere");
+  await agree(both, 0, ["Eight", "Six", "Five", "Three", "One", "Before"]);
 });
 
 await check("older pages follow on the button, and nothing comes twice while new ones arrive", async () => {
@@ -303,13 +311,42 @@ await check("older pages follow on the button, and nothing comes twice while new
   assert(await b.locator("#older").isHidden(), "there are more than all");
 });
 
+await check("filters show their own pages, live, and leave the count alone", async () => {
+  const send = (title, type, priority) => call(server.url, "NotifyService/Notify", { user: "cleo", notification: { type, title, priority } });
+  await send("Fee is due", "subscription_renewal", "urgent");
+  await send("Fee was paid", "payment_received", "urgent");
+  await b.getByLabel("Priority").selectOption("urgent");
+  await agree([b], 47, ["Fee was paid *", "Fee is due *"]);
+  await b.getByLabel("Type").selectOption("subscription_renewal");
+  await agree([b], 47, ["Fee is due *"]);
+  await send("Fee is late", "subscription_renewal", "urgent");
+  await send("No fee", "subscription_renewal", "low");
+  await agree([b], 49, ["Fee is late *", "Fee is due *"]);
+  await b.getByLabel("Unread only").check();
+  await agree([b], 49, ["Fee is late *", "Fee is due *"]);
+  await press(b, "Mark read: Fee is late");
+  await agree([b], 48, ["Fee is due *"]);
+  await press(b, "Mark listed read");
+  await agree([b], 47, []);
+  await b.getByText("Nothing matches the filter").waitFor();
+  await b.getByLabel("Priority").selectOption("");
+  await b.getByLabel("Type").selectOption("payment_received");
+  await b.locator("#notifications > li").nth(19).waitFor();
+  assert((await b.locator("#notifications > li").count()) === 20, "the page has another length");
+  await press(b, "Show older");
+  await b.locator("#notifications > li").nth(39).waitFor();
+  await b.getByLabel("Unread only").uncheck();
+  await b.getByLabel("Type").selectOption("");
+});
+
 await check("the user who signs out leaves nothing on the page", async () => {
   await signedOut(b);
   assert((await b.locator("#notifications > li").count()) === 0, "the list stayed");
-  assert((await b.title()) === "Tidewire console", "the count stayed in the title");
+  await until("the title without a count", async () => (await b.title()) === "Inbox · Tidewire");
+  assert((await b.locator(".tabs .badge").count()) === 0, "the count stayed at the tab");
   assert((await b.evaluate(() => window.sessionStorage.length)) === 0, "the token stayed");
   await b.reload();
-  await b.getByRole("button", { name: "Sign in", exact: true }).waitFor();
+  await b.locator("main").getByRole("button", { name: "Sign in", exact: true }).waitFor();
   await signInAs(b, "bob");
   await agree([b], 1, ["Not Ada's *"]);
 });
@@ -320,7 +357,7 @@ await check("the pages log no error and no warning", () => assert(errors.length 
 /** Signs the page out. */
 async function signedOut(page) {
   await press(page, "Sign out");
-  await page.locator("#sign-in").waitFor();
+  await page.locator("main .sign-in").waitFor();
   return page;
 }
 

@@ -1,16 +1,22 @@
-// Server with a store: starts the binary in a folder of its own, with no venues and no chains.
+// Server with a store: starts the binary in a folder of its own, with no venues and no chains, or
+// with the built-in sample.
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { startFront } from "./front.mjs";
 import { TIMEOUT_MS } from "./harness.mjs";
 
 /** Starts a server. `url` stays the same when it is started again. */
-export async function startServer(binary) {
+export async function startServer(binary, { isSample = false } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "tidewire-server-"));
   const own = Object.entries(process.env).filter(([name]) => !name.startsWith("TIDEWIRE_"));
-  const environment = (listen) => ({ ...Object.fromEntries(own), TIDEWIRE_PRICES__SYMBOLS: "[]", TIDEWIRE_SERVER__LISTEN: listen });
-  let { child, address } = await run(binary, folder, environment("127.0.0.1:0"));
+  const environment = (listen) => ({ ...Object.fromEntries(own), ...(!isSample && { TIDEWIRE_PRICES__SYMBOLS: "[]" }), TIDEWIRE_SERVER__LISTEN: listen });
+  const command = isSample ? ["replay", "--loop"] : ["serve"];
+  let { child, address } = await run(binary, command, folder, environment("127.0.0.1:0"));
+  // A built page in place of the server's: tests a change of the page without building the server.
+  const page = process.env.CONSOLE_PAGE;
+  const front = page === undefined ? undefined : await startFront(address, page);
   process.once("exit", () => child.kill("SIGKILL"));
   const stop = async () => {
     const ended = new Promise((resolve) => child.once("close", resolve));
@@ -18,7 +24,7 @@ export async function startServer(binary) {
     await ended;
   };
   return {
-    url: `http://${address}`,
+    url: front?.url ?? `http://${address}`,
     /** Returns a token of this user. */
     token(user) {
       return execFileSync(binary, ["token", "--user", user], { cwd: folder, env: environment(address), encoding: "utf8" }).trim();
@@ -27,10 +33,11 @@ export async function startServer(binary) {
     stop,
     /** Starts it again at the same address, with the same store. */
     async start() {
-      ({ child } = await run(binary, folder, environment(address)));
+      ({ child } = await run(binary, command, folder, environment(address)));
     },
     /** Ends the server and removes its folder. */
     async close() {
+      front?.close();
       await stop();
       rmSync(folder, { recursive: true, force: true });
     },
@@ -38,9 +45,9 @@ export async function startServer(binary) {
 }
 
 /** Resolves to the process and its address when it listens. */
-function run(binary, cwd, env) {
+function run(binary, command, cwd, env) {
   return new Promise((resolve, reject) => {
-    const child = spawn(binary, ["serve"], { cwd, env, stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn(binary, command, { cwd, env, stdio: ["ignore", "ignore", "pipe"] });
     let log = "";
     const fail = (reason) => {
       child.kill("SIGKILL");

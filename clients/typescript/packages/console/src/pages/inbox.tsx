@@ -122,8 +122,13 @@ function List(): ReactElement {
         onFocus={({ target }) => {
           focused.current = { element: target, id: target.closest("li")?.dataset["id"] };
         }}
-        onBlur={() => {
-          focused.current = undefined;
+        onBlur={({ target }) => {
+          // A button that is removed loses the focus too, and then the list gives it to the next one.
+          setTimeout(() => {
+            if (target.isConnected && focused.current?.element === target) {
+              focused.current = undefined;
+            }
+          });
         }}
       >
         {items.map((item) => (

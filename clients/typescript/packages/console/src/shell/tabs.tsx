@@ -1,7 +1,10 @@
 /** Tabs: the pages, with the badges of some. */
 import { type ReactElement, useEffect, useRef } from "react";
+import { inboxView } from "../inbox/current.ts";
 import { useBadges } from "../lib/badges.ts";
 import { href, type Page, PAGES, useRoute } from "../lib/route.ts";
+import { useStore } from "../lib/store.ts";
+import { useTitlePart } from "../lib/title.ts";
 
 /** The name of each page. */
 export const PAGE_NAMES: Readonly<Record<Page, string>> = {
@@ -20,6 +23,7 @@ export const PAGE_NAMES: Readonly<Record<Page, string>> = {
 export function Tabs(): ReactElement {
   const { page } = useRoute();
   const badges = useBadges();
+  useTitlePart("unread", useStore(inboxView).unreadCount);
   const list = useRef<HTMLUListElement>(null);
   useEffect(() => {
     // On a phone the row scrolls: the tab of the page must be in sight.

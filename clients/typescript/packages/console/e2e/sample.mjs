@@ -1,0 +1,72 @@
+// Browser test of the pages Chains and Alerts, on the built-in sample with its chain and its user:
+// `node e2e/sample.mjs target/debug/tidewire`. It prints a line for each check.
+import { resolve } from "node:path";
+import { checkAlerts } from "./alerts.mjs";
+import { checkChains } from "./chains.mjs";
+import { assert, check, failed, openBrowser } from "./harness.mjs";
+import { checkPage } from "./layout.mjs";
+import { startProxy } from "./proxy.mjs";
+import { startServer } from "./server.mjs";
+
+const binary = process.argv[2];
+if (binary === undefined) {
+  console.error("usage: node e2e/sample.mjs BINARY");
+  process.exit(2);
+}
+
+const server = await startServer(resolve(binary), { isSample: true });
+const proxy = await startProxy(server.url);
+const browser = await openBrowser({ viewport: { width: 1280, height: 900 } });
+const errors = [];
+let isCut = false;
+
+async function open(route, url = server.url) {
+  const page = await browser.context.newPage();
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type()) && !(isCut && /ERR_|WebSocket/.test(message.text()))) {
+      errors.push(message.text());
+    }
+  });
+  page.on("pageerror", (error) => errors.push(String(error)));
+  await page.goto(`${url}/#/${route}`);
+  return page;
+}
+
+/** Signs in on a page that asks for it. */
+async function signIn(page, user = "sample") {
+  const main = page.locator("main");
+  await main.getByLabel("Token", { exact: true }).fill(server.token(user));
+  await main.getByRole("button", { name: "Sign in", exact: true }).click();
+}
+
+await checkChains(open, server.url);
+await checkAlerts(open, server.url, signIn);
+
+const inbox = await open("inbox");
+await signIn(inbox);
+await inbox.locator("#notifications > li").first().waitFor();
+await checkPage(inbox, "inbox");
+await inbox.close();
+
+isCut = true;
+await check("without a connection the pages say that they are old, and go on afterwards", async () => {
+  const page = await open("chains", proxy.url);
+  await page.locator("tr[data-block]").first().waitFor();
+  proxy.cut();
+  await page.locator(".tile .old-mark").first().waitFor();
+  await page.locator(".card .hint .old-mark").first().waitFor();
+  await checkPage(page, "chains, offline");
+  const [before] = await page.locator("tr[data-block]").evaluateAll((rows) => rows.map((row) => Number(row.dataset.block)));
+  proxy.restore();
+  await page.locator(".tile .old-mark").first().waitFor({ state: "detached" });
+  await page.locator(`tr[data-block="${before + 1}"]`).waitFor();
+  await page.close();
+});
+isCut = false;
+
+await check("the pages log no error and no warning", () => assert(errors.length === 0, errors.join("\n")));
+
+proxy.close();
+await browser.close();
+await server.close();
+process.exit(failed() === 0 ? 0 : 1);
