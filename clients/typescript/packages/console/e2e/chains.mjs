@@ -52,7 +52,7 @@ export async function checkChains(open, server) {
 
   await check("a hash that no node has says so", async () => {
     await page.goto(`${server}/#/chains/${CHAIN}/tx/0x${"12".repeat(32)}`);
-    await card("Transaction").getByText("Not seen yet").waitFor();
+    await card("Transaction").locator(".chip", { hasText: "Not seen yet" }).waitFor();
   });
 
   await check("the endpoints show their health", async () => {

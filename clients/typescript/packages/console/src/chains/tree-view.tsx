@@ -56,7 +56,7 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
         <caption className="hidden">Blocks, newest first. Undone blocks are beside those that replaced them.</caption>
         <thead>
           <tr>
-            <th scope="col" className="left"><span className="hidden">Branches</span></th>
+            <td />
             <th scope="col" className="left">Block</th>
             <th scope="col" className="left from-s">Hash</th>
             <th scope="col" className="left">Reorg</th>

@@ -22,7 +22,8 @@ export interface ChannelPaneProps {
 export function ChannelPane({ pane, board, filter }: ChannelPaneProps): ReactElement {
   const { channel, messages, total, isPaused, held, phase, info } = pane;
   const [note, setNote] = useState("");
-  const state = paneState(pane, useOnline());
+  const isOnline = useOnline();
+  const state = paneState(pane, isOnline);
   const ask = async (work: () => Promise<string>): Promise<void> => {
     try {
       setNote(await work());
@@ -42,7 +43,7 @@ export function ChannelPane({ pane, board, filter }: ChannelPaneProps): ReactEle
   const wanted = filter.toLowerCase();
   const shown = filter === "" ? messages : messages.filter(({ text, type }) => text.toLowerCase().includes(wanted) || type.includes(wanted));
   return (
-    <section className="card pane" data-channel={channel} data-state={phase} aria-label={channel}>
+    <section className="card pane" data-channel={channel} data-state={phase === "on" && !isOnline ? "waiting" : phase} aria-label={channel}>
       <div className="head">
         <h2 className="mono">{channel}</h2>
         <Chip tone={state.tone} title={state.text} ages={false}>{state.word}</Chip>
