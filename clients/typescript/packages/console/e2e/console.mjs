@@ -25,7 +25,7 @@ await context.grantPermissions(["clipboard-read", "clipboard-write"]);
 /** Errors and warnings of all pages, except for lost connections while the proxy cuts them. */
 const errors = [];
 let isCut = false;
-/** What a browser logs of requests that the server refuses: the page shows them. The setup asks for parts that are not configured. */
+/** Log lines of refused requests: the page shows the refusal. The setup asks for parts that are not configured. */
 const REFUSALS = /the server responded with a status of 40[034]/;
 const requests = [];
 context.on("page", (page) => {

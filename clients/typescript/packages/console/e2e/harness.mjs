@@ -30,11 +30,6 @@ export async function openBrowser(options = {}) {
   const folder = mkdtempSync(join(tmpdir(), "tidewire-browser-"));
   const context = await chromium.launchPersistentContext(folder, { executablePath, args: FLAGS, ...options });
   context.setDefaultTimeout(TIMEOUT_MS);
-  // A built page in place of the server's: tests a change of the page without building the server.
-  const page = process.env.CONSOLE_PAGE;
-  if (page !== undefined) {
-    await context.route(({ pathname }) => pathname === "/", (route) => route.fulfill({ path: page, contentType: "text/html" }));
-  }
   return {
     context,
     async close() {

@@ -134,6 +134,10 @@ function layoutFaults(mayScroll) {
     const room = box?.getBoundingClientRect();
     range.selectNodeContents(words.currentNode);
     const text = range.getBoundingClientRect();
+    if (box !== null && window.getComputedStyle(box).textOverflow === "ellipsis") {
+      // It is cut on purpose, and says so.
+      continue;
+    }
     if (room !== undefined && room.width > 1 && text.width > 1 && (text.left < room.left - 1 || text.right > room.right + 1)) {
       faults.push(`"${words.currentNode.textContent.slice(0, 40)}" reaches out of ${name(box)}`);
     }

@@ -18,12 +18,14 @@ const server = await startServer(resolve(binary), { isSample: true });
 const proxy = await startProxy(server.url);
 const browser = await openBrowser({ viewport: { width: 1280, height: 900 } });
 const errors = [];
+/** What a browser logs of requests that the server refuses: the page shows them. */
+const REFUSALS = /the server responded with a status of 40[034]/;
 let isCut = false;
 
 async function open(route, url = server.url) {
   const page = await browser.context.newPage();
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type()) && !(isCut && /ERR_|WebSocket/.test(message.text()))) {
+    if (["error", "warning"].includes(message.type()) && !(isCut && /ERR_|WebSocket/.test(message.text())) && !REFUSALS.test(message.text())) {
       errors.push(message.text());
     }
   });

@@ -70,11 +70,11 @@ export function ruleTitle({ name, condition }: Pick<AlertRule, "name" | "conditi
 }
 
 const STATES: Readonly<Record<string, readonly [word: string, tone: Tone, text: string]>> = {
-  pending: ["Waits for a value", "plain", "No value that it could test is known yet."],
+  pending: ["No value yet", "plain", "No value that it could test is known yet."],
   armed: ["Armed", "up", "It fires when its condition becomes true."],
   firing: ["Condition is true", "warn", "It fired, or its condition was true when it was armed. It fires again after the condition was false."],
   recovering: ["Recovering", "plain", "The condition ended, but the value is not yet back by the hysteresis."],
-  cooldown: ["Cools down", "plain", "It fired, and pauses for its cooldown."],
+  cooldown: ["In cooldown", "plain", "It fired, and pauses for its cooldown."],
   snoozed: ["Snoozed", "plain", "It fires nothing until the snooze ends."],
   expired: ["Expired", "plain", "Its time is over: it fires nothing any more."],
   exhausted: ["Done", "plain", "It fired as often as it should. Enable it to arm it again."],

@@ -42,7 +42,7 @@ function Undone({ undone }: { readonly undone: readonly TreeBlock[] }): ReactEle
   return first ? (
     <span className="undone-text">
       <Chip tone="warn" title={`${first.block.hash}, replaced by block ${first.undoneBy?.hash ?? ""}`}>undone</Chip>{" "}
-      <s className="mono from-s" title={first.block.hash}>{short(first.block.hash)}</s>
+      <s className="mono from-m" title={first.block.hash}>{short(first.block.hash)}</s>
       {others.length > 0 && ` and ${others.length} more`}
     </span>
   ) : null;
@@ -60,8 +60,8 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
             <th scope="col" className="left">Block</th>
             <th scope="col" className="left from-s">Hash</th>
             <th scope="col" className="left">Reorg</th>
-            <th scope="col"><abbr title="Transactions">Txs</abbr></th>
-            <th scope="col" className="from-s">Base fee</th>
+            <th scope="col" className="from-s"><abbr title="Transactions">Txs</abbr></th>
+            <th scope="col" className="from-m">Base fee</th>
             <th scope="col">Age</th>
           </tr>
         </thead>
@@ -76,10 +76,10 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
                 <th scope="row" className="left">{row.number.toLocaleString("en-US")}</th>
                 <td className="left mono from-s" title={main?.hash}>{main ? short(main.hash) : "—"}</td>
                 <td className="left reorg">
-                  {depth > 0 && <Chip tone="accent" title="This block's branch replaced others">replaced {depth}</Chip>} <Undone undone={undone} />
+                  {depth > 0 && <span className="from-s"><Chip tone="accent" title="This block's branch replaced others">replaced {depth}</Chip></span>} <Undone undone={undone} />
                 </td>
-                <td>{main?.transactions ?? "—"}</td>
-                <td className="from-s">{gwei(main?.baseFeePerGas)}</td>
+                <td className="from-s">{main?.transactions ?? "—"}</td>
+                <td className="from-m">{gwei(main?.baseFeePerGas)}</td>
                 <td>{main ? age(now - main.timestamp) : "—"}</td>
               </tr>
             );

@@ -59,7 +59,7 @@ function entryOf(service: string, method: string, body: string, everyMs: number,
       },
     );
   };
-  /** What ends the polling. */
+  /** Functions that end the polling. */
   let stops: readonly (() => void)[] = [];
   const follow = (listener: () => void): (() => void) => {
     if (++users === 1) {

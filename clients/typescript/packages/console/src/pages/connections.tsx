@@ -57,7 +57,7 @@ export function ConnectionsPage(): ReactElement {
         </label>
         <button>Filter</button>
       </form>
-      <Card title="Open connections" hint="of this server">
+      <Card title="Open connections" ages hint="of this server">
         {loading && <Loading rows={4} what="the connections" />}
         {error && !data && <Failure error={error} what="the connections" retry={refresh} />}
         {data && <ConnectionTable connections={data.connections} onChange={refresh} isFiltered={Object.keys(filter).length > 0} />}

@@ -13,7 +13,7 @@ import { Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
 import "./market.css";
 
-/** What an unknown figure needs. */
+/** The configuration that an unknown figure needs. */
 const NEEDS_SUPPLY = (
   <>
     needs <code>[prices.supply]</code>
@@ -44,7 +44,7 @@ export function MarketPage(): ReactElement {
             <Tile name="Live symbols" value={coverage?.live} unit={coverage && `of ${String(coverage.symbols)}`} tone={coverage && coverage.live < coverage.symbols ? "warn" : undefined} at={overview?.timestamp} />
           </div>
           <div className="grid market">
-            <Card title="Largest moves" hint="24 h">
+            <Card title="Largest moves" ages hint="24 h">
               <Table
                 caption="Largest moves in 24 hours"
                 columns={[
@@ -58,7 +58,7 @@ export function MarketPage(): ReactElement {
                 empty="No price has changed yet."
               />
             </Card>
-            <Card title="Recent trades" hint="of all venues, newest first">
+            <Card title="Recent trades" ages hint="of all venues, newest first">
               <Table
                 caption="Recent trades"
                 className="trades"

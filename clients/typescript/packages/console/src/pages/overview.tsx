@@ -102,7 +102,7 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
 function Movers(): ReactElement {
   const { overview } = useMarketOverview();
   return (
-    <Card title="Largest moves" hint="24 h" copy={{ what: "the market", subject: () => ({ kind: "channels", channels: ["market:overview"] }) }}>
+    <Card title="Largest moves" ages hint="24 h" copy={{ what: "the market", subject: () => ({ kind: "channels", channels: ["market:overview"] }) }}>
       <Table
         caption="Largest moves in 24 hours"
         columns={[

@@ -57,7 +57,7 @@ function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefin
   const alive = useText("/healthz");
   const parts = metrics === undefined ? [] : metricOf(metrics, "tidewire_part_degraded");
   return (
-    <Card title="Health">
+    <Card title="Health" ages>
       <dl className="facts">
         <dt>Server</dt>
         <dd>
@@ -121,12 +121,12 @@ function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }
     sources === undefined
       ? { name: "Venues", state: "unknown", text: "not known yet" }
       : isSample(sources)
-        ? { name: "Venues", state: "missing", text: "No venue answers: sample data plays. Check the network and the proxy of this machine.", keys: "[[prices.sources]]" }
+        ? { name: "Venues", state: "missing", text: "No venue answers: sample data plays. Check the network and the proxy of this machine.", keys: "[[prices.source]]" }
         : {
             name: "Venues",
             state: sources.sources.every(({ state }) => state === "live") ? "ok" : sources.sources.some(({ state }) => state === "live") ? "missing" : "fault",
             text: `${String(sources.sources.filter(({ state }) => state === "live").length)} of ${count(sources.sources.length, "venue")} deliver`,
-            keys: "[[prices.sources]]",
+            keys: "[[prices.source]]",
           },
     {
       name: "Symbols",
@@ -144,7 +144,7 @@ function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }
       name: "Chains",
       state: chains === undefined ? "unknown" : chains > 0 ? "ok" : "optional",
       text: chains === undefined ? unknownText(series) : chains > 0 ? `${count(chains, "chain")} followed` : "Blocks, transactions and wallets need an endpoint.",
-      keys: "[[chains]]",
+      keys: "[[chain]]",
     },
     {
       name: "Alerts",
@@ -168,11 +168,11 @@ function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }
       name: "TLS",
       state: base.startsWith("https:") ? "ok" : isLocal ? "optional" : "missing",
       text: base.startsWith("https:") ? "This page came encrypted." : isLocal ? "Not needed on this machine." : "This page and its tokens travel in the clear.",
-      keys: "[server.tls]",
+      keys: "[server] tls_cert, tls_key",
     },
   ];
   return (
-    <Card title="Configuration" hint={<code>tidewire.example.toml has every key</code>}>
+    <Card title="Configuration" ages hint={<code>tidewire.example.toml has every key</code>}>
       <Table
         caption="Configuration"
         columns={[

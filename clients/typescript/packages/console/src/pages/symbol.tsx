@@ -23,7 +23,7 @@ import "./symbol.css";
 /** Time between two requests for the sources, in milliseconds. */
 const SOURCES_MS = 2_000;
 
-/** What the chart can cover. A minute has no candles: it shows each price. */
+/** The ranges of the chart. A minute has no candles: it shows each price. */
 const RANGES = {
   "1 m": { rangeMs: TICKS_MS, interval: undefined, lengthMs: 0 },
   "1 h": { rangeMs: 3_600_000, interval: "1m", lengthMs: 60_000 },
@@ -104,6 +104,7 @@ function ChartCard({ symbol }: { readonly symbol: string }): ReactElement {
   return (
     <Card
       title="Price"
+      ages
       hint={interval === undefined ? "each price" : `candles of ${interval === "1m" ? "1 minute" : "5 minutes"}`}
       actions={
         <span className="choices" role="group" aria-label="Range of the chart">
@@ -240,7 +241,7 @@ function SourcesCard({ symbol, detail }: { readonly symbol: string; readonly det
     { key: "age", head: "Age", cell: ({ ageMs }) => age(ageMs) },
   ];
   return (
-    <Card title="Sources" copy={{ what: `the sources of ${symbol}`, subject: () => ({ kind: "call", method: "PriceService/GetPrice", body: { symbol } }) }}>
+    <Card title="Sources" ages copy={{ what: `the sources of ${symbol}`, subject: () => ({ kind: "call", method: "PriceService/GetPrice", body: { symbol } }) }}>
       <Table
         caption={`Sources of ${symbol}`}
         columns={columns}

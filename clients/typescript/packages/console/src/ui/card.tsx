@@ -1,6 +1,7 @@
 /** Cards: the parts of a page, with a title, a Copy menu and what else belongs in the head. */
 import { type ReactElement, type ReactNode, useId } from "react";
 import { CopyMenu, type CopyMenuProps } from "./copy.tsx";
+import { OldMark } from "./state.tsx";
 
 /** Props of a `Card`. */
 export interface CardProps {
@@ -10,19 +11,22 @@ export interface CardProps {
   readonly copy?: CopyMenuProps | undefined;
   /** Buttons and choices on the right of the title. */
   readonly actions?: ReactNode;
+  /** Whether it shows data of the server: without a connection it then says that it is old. */
+  readonly ages?: boolean;
   readonly className?: string;
   readonly id?: string;
   readonly children?: ReactNode;
 }
 
 /** A card. It is a region with the name of its title. */
-export function Card({ title, hint, copy, actions, className = "", id, children }: CardProps): ReactElement {
+export function Card({ title, hint, copy, actions, ages = false, className = "", id, children }: CardProps): ReactElement {
   const titleId = useId();
   return (
     <section className={`card ${className}`} id={id} aria-labelledby={titleId}>
       <div className="head">
         <h2 id={titleId}>{title}</h2>
         {hint !== undefined && <span className="hint">{hint}</span>}
+        {ages && <OldMark />}
         <span className="actions">
           {actions}
           {copy && <CopyMenu {...copy} />}

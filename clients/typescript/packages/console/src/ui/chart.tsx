@@ -14,7 +14,7 @@ export interface ChartMark {
   readonly value?: number | undefined;
 }
 
-/** What a chart shows. Times are in milliseconds since the Unix epoch, oldest first. */
+/** The data of a chart. Times are in milliseconds since the Unix epoch, oldest first. */
 export type ChartData =
   | {
       readonly kind: "candles";
@@ -25,7 +25,7 @@ export type ChartData =
 
 /** Props of a `Chart`. */
 export interface ChartProps {
-  /** What the chart shows, for a screen reader. */
+  /** The name of the chart, for a screen reader. */
   readonly name: string;
   readonly data: ChartData;
   /** The decimals of the axis. */
@@ -101,7 +101,7 @@ export function Chart(props: ChartProps): ReactElement {
       height,
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { show: kind === "line" } },
-      padding: [8, 0, 0, 0],
+      padding: [8, 0, 0, 14],
       scales: {
         x: {
           time: true,
@@ -222,7 +222,7 @@ function readingOf({ data, digits }: ChartProps, index: number | undefined): Rea
   ) : null;
 }
 
-/** What a screen reader says in place of the picture. */
+/** The text that a screen reader says in place of the picture. */
 function summaryOf({ data, digits }: ChartProps): string {
   const points = data.kind === "line" ? data.points.map(([, value]) => [value, value] as const) : data.candles.map(({ low, high }) => [low, high] as const);
   const [first, last] = data.kind === "line" ? [data.points[0]?.[1], data.points.at(-1)?.[1]] : [data.candles[0]?.open, data.candles.at(-1)?.close];

@@ -10,12 +10,12 @@ const CONFIRMATION_MS = 1_500;
 
 /** The code in the dialog, where the browser gives no clipboard. */
 const shown = createStore<{ readonly language: Language; readonly code: string } | undefined>(undefined);
-/** What a screen reader hears after a copy. */
+/** The announcement after a copy, for a screen reader. */
 const announced = createStore("");
 
 /** Props of a `CopyMenu`. */
 export interface CopyMenuProps {
-  /** What is copied, such as `the prices`. */
+  /** The copied subject, such as `the prices`. */
   readonly what: string;
   /** Called at the time of the click. */
   readonly subject: () => SnippetSubject;
@@ -130,7 +130,7 @@ export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): Reac
   );
 }
 
-/** What all copy menus share: the announcement, and the dialog for browsers that give no clipboard. */
+/** The parts that all copy menus share: the announcement, and the dialog for browsers that give no clipboard. */
 export function CopyDialog(): ReactElement {
   const code = useStore(shown);
   const text = useStore(announced);

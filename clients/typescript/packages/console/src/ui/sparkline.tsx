@@ -10,7 +10,7 @@ export interface SparklineProps {
   readonly leastSpan: number;
   /** Whether the axis begins at zero. */
   readonly zero?: boolean;
-  /** What it shows, for a screen reader. */
+  /** Its name, for a screen reader. */
   readonly name: string;
   readonly trend?: "up" | "down" | undefined;
 }

@@ -1,4 +1,4 @@
-/** Tables: dense rows with aligned figures. What does not fit scrolls within the table. */
+/** Tables: dense rows with aligned figures. A table that is too wide scrolls within its card. */
 import type { ReactElement, ReactNode } from "react";
 
 /** A column: its head, its cell, and how it behaves when the table is narrow. */

@@ -17,7 +17,7 @@ export interface TileProps {
   readonly history?: readonly Point[] | undefined;
   /** The least span of the history's axis, so that a small change looks small. */
   readonly leastSpan?: number;
-  /** What the history shows, for a screen reader. */
+  /** The name of the history, for a screen reader. */
   readonly historyName?: string;
   /** When the figure was current, in milliseconds since the Unix epoch. */
   readonly at?: number | undefined;

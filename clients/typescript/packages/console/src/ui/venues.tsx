@@ -54,7 +54,7 @@ export function VenuesCard(): ReactElement {
   const { data, error, loading, refresh } = useSources();
   const tried = data?.tried ?? [];
   return (
-    <Card title="Venues" copy={{ what: "the venues", subject: () => ({ kind: "call", method: "PriceService/ListSources", body: {} }) }}>
+    <Card title="Venues" ages copy={{ what: "the venues", subject: () => ({ kind: "call", method: "PriceService/ListSources", body: {} }) }}>
       {loading && <Loading what="the venues" />}
       {!data && error && <Failure error={error} what="the venues" retry={refresh} />}
       {data && (
@@ -66,7 +66,7 @@ export function VenuesCard(): ReactElement {
           rowData={({ name, state }) => ({ "data-venue": name, "data-state": state })}
           empty={
             <>
-              No venue is configured. <code>[[prices.sources]]</code> adds one.
+              No venue is configured. <code>[[prices.source]]</code> adds one.
             </>
           }
         />
