@@ -63,12 +63,16 @@ impl Lines {
     /// further on. None if the file has none of them, or several.
     pub(super) fn line_of_text(&self, text: &str) -> Option<usize> {
         let subject = Subject::of(text);
-        if let Some(name) = &subject.name
-            && let Some(entry) = self.entry_of(&subject.list, name)
-        {
-            let key = subject.key.as_ref();
-            let of_key = key.and_then(|key| self.lines.get(&format!("{entry}.{key}")));
-            return of_key.or_else(|| self.lines.get(&entry)).copied();
+        if let Some(name) = &subject.name {
+            let entries = self.entries_of(&subject.list, name);
+            let key = subject.key.as_deref().unwrap_or_default();
+            let mut keys = entries.iter().rev().map(|entry| format!("{entry}.{key}"));
+            let of_key = keys.find_map(|path| self.lines.get(&path));
+            // Where two have the name, the second one is at fault.
+            let of_entry = || self.lines.get(entries.last()?);
+            if let Some(line) = of_key.or_else(of_entry) {
+                return Some(*line);
+            }
         }
         let path = &subject.path;
         let exact = self.lines.get(path).copied();
@@ -81,19 +85,12 @@ impl Lines {
         exact.or_else(only).or_else(other).or_else(table)
     }
 
-    /// The last entry of a list that has this name: where two have it, the second one is at fault.
-    fn entry_of(&self, list: &str, name: &str) -> Option<String> {
-        let mut found = None;
-        for index in 0.. {
-            let entry = format!("{list}.{index}");
-            if !self.lines.contains_key(&entry) {
-                break;
-            }
-            if self.names_of(&entry).iter().any(|own| own == name) {
-                found = Some(entry);
-            }
-        }
-        found
+    /// The entries of a list that have this name.
+    fn entries_of(&self, list: &str, name: &str) -> Vec<String> {
+        let all = (0..).map(|index| format!("{list}.{index}"));
+        let all = all.take_while(|entry| self.lines.contains_key(entry));
+        all.filter(|entry| self.names_of(entry).iter().any(|own| own == name))
+            .collect()
     }
 
     /// The line of a key in the only entry of a list that has it.
@@ -260,9 +257,9 @@ name = "a"
 history_size = 5
 [[prices.source]]
 kind = "kraken"
+url = "x"
 [[prices.source]]
 kind = "kraken" # again
-url = "x"
 [[delivery.webhook]]
 name = "w"
 "#;
@@ -322,8 +319,8 @@ name = "w"
             ("chain 1: `endpoints` is empty", Some(7)),
             ("namespace \"a\" is built in", Some(17)),
             ("namespace \"b\" is built in", None),
-            ("prices.source: two sources are named \"kraken\"", Some(21)),
-            ("prices.source \"kraken\": the url \"x\" is not", Some(23)),
+            ("prices.source: two sources are named \"kraken\"", Some(22)),
+            ("prices.source \"kraken\": the url \"x\" is not", Some(21)),
             ("delivery.webhook \"w\" secrets is empty", Some(24)),
             // The nearest table, and a key that the text names.
             ("prices.symbol.\"BTC-USD\".method is", Some(13)),

@@ -203,7 +203,8 @@ async fn frames_are_recorded() {
     let path = folder.path().join("a.rec.gz");
     let recording = {
         let (engine, path, cancel) = (harness.engine.clone(), path.clone(), harness.cancel.clone());
-        tokio::spawn(async move { engine.record(&path, cancel).await })
+        let recording = engine.recording(&path).unwrap();
+        tokio::spawn(async move { engine.record(recording, cancel).await })
     };
     let (mut peer, _) = venue.accept().await;
     let frame = coinbase_match(1, "BTC-USD", "10");
