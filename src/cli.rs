@@ -190,10 +190,10 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         config.is_configured = false;
     }
     match command {
-        Command::Serve { .. } => start(whole(reading)?, Feed::Live),
+        Command::Serve { .. } => start(whole(reading, Checks::Start)?, Feed::Live),
         Command::Token { user, scope, ttl } => token(&reading.into_config()?, user, scope, ttl),
         Command::CheckConfig { .. } => {
-            let config = whole(reading)?;
+            let config = whole(reading, Checks::All)?;
             for hint in config.contradictions() {
                 print_error(&hint);
             }
@@ -233,16 +233,25 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
                 start: start_time,
                 repeat,
             };
-            start(whole(reading)?, Feed::Replay(replay))
+            start(whole(reading, Checks::Start)?, Feed::Replay(replay))
         }
     }
+}
+
+/// What is a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checks {
+    /// All that a server refuses.
+    Start,
+    /// Also environment variables that set nothing.
+    All,
 }
 
 /// The configuration, with the parts that it names checked too.
 ///
 /// # Errors
 /// All that is wrong, one a line.
-fn whole(mut reading: Reading) -> anyhow::Result<Config> {
+fn whole(mut reading: Reading, checks: Checks) -> anyhow::Result<Config> {
     let of_parts = reading.config.as_ref().map(serve::problems);
     for problem in of_parts.into_iter().flatten() {
         reading.add(&problem);
@@ -253,7 +262,11 @@ fn whole(mut reading: Reading) -> anyhow::Result<Config> {
         reading.add(&problem);
     }
     for problem in variables_without_effect() {
-        reading.add(&problem);
+        match checks {
+            Checks::All => reading.add(&problem),
+            // A variable of somebody else's must not keep a server from starting.
+            Checks::Start => print_error(&format!("tidewire: {problem}")),
+        }
     }
     reading.into_config()
 }

@@ -258,7 +258,7 @@ mod tests {
                 let data = vec![b' '; PAGE_BYTES].into();
                 let name = tidewire_stream::ChannelName::parse(name).unwrap();
                 let event = tidewire_proto::v1::server_message::Data::Message(data);
-                before.publish(&name, event);
+                tidewire_stream::Publisher::publish(&*before, &name, event);
             }
             let store = tidewire_store::MemoryStore::new();
             let (now, later) = (

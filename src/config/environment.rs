@@ -1,6 +1,7 @@
 //! Environment: variables that look like settings and are none, and the filter of the log.
 //!
-//! Such a variable is a fault, as an unknown key of a file is.
+//! Such a variable is a fault of the configuration, and no reason for a server not to start: it may be
+//! somebody else's.
 
 /// The prefix of the server's variables.
 pub(super) const PREFIX: &str = "TIDEWIRE_";

@@ -370,7 +370,10 @@ mod tests {
         assert!(positions.take_unused(|_| true).is_empty());
         positions.note_left(&channel);
         tokio::time::advance(GRACE).await;
-        assert_eq!(positions.take_unused(|_| false), [channel.clone()]);
+        assert_eq!(
+            positions.take_unused(|_| false),
+            std::slice::from_ref(&channel)
+        );
         assert!(state.lock().is_left() && !positions.contains(&channel));
         let again = positions.join(&channel, Class::History);
         assert!(matches!(again, JoinState::Waiting { is_first: true, .. }));
