@@ -554,3 +554,24 @@ fn an_explanation_has_both_values_and_the_decision() {
         explanation.reason
     );
 }
+
+/// The age is 0 after a restart, and 0 at a value that arrives at once: the silence of before has
+/// ended all the same.
+#[test]
+fn a_silence_from_before_a_restart_ends_with_the_first_value() {
+    for away_ms in [0, 400] {
+        let silent = signal(SignalKind::Age, Test::Above(decimal("5000")));
+        let mut world = World::of(&rule(silent));
+        world.price("100");
+        world.apply(&btc(), Input::Stale);
+        world.advance(6_000);
+        assert_eq!(world.fires().len(), 1);
+        world.restart(1_000);
+        world.advance(away_ms);
+        assert_eq!(world.price("101").len(), 0);
+        assert_eq!(world.phase(0), Phase::Armed);
+        world.apply(&btc(), Input::Stale);
+        world.advance(6_000);
+        assert_eq!(world.fires().len(), 1, "{away_ms}");
+    }
+}
