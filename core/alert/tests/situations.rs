@@ -559,19 +559,33 @@ fn an_explanation_has_both_values_and_the_decision() {
 /// ended all the same.
 #[test]
 fn a_silence_from_before_a_restart_ends_with_the_first_value() {
-    for away_ms in [0, 400] {
+    for waits_ms in [0, 400] {
         let silent = signal(SignalKind::Age, Test::Above(decimal("5000")));
-        let mut world = World::of(&rule(silent));
-        world.price("100");
-        world.apply(&btc(), Input::Stale);
-        world.advance(6_000);
-        assert_eq!(world.fires().len(), 1);
+        let mut world = World::of(&Rule {
+            cooldown_ms: 600_000,
+            ..rule(silent)
+        });
+        for fires in [1, 0] {
+            world.price("100");
+            world.apply(&btc(), Input::Stale);
+            world.advance(6_000);
+            // The second silence begins in the cooldown, and fires after it unless it ends.
+            assert_eq!(world.fires().len(), fires);
+        }
         world.restart(1_000);
-        world.advance(away_ms);
+        world.advance(waits_ms);
         assert_eq!(world.price("101").len(), 0);
-        assert_eq!(world.phase(0), Phase::Armed);
+        assert!(
+            !world.reason(0).contains("true again"),
+            "{}",
+            world.reason(0)
+        );
+        for _ in 0..700 {
+            world.advance(1_000);
+            assert_eq!(world.price("101").len(), 0, "{waits_ms}");
+        }
         world.apply(&btc(), Input::Stale);
         world.advance(6_000);
-        assert_eq!(world.fires().len(), 1, "{away_ms}");
+        assert_eq!(world.fires().len(), 1, "{waits_ms}");
     }
 }
