@@ -35,20 +35,29 @@ const openClient = new WebSocketClient(socketUrl, { parse: parseFrame });
 
 const session = createStore<Session>({ client: openClient, userClient: undefined, token: undefined, user: undefined, wantsToken: false, note: "" });
 
-/** Whether the page's connection is up. Otherwise all that the page shows is old. */
+/** Whether the page's connection is up. */
 const online = createStore(false);
+
+/** Whether the page's connection was up, and is lost. */
+const lost = createStore(false);
+
+function noteStatus({ state }: { readonly state: { readonly status: string } }): void {
+  const isOnline = state.status === "connected";
+  lost.set(!isOnline && (lost.get() || online.get()));
+  online.set(isOnline);
+}
 
 function change(part: Partial<Session>): void {
   const next = { ...session.get(), ...part };
   const client = next.wantsToken && next.userClient ? next.userClient : openClient;
   session.set({ ...next, client });
-  online.set(client.state.status === "connected");
+  noteStatus(client);
 }
 
 function followClient(client: WebSocketClient): void {
   client.on("state", () => {
     if (client === session.get().client) {
-      online.set(client.state.status === "connected");
+      noteStatus(client);
     }
   });
 }
@@ -139,4 +148,9 @@ export function useSession(): Session {
 /** Whether the page's connection is up, followed. */
 export function useOnline(): boolean {
   return useStore(online);
+}
+
+/** Whether what the page shows is old, because its connection is lost, followed. */
+export function useOld(): boolean {
+  return useStore(lost);
 }

@@ -3,7 +3,7 @@ import type { ClientState } from "@tidewire/client";
 import { useClient, useConnection } from "@tidewire/react";
 import { type ReactElement, useEffect, useState } from "react";
 import { age } from "../lib/format.ts";
-import { useOnline, useSession } from "../lib/session.ts";
+import { useOld, useOnline, useSession } from "../lib/session.ts";
 import { dataText, isSample, useSources } from "../lib/sources.ts";
 import { nextTheme, useTheme } from "../lib/theme.ts";
 import { useTitlePart } from "../lib/title.ts";
@@ -90,11 +90,8 @@ function ConnectionStates(): ReactElement {
   const { status, quality } = useConnection();
   const { data } = useSources();
   const isOnline = useOnline();
-  const [wasOnline, setWasOnline] = useState(false);
-  useEffect(() => {
-    setWasOnline((was) => was || isOnline);
-  }, [isOnline]);
-  useTitlePart("isOld", wasOnline && !isOnline);
+  const isOld = useOld();
+  useTitlePart("isOld", isOld);
   useEffect(() => {
     document.body.dataset["connection"] = status;
   }, [status]);
@@ -107,7 +104,7 @@ function ConnectionStates(): ReactElement {
         </span>
       )}
       <span id="state" role="status" data-status={status}>
-        {status === "connecting" && wasOnline ? "Reconnecting" : STATE_TEXTS[status]}
+        {status === "connecting" && isOld ? "Reconnecting" : STATE_TEXTS[status]}
       </span>
       {isOnline && data && (
         <span id="data-state" className="soft">

@@ -1,6 +1,6 @@
 /** Chips: the state of a thing in one word. While the connection is lost they say that they are old. */
 import type { ReactElement, ReactNode } from "react";
-import { useOnline } from "../lib/session.ts";
+import { useOld } from "../lib/session.ts";
 
 /** The meaning of a colour. Colour is never the only sign: the word says the same. */
 export type Tone = "up" | "warn" | "bad" | "plain" | "accent";
@@ -16,7 +16,7 @@ export interface ChipProps {
 
 /** A chip. */
 export function Chip({ tone = "plain", title, ages = true, children }: ChipProps): ReactElement {
-  const isOld = !useOnline() && ages;
+  const isOld = useOld() && ages;
   return (
     <span className={`chip ${isOld ? "plain old" : tone}`} title={isOld ? "As it was before the connection was lost" : title}>
       {isOld && <span>was </span>}

@@ -3,7 +3,7 @@ import type { TidewireError } from "@tidewire/client";
 import type { ReactElement, ReactNode } from "react";
 import { age } from "../lib/format.ts";
 import { useNow } from "../lib/clock.ts";
-import { useOnline } from "../lib/session.ts";
+import { useOld } from "../lib/session.ts";
 
 /** Rows that stand in for data that is on its way. */
 export function Loading({ rows = 3, what = "data" }: { readonly rows?: number; readonly what?: string }): ReactElement {
@@ -53,7 +53,7 @@ export function sentence(text: string): string {
 
 /** Says that what is shown is old, while the connection is lost. `at` is when it was last current. */
 export function OldMark({ at }: { readonly at?: number | undefined }): ReactElement | null {
-  return useOnline() ? null : <OldTag at={at} />;
+  return useOld() ? <OldTag at={at} /> : null;
 }
 
 function OldTag({ at }: { readonly at?: number | undefined }): ReactElement {
