@@ -238,7 +238,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// What is a fault.
+/// Faults that a command looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Checks {
     /// All that a server refuses.

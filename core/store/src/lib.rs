@@ -61,7 +61,7 @@ pub trait Store: Send + Sync + 'static {
     fn commit(&self, batch: Batch) -> StoreFuture<'_, ()>;
 
     /// Writes all that was committed to its place, and ends the store: later reads and commits fail.
-    /// What is committed survives without it; the next start is then a little longer.
+    /// Commits survive without it; the next start is then a little longer.
     ///
     /// # Errors
     /// Something could not be written to its place.

@@ -280,7 +280,7 @@ impl Writer {
         state.last_fire = id.0;
         state.last_fired_ms = fire.at.wall_ms;
         self.stage_state(chunk, fire.slot, &fire.state(), fire.at, origin, state);
-        let shown = view::shown(rule, state, origin.phase, view::Audience::Owner);
+        let shown = view::into_view(rule, state, origin.phase, view::Audience::Owner);
         let event = view::event(id, fire, shown);
         // A price that never came is 0 in the evaluator.
         let price = (!fire.price.is_zero()).then(|| fire.price.normalize().to_string());

@@ -24,29 +24,29 @@ pub(crate) fn rule(
     phase: Option<Phase>,
     audience: Audience,
 ) -> AlertRule {
-    shown(rule.clone(), state, phase, audience)
+    into_view(rule.clone(), state, phase, audience)
 }
 
 /// The same of a rule that is needed no more.
-pub(crate) fn shown(
-    mut shown: AlertRule,
+pub(crate) fn into_view(
+    mut rule: AlertRule,
     state: &StateRecord,
     phase: Option<Phase>,
     audience: Audience,
 ) -> AlertRule {
     if audience == Audience::Owner {
-        shown.user = None;
+        rule.user = None;
     }
-    shown.set_state(phase.map_or(AlertState::Unspecified, |phase| match phase {
+    rule.set_state(phase.map_or(AlertState::Unspecified, |phase| match phase {
         // The server stores a stopped rule as disabled.
-        Phase::Disabled if shown.stopped_reason.is_some() => AlertState::Stopped,
+        Phase::Disabled if rule.stopped_reason.is_some() => AlertState::Stopped,
         phase => alert_state(phase),
     }));
     if state.fires > 0 {
-        shown.fires = Some(state.fires);
-        shown.last_fired_at = Some(state.last_fired_ms);
+        rule.fires = Some(state.fires);
+        rule.last_fired_at = Some(state.last_fired_ms);
     }
-    shown
+    rule
 }
 
 fn alert_state(phase: Phase) -> AlertState {

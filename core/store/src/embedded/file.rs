@@ -108,13 +108,13 @@ pub(super) fn note_checkpoint(
     Ok(())
 }
 
-/// Notes whether the logs may have changes that the file does not have.
-pub(super) fn note_logs(database: &Database, are_needed: bool) -> Result<(), StoreError> {
+/// Notes that the logs may have changes that the file does not have.
+pub(super) fn note_logs(database: &Database) -> Result<(), StoreError> {
     catch(|| {
         let transaction = database.begin_write().map_err(failed)?;
         {
             let mut about = transaction.open_table(ABOUT).map_err(failed)?;
-            about.insert(LOGS, u64::from(are_needed)).map_err(failed)?;
+            about.insert(LOGS, 1).map_err(failed)?;
         }
         transaction.commit().map_err(failed)
     })

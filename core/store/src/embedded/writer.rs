@@ -62,7 +62,7 @@ pub(super) fn open(folder: &Path) -> Result<Parts, StoreError> {
     let segment = replay.segment.unwrap_or(checkpoint) + 1;
     wal.start(segment)
         .map_err(|error| unwritable(failed(error)))?;
-    file::note_logs(&database, true).map_err(unwritable)?;
+    file::note_logs(&database).map_err(unwritable)?;
     Ok(Parts {
         path,
         store: OpenStore {
@@ -204,10 +204,9 @@ impl Writer {
         let open = before?;
         let wal = self.wal.take().ok_or(StoreError::Closed)?;
         let close = move || {
-            match open.newest.tables().next() {
-                Some(_) => checkpoint::write(&open.database, &open.newest, open.segment, false)?,
-                None => file::note_logs(&open.database, false)?,
-            }
+            // Also without changes: the next start begins another segment, so that a log of before
+            // is not taken for its own.
+            checkpoint::write(&open.database, &open.newest, open.segment, false)?;
             wal.clear().map_err(failed)
             // The file is given up last: another process may open all of them then.
         };

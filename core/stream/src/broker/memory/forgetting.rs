@@ -67,7 +67,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             return Ok(());
         }
         let mut all = Vec::new();
-        self.visit_all(|name, channel| {
+        self.for_each(|name, channel| {
             if name.namespace() == namespace {
                 all.push((channel.lock().used_ms, name));
             }
@@ -150,7 +150,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     pub(super) fn forget_quiet_in(&self, namespace: &str) -> Vec<ChannelName> {
         let now_ms = self.clock.now_ms();
         let (mut quiet, mut others) = (Vec::new(), Vec::new());
-        self.visit_all(|name, channel| {
+        self.for_each(|name, channel| {
             if name.namespace() != namespace {
                 return;
             }
@@ -179,7 +179,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
 
     /// Visits a part of the channels, from a place of the table on. A channel whose place changes
     /// meanwhile may be left out.
-    fn visit(
+    fn for_part(
         &self,
         from: usize,
         count: usize,
@@ -200,9 +200,9 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     }
 
     /// Visits all channels.
-    pub(super) fn visit_all(&self, each: impl FnMut(ChannelName, Arc<Mutex<Channel>>)) {
+    pub(super) fn for_each(&self, each: impl FnMut(ChannelName, Arc<Mutex<Channel>>)) {
         let count = self.channels.read().len();
-        self.visit(0, count, each);
+        self.for_part(0, count, each);
     }
 
     /// Visits the next part of the channels. Drops what is too old in them, and forgets those that
@@ -233,8 +233,8 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let from = self.swept.load(Ordering::Relaxed);
         let from = if from < total { from } else { 0 };
         let first = count.min(total - from);
-        self.visit(from, first, &mut look_at);
-        self.visit(0, count - first, &mut look_at);
+        self.for_part(from, first, &mut look_at);
+        self.for_part(0, count - first, &mut look_at);
         self.swept
             .store((from + count) % total.max(1), Ordering::Relaxed);
         self.forget_unused(&idle);
@@ -248,7 +248,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         if crowded.is_empty() {
             return;
         }
-        self.visit_all(|name, channel| {
+        self.for_each(|name, channel| {
             if let Some(crowd) = crowded.get_mut(name.namespace()) {
                 crowd.channels.push((channel.lock().used_ms, name));
             }

@@ -55,7 +55,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let kept = used.iter().sum::<usize>().saturating_sub(excess);
         let largest = largest_share(used, kept);
         let mut too_large: HashMap<*const HistoryShare, (usize, Vec<_>)> = HashMap::new();
-        self.visit_all(|_, channel| {
+        self.for_each(|_, channel| {
             let share = channel.lock().share.clone();
             let excess = share.used().saturating_sub(largest);
             if excess > 0 {

@@ -50,7 +50,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             value: epoch.as_str().as_bytes().to_vec(),
         });
         let mut names = Vec::new();
-        self.visit_all(|name, channel| names.push((channel.lock().used_ms, name)));
+        self.for_each(|name, channel| names.push((channel.lock().used_ms, name)));
         // Those that were used last first: a snapshot may be cut short.
         names.sort_unstable_by_key(|(used_ms, _)| std::cmp::Reverse(*used_ms));
         let channels = names.into_iter().filter_map(|(_, name)| {
