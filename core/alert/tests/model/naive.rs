@@ -609,11 +609,11 @@ impl Naive {
             .iter()
             .map(|(slot, rule)| (*slot, (rule.clone(), now)))
             .collect();
-        self.stored_values.extend(
-            self.subjects
-                .iter()
-                .map(|(key, subject)| (key.clone(), subject.clone())),
-        );
+        // A stored value stays until another takes its place.
+        let known = self.subjects.iter();
+        let known = known.filter(|(_, subject)| subject.value.is_some());
+        self.stored_values
+            .extend(known.map(|(key, subject)| (key.clone(), subject.clone())));
     }
 
     /// Stores a rule that was changed.
