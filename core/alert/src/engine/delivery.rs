@@ -123,7 +123,6 @@ async fn step(shared: &Shared) -> Result<Step, DeliveryError> {
         let row_requests = requests_of(&value);
         count += row_requests.len();
         if row_requests.is_empty() {
-            tracing::error!("an outgoing alert is damaged, and is left out");
             removed.delete(tables::OUTGOING, key);
             continue;
         }
@@ -174,13 +173,16 @@ struct DueRow {
     requests: usize,
 }
 
-/// The requests of a row. None of a row that is damaged.
+/// The requests of a row. Those that are damaged are left out.
 fn requests_of(row: &[u8]) -> Vec<NotifyRequest> {
-    let Ok(record) = OutgoingRecord::decode(row) else {
-        return Vec::new();
+    let records = match OutgoingRecord::decode(row) {
+        Ok(one) if one.group.is_empty() => vec![one],
+        Ok(shared) => shared.group,
+        Err(_) => Vec::new(),
     };
-    match record.group.is_empty() {
-        true => notice::request(&record).into_iter().collect(),
-        false => record.group.iter().filter_map(notice::request).collect(),
+    let requests: Vec<_> = records.iter().filter_map(notice::request).collect();
+    if requests.is_empty() || requests.len() < records.len() {
+        tracing::error!("an outgoing alert is damaged, and is left out");
     }
+    requests
 }

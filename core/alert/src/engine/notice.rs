@@ -19,7 +19,7 @@ const TITLE_BYTES: usize = 200;
 
 /// The request to notify of an outgoing row. None if the row has no event.
 pub(crate) fn request(record: &OutgoingRecord) -> Option<NotifyRequest> {
-    let event = record.event.as_ref()?;
+    let event = &record.event()?;
     let rule = event.rule.as_ref()?;
     let id = event.id.as_deref()?;
     let kind = OutgoingKind::try_from(record.kind).ok()?;
@@ -433,6 +433,7 @@ fn data(record: &OutgoingRecord, event: &AlertEvent) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use tidewire_proto::v1::{AlertCondition, PriceThreshold};
 
     use super::*;
@@ -455,23 +456,23 @@ mod tests {
             template: template.map(str::to_owned),
             ..AlertRule::default()
         };
+        let event = AlertEvent {
+            alert_id: "r".into(),
+            id: Some("f".into()),
+            rule: Some(rule),
+            value: decimal("3.01"),
+            threshold: decimal("0.00000000172"),
+            symbol: Some("BTC-USD".into()),
+            sources: vec!["a\"b".into()],
+            timestamp: 7,
+            ..AlertEvent::default()
+        };
         OutgoingRecord {
             user: "ada".into(),
             kind: kind.into(),
-            event: Some(AlertEvent {
-                alert_id: "r".into(),
-                id: Some("f".into()),
-                rule: Some(rule),
-                value: decimal("3.01"),
-                threshold: decimal("0.00000000172"),
-                symbol: Some("BTC-USD".into()),
-                sources: vec!["a\"b".into()],
-                timestamp: 7,
-                ..AlertEvent::default()
-            }),
-            count: 0,
+            event: event.encode_to_vec(),
             price: Some("3.01".into()),
-            group: Vec::new(),
+            ..OutgoingRecord::default()
         }
     }
 

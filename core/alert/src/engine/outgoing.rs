@@ -9,10 +9,7 @@ use std::collections::HashMap;
 use prost::Message as _;
 use tidewire_store::{Batch, Key};
 
-use super::{
-    record::{EncodedGroup, EncodedOutgoing},
-    tables,
-};
+use super::{record::OutgoingRecord, tables};
 
 /// Records of one row.
 const GROUP: usize = 128;
@@ -23,18 +20,18 @@ const GROUP_BYTES: usize = 64 << 10;
 /// Outgoing notifications, in the order in which they are due.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
-    due: Vec<(Key, EncodedOutgoing)>,
-    summaries: HashMap<Key, EncodedOutgoing>,
+    due: Vec<(Key, OutgoingRecord)>,
+    summaries: HashMap<Key, OutgoingRecord>,
 }
 
 impl Outgoing {
     /// Adds a notification that is due at once.
-    pub(crate) fn add(&mut self, key: Key, record: EncodedOutgoing) {
+    pub(crate) fn add(&mut self, key: Key, record: OutgoingRecord) {
         self.due.push((key, record));
     }
 
     /// Sets the newest form of a summary.
-    pub(crate) fn set_summary(&mut self, key: Key, record: EncodedOutgoing) {
+    pub(crate) fn set_summary(&mut self, key: Key, record: OutgoingRecord) {
         self.summaries.insert(key, record);
     }
 
@@ -53,7 +50,13 @@ impl Outgoing {
             }
             let row = match &group[..] {
                 [one] => one.encode_to_vec(),
-                _ => EncodedGroup { group }.encode_to_vec(),
+                _ => {
+                    let shared = OutgoingRecord {
+                        group,
+                        ..OutgoingRecord::default()
+                    };
+                    shared.encode_to_vec()
+                }
             };
             batch.put(tables::OUTGOING, key, row);
         }
@@ -66,15 +69,12 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{
-        id::Id,
-        record::{OutgoingKind, OutgoingRecord},
-    };
+    use crate::engine::{id::Id, record::OutgoingKind};
 
-    fn record(user: &str) -> EncodedOutgoing {
-        EncodedOutgoing {
+    fn record(user: &str) -> OutgoingRecord {
+        OutgoingRecord {
             user: user.to_owned(),
-            ..EncodedOutgoing::default()
+            ..OutgoingRecord::default()
         }
     }
 
@@ -114,7 +114,7 @@ mod tests {
         let mut outgoing = Outgoing::default();
         for number in 0..3 {
             let event = vec![0; GROUP_BYTES / 2];
-            let record = EncodedOutgoing {
+            let record = OutgoingRecord {
                 event,
                 ..record("ada")
             };
@@ -130,7 +130,7 @@ mod tests {
         let mut outgoing = Outgoing::default();
         let key = tables::outgoing(60_000, Id(1));
         for count in 1..=3 {
-            let record = EncodedOutgoing {
+            let record = OutgoingRecord {
                 kind: OutgoingKind::Summary.into(),
                 count,
                 ..record("ada")

@@ -104,9 +104,9 @@ pub(crate) struct OutgoingRecord {
     /// The event.
     #[prost(enumeration = "OutgoingKind", tag = "2")]
     pub(crate) kind: i32,
-    /// The fire, or for notices the rule alone.
-    #[prost(message, optional, tag = "3")]
-    pub(crate) event: Option<AlertEvent>,
+    /// The encoded event: the fire, or for notices the rule alone. The log has the same bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) event: Vec<u8>,
     /// Fires that a summary stands for, or that a stop dropped.
     #[prost(uint64, tag = "4")]
     pub(crate) count: u64,
@@ -118,26 +118,12 @@ pub(crate) struct OutgoingRecord {
     pub(crate) group: Vec<OutgoingRecord>,
 }
 
-/// An [`OutgoingRecord`] to be stored, whose event is encoded already.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct EncodedOutgoing {
-    #[prost(string, tag = "1")]
-    pub(crate) user: String,
-    #[prost(enumeration = "OutgoingKind", tag = "2")]
-    pub(crate) kind: i32,
-    #[prost(bytes = "vec", tag = "3")]
-    pub(crate) event: Vec<u8>,
-    #[prost(uint64, tag = "4")]
-    pub(crate) count: u64,
-    #[prost(string, optional, tag = "5")]
-    pub(crate) price: Option<String>,
-}
-
-/// An [`OutgoingRecord`] with a group, to be stored.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct EncodedGroup {
-    #[prost(message, repeated, tag = "6")]
-    pub(crate) group: Vec<EncodedOutgoing>,
+impl OutgoingRecord {
+    /// The event. None if it is damaged or missing.
+    pub(crate) fn event(&self) -> Option<AlertEvent> {
+        let bytes = Some(self.event.as_slice()).filter(|bytes| !bytes.is_empty())?;
+        AlertEvent::decode(bytes).ok()
+    }
 }
 
 /// Kind of an outgoing notification.

@@ -12,7 +12,7 @@ use super::{
     config::MINUTE_MS,
     id::{Id, IdMap},
     outgoing::Outgoing,
-    record::{EncodedOutgoing, OutgoingKind, StateRecord},
+    record::{OutgoingKind, OutgoingRecord, StateRecord},
     tables, view,
     writer::Writer,
 };
@@ -297,7 +297,7 @@ impl Writer {
         price: Option<String>,
     ) {
         let record = self.stage_logged(chunk, OutgoingKind::Fire, id, user, event);
-        self.stage_outgoing(chunk, id, user, EncodedOutgoing { price, ..record });
+        self.stage_outgoing(chunk, id, user, OutgoingRecord { price, ..record });
     }
 
     /// Stages the log row of an event, which is published later. Returns the record of its
@@ -309,24 +309,24 @@ impl Writer {
         id: Id,
         user: &Arc<str>,
         event: AlertEvent,
-    ) -> EncodedOutgoing {
+    ) -> OutgoingRecord {
         let encoded = event.encode_to_vec();
         chunk.bytes += encoded.len();
         let (batch, key) = (&mut chunk.batch, tables::fire(user, id));
         batch.put(tables::FIRES, key, encoded.clone());
         batch.put(tables::FIRE_TIMES, id.key(), user.as_bytes());
         chunk.events.push((UserId::new(user), event));
-        EncodedOutgoing {
+        OutgoingRecord {
             user: user.as_ref().to_owned(),
             kind: kind.into(),
             event: encoded,
-            ..EncodedOutgoing::default()
+            ..OutgoingRecord::default()
         }
     }
 
     /// Stages the outgoing notification of a fire. Beyond the limit of a minute, fires share one at
     /// its end.
-    fn stage_outgoing(&self, chunk: &mut Chunk, id: Id, user: &Arc<str>, record: EncodedOutgoing) {
+    fn stage_outgoing(&self, chunk: &mut Chunk, id: Id, user: &Arc<str>, record: OutgoingRecord) {
         let now_ms = self.shared.clocks.now_ms();
         let minute = now_ms.div_euclid(MINUTE_MS);
         let mut judge = self.shared.judge.lock();
@@ -346,7 +346,7 @@ impl Writer {
             None => chunk.outgoing.add(tables::outgoing(now_ms, id), record),
             Some((first, count)) => {
                 let end_ms = (minute + 1).saturating_mul(MINUTE_MS);
-                let record = EncodedOutgoing {
+                let record = OutgoingRecord {
                     kind: OutgoingKind::Summary.into(),
                     count,
                     ..record
@@ -416,12 +416,12 @@ impl Writer {
             rule_version: rule.version,
             ..AlertEvent::default()
         };
-        let record = EncodedOutgoing {
+        let record = OutgoingRecord {
             user: origin.user.as_ref().to_owned(),
             kind: kind.into(),
             event: event.encode_to_vec(),
             count,
-            price: None,
+            ..OutgoingRecord::default()
         };
         chunk.outgoing.add(tables::outgoing(now_ms, id), record);
     }

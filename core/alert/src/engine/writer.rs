@@ -4,9 +4,9 @@
 //! it published and notified. A batch that cannot be written is tried again until the store works:
 //! fires wait, and none is lost or made twice.
 //!
-//! In turn, it writes outputs in batches of up to 512, runs up to 256 commands, and once a second stores a part
-//! of what [`saving`](super::saving) has. So neither waits for all of another. Outputs have
-//! [`CHUNKS_A_SAVE`] turns for each part that is saved.
+//! In turn, it writes outputs in batches of up to 512, runs up to 256 commands, and once a second
+//! stores a part of what [`saving`](super::saving) has. So neither waits for all of another. Outputs
+//! have [`CHUNKS_A_SAVE`] turns for each part that is saved.
 
 use std::{
     collections::{HashMap, HashSet},
