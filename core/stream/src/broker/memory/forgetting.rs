@@ -135,10 +135,12 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let channels = self.channels.read();
         let crowded = channels.counts().filter_map(|(name, count)| {
             let most = self.namespaces.named(name)?.max_channels;
-            // A small namespace makes room when it needs it.
-            let kept = most - most / PART;
+            // A small namespace makes room when it needs it. A large one makes room for many new
+            // channels: each time all of its channels are looked at.
+            let part = most / PART;
+            let is_crowded = part > 0 && count > most - part / 2;
             let crowd = Crowd {
-                excess: count.checked_sub(kept).filter(|excess| *excess > 0)?,
+                excess: count.checked_sub(most - part).filter(|_| is_crowded)?,
                 channels: Vec::new(),
             };
             Some((name.into(), crowd))
