@@ -7,29 +7,33 @@ use tidewire_stream::{
     Position,
     broker::{Broker as _, Reach, memory::MemoryLimits},
 };
-use tidewire_tests::{RedisServer, eventually};
+use tidewire_tests::{RedisServer, eventually, within};
+use tokio::sync::Semaphore;
 
 use crate::node::{Delivered, Node, channel, options};
 
-/// Publishes `0..count` from `publishers` tasks while `disturb` runs again and again, and checks
-/// that each document was published once, in the order of its publisher, and delivered in order.
+/// Publishes documents from four tasks, with `disturb` after each fifty of them, and checks that each
+/// document was published once, in the order of its publisher, and delivered in order.
 async fn publish_amid(redis: &RedisServer, disturb: &[&str]) {
     let (a, b) = (Node::start(redis).await, Node::start(redis).await);
     let (a, b) = (Arc::new(a), Arc::new(b));
     let name = channel("orders:1");
     b.subscribe(&name).await;
     let mut tasks = Vec::new();
+    let published = Arc::new(Semaphore::new(0));
     for publisher in 0..4 {
-        let (a, name) = (a.clone(), name.clone());
+        let (a, name, published) = (a.clone(), name.clone(), published.clone());
         tasks.push(tokio::spawn(async move {
             for number in 0..100 {
                 a.publish(&name, &format!("[{publisher},{number}]")).await;
+                published.add_permits(1);
             }
         }));
     }
-    while tasks.iter().any(|task| !task.is_finished()) {
+    for _ in 0..8 {
+        let some = within("fifty publications", published.acquire_many(50));
+        some.await.unwrap().forget();
         redis.command(disturb).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     for task in tasks {
         task.await.unwrap();
