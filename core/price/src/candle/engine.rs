@@ -38,7 +38,7 @@ pub(crate) const DAYS: i64 = 30;
 
 /// How far a minute may be ahead of the clock, which may be set back a little. One that is further
 /// ahead was formed by a clock that was wrong, and stands in the way of those of the right one.
-const MAX_AHEAD_MS: i64 = MINUTE_MS;
+pub(super) const MAX_AHEAD_MS: i64 = MINUTE_MS;
 
 /// A step of the clock ahead that may be a fault of the clock: nothing is removed at once because
 /// of it.
@@ -163,6 +163,9 @@ pub(super) struct Recent {
     pub(super) hours: BTreeMap<i64, Vec<Candle>>,
     pub(super) forming_minute: Option<Candle>,
     pub(super) forming: Option<Candle>,
+    /// Whether the clock was set back, and the minutes that are ahead of it are not yet removed.
+    /// They are left out here, and with them the forming candles, which may hold some.
+    pub(super) is_ahead: bool,
 }
 
 impl Candles {
@@ -581,14 +584,17 @@ impl Candles {
         let series = &mut all[index];
         series.chart.close_due(now_ms);
         series.collect_minutes();
+        let is_ahead = series.chart.is_ahead(now_ms, MAX_AHEAD_MS);
+        let forming = |interval| series.chart.forming(interval).filter(|_| !is_ahead);
         let hours = series.hours.iter();
         let recent = Recent {
             symbol: series.symbol.clone(),
             hours: hours
                 .map(|(start, hour)| (*start, hour.minutes.clone()))
                 .collect(),
-            forming_minute: series.chart.forming(CandleInterval::Minute),
-            forming: series.chart.forming(interval),
+            forming_minute: forming(CandleInterval::Minute),
+            forming: forming(interval),
+            is_ahead,
         };
         Ok((recent, self.0.store.clone(), now_ms))
     }

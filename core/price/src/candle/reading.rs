@@ -7,7 +7,7 @@ use tidewire_store::{SharedStore, StoreError};
 
 use super::{
     Candle, CandleInterval, Candles, CandlesError, DAY_MS, HOUR_MS, Progress, codec,
-    engine::{DAYS, Recent, TABLE, hour_key},
+    engine::{DAYS, MAX_AHEAD_MS, Recent, TABLE, hour_key},
     merge_minutes,
 };
 
@@ -75,7 +75,14 @@ impl Candles {
             since_ms.is_none_or(|since_ms| forming.start_ms >= since_ms) && has_room
         };
         let forming = recent.forming.filter(is_wanted);
-        let closed = candles.into_iter().map(|candle| (candle, Progress::Closed));
+        // Its forming candle is left out with the minutes that are ahead.
+        let is_over = |candle: &Candle| {
+            !recent.is_ahead || candle.start_ms + page.interval.length_ms() <= page.now_ms
+        };
+        let closed = candles.into_iter().map(|candle| match is_over(&candle) {
+            true => (candle, Progress::Closed),
+            false => (candle, Progress::Forming),
+        });
         let all = closed.chain(forming.map(|forming| (forming, Progress::Forming)));
         let is_sample = self.is_sample();
         let messages = all.map(|(candle, progress)| v1::Candle {
@@ -109,7 +116,7 @@ impl Page {
         let mut day_ms = CandleInterval::Day.start_of(first_ms);
         let mut candles = Vec::new();
         while day_ms <= self.now_ms && candles.len() <= self.limit {
-            let mut minutes = day(store, recent, day_ms).await?;
+            let mut minutes = self.day(store, recent, day_ms).await?;
             minutes.retain(|minute| minute.start_ms >= first_ms);
             candles.extend(merge_minutes(&minutes, self.interval));
             day_ms += DAY_MS;
@@ -127,7 +134,7 @@ impl Page {
         let mut days = Vec::new();
         let mut count = 0;
         while day_ms >= self.oldest_ms && count <= self.limit {
-            let minutes = day(store, recent, day_ms).await?;
+            let minutes = self.day(store, recent, day_ms).await?;
             let candles = merge_minutes(&minutes, self.interval);
             count += candles.len();
             days.push(candles);
@@ -135,28 +142,32 @@ impl Page {
         }
         Ok(days.into_iter().rev().flatten().collect())
     }
-}
 
-/// The closed minutes of a day.
-async fn day(store: &SharedStore, recent: &Recent, day_ms: i64) -> Result<Vec<Candle>, StoreError> {
-    let starts: Vec<i64> = (0..DAY_MS / HOUR_MS)
-        .map(|hour| day_ms + hour * HOUR_MS)
-        .collect();
-    let name = recent.symbol.as_str();
-    let keys = starts.iter().map(|start| (TABLE, hour_key(name, *start)));
-    let records = store.get_many(keys.collect()).await?;
-    let mut hours: BTreeMap<i64, Vec<Candle>> = BTreeMap::new();
-    for (start, record) in starts.into_iter().zip(records) {
-        let stored = || record.and_then(|record| codec::decode(&record, start));
-        let minutes = recent.hours.get(&start).cloned().or_else(stored);
-        hours.insert(start, minutes.unwrap_or_default());
+    /// The closed minutes of a day, without those that are ahead of the clock.
+    async fn day(
+        &self,
+        store: &SharedStore,
+        recent: &Recent,
+        day_ms: i64,
+    ) -> Result<Vec<Candle>, StoreError> {
+        let starts: Vec<i64> = (0..DAY_MS / HOUR_MS)
+            .map(|hour| day_ms + hour * HOUR_MS)
+            .collect();
+        let name = recent.symbol.as_str();
+        let keys = starts.iter().map(|start| (TABLE, hour_key(name, *start)));
+        let records = store.get_many(keys.collect()).await?;
+        let mut hours: BTreeMap<i64, Vec<Candle>> = BTreeMap::new();
+        for (start, record) in starts.into_iter().zip(records) {
+            let stored = || record.and_then(|record| codec::decode(&record, start));
+            let minutes = recent.hours.get(&start).cloned().or_else(stored);
+            hours.insert(start, minutes.unwrap_or_default());
+        }
+        // Saved since memory was read: it is in the forming candle.
+        let last_ms = self.now_ms + MAX_AHEAD_MS;
+        let end_ms = recent
+            .forming_minute
+            .map_or(last_ms + 1, |forming| forming.start_ms.min(last_ms + 1));
+        let minutes = hours.into_values().flatten();
+        Ok(minutes.filter(|minute| minute.start_ms < end_ms).collect())
     }
-    // Saved since memory was read: it is in the forming candle.
-    let forming_ms = recent
-        .forming_minute
-        .map_or(i64::MAX, |forming| forming.start_ms);
-    let minutes = hours.into_values().flatten();
-    Ok(minutes
-        .filter(|minute| minute.start_ms < forming_ms)
-        .collect())
 }

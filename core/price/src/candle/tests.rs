@@ -347,6 +347,13 @@ async fn candles_go_on_when_the_clock_is_set_back() {
     assert!(!fixture.candles.is_ahead_of_clock());
     fixture.clock.set(MIDNIGHT_MS + HOUR_MS + 10 * MINUTE_MS);
     assert!(fixture.candles.is_ahead_of_clock());
+    // Those that are ahead are left out before they are removed.
+    let hour_ms = MIDNIGHT_MS + HOUR_MS;
+    assert_eq!(fixture.starts("1m", None, 9).await, [(hour_ms, true)]);
+    assert_eq!(fixture.starts("1m", Some(hour_ms + 1), 9).await, []);
+    assert_eq!(fixture.starts("1h", None, 9).await, [(hour_ms, false)]);
+    fixture.candles.save().await.unwrap();
+    assert_eq!(fixture.starts("1m", None, 9).await, [(hour_ms, true)]);
     fixture.candles.go_back().await.unwrap();
     assert!(!fixture.candles.is_ahead_of_clock());
     fixture.tick("BTC-USD", cents(3), None);
