@@ -28,7 +28,9 @@ use crate::{
     notice::{NoticeTracker, PaymentLimits},
     processor::{Command, Deps, Inputs, Processor, Requester, block_message},
     proof::ProofPolicy,
-    transaction::{Interest, RequestOwner, TransactionOptions, TransactionTracker, WatchSlots},
+    transaction::{
+        BlockNumHash, Interest, RequestOwner, TransactionOptions, TransactionTracker, WatchSlots,
+    },
     tree::HeaderTree,
     wallet::{ConfirmationRules, Tracing, WalletTracker},
 };
@@ -102,11 +104,17 @@ impl Chain {
         let id = self.config.id;
         let blocks = self.block_store.blocks().await?;
         let tree = HeaderTree::resume(self.config.reorg_limit(), blocks);
-        let (transactions, wallets) = self.trackers();
+        let (mut transactions, wallets) = self.trackers();
         let notices = limits.map(|limits| {
             let listed = self.config.tokens.iter().copied().collect();
             NoticeTracker::new(id, self.rules(), listed, limits)
         });
+        if let Some(tip) = tree.tip() {
+            transactions.resume(BlockNumHash {
+                number: tip.number,
+                hash: tip.hash,
+            });
+        }
         let mut processor = Processor::new(self.deps(journal), transactions, wallets, notices);
         processor.restore().await?;
         if let Some(tip) = tree.tip() {

@@ -47,15 +47,23 @@ impl CanonicalChain {
         self.hashes.remove(&at.number);
     }
 
-    pub(super) fn reset(&mut self) {
-        self.hashes.clear();
-        self.head = None;
+    /// Goes on from this block. Those before it are unknown.
+    pub(super) fn resume(&mut self, tip: BlockNumHash) {
+        self.hashes = BTreeMap::from([(tip.number, tip.hash)]);
+        self.head = Some(tip.number);
     }
 
-    /// Confirmations of a block's transactions. Their own block is the first.
-    pub(super) fn confirmations(&self, at: BlockNumHash) -> u32 {
-        let head = self.head.unwrap_or(at.number).max(at.number);
-        u32::try_from(head - at.number + 1).unwrap_or(u32::MAX)
+    /// Forgets all blocks but the newest: others before it are unknown.
+    pub(super) fn forget_before_head(&mut self) {
+        let head = self.head;
+        self.hashes.retain(|number, _| Some(*number) == head);
+    }
+
+    /// Confirmations of a block's transactions. Their own block is the first. None before the first
+    /// block of the chain is known.
+    pub(super) fn confirmations(&self, at: BlockNumHash) -> Option<u32> {
+        let head = self.head?.max(at.number);
+        Some(u32::try_from(head - at.number + 1).unwrap_or(u32::MAX))
     }
 
     /// Whether a block that a node names is canonical, as far as is known. A block past the head

@@ -262,9 +262,14 @@ impl TransactionTracker {
         output
     }
 
-    /// Checks every transaction again, because blocks between two updates are unknown.
+    /// Goes on from a stored block, by which confirmations are counted until the first update.
+    pub fn resume(&mut self, tip: BlockNumHash) {
+        self.chain.resume(tip);
+    }
+
+    /// Checks every transaction again, because blocks before the newest update are unknown.
     pub fn resync(&mut self, now_ms: i64) {
-        self.chain.reset();
+        self.chain.forget_before_head();
         let phases: Vec<_> = self
             .table
             .iter()
@@ -408,10 +413,14 @@ impl TransactionTracker {
         if !self.table.set_outcome(&hash, at, outcome) {
             return;
         }
-        if self.chain.confirmations(at) < self.options.required {
+        let confirmations = self.chain.confirmations(at);
+        if confirmations.is_none_or(|count| count < self.options.required) {
             self.table.add_confirming(hash);
         }
-        self.publish(hash, now_ms, output);
+        // Without a block to count from, the first update publishes it.
+        if confirmations.is_some() {
+            self.publish(hash, now_ms, output);
+        }
         self.finalize(now_ms, output);
     }
 
@@ -420,7 +429,7 @@ impl TransactionTracker {
         for hash in self.table.confirming() {
             self.publish(hash, now_ms, output);
             let at = self.table.get(&hash).and_then(|watch| watch.phase.block());
-            let confirmations = at.map(|at| self.chain.confirmations(at));
+            let confirmations = at.and_then(|at| self.chain.confirmations(at));
             if confirmations.is_none_or(|count| count >= self.options.required) {
                 self.table.remove_confirming(&hash);
             }
@@ -581,26 +590,25 @@ impl TransactionTracker {
                 status.reorged = reorged.then_some(true);
                 TransactionState::Pending
             }
-            // Not published before the outcome is known; a request meanwhile returns this.
-            Phase::Included { outcome: None, .. } => TransactionState::Pending,
-            Phase::Included {
-                at,
-                outcome: Some(outcome),
-            } => {
-                status.confirmations = self.chain.confirmations(*at);
-                status.block_number = Some(at.number);
-                status.block_hash = Some(at.hash.to_string());
-                status.gas_used = Some(outcome.gas_used);
-                status.effective_gas_price = Some(outcome.gas_price.to_string());
-                status.reason = outcome.failure.as_ref().map(ToString::to_string);
-                match outcome.failure {
-                    Some(_) => TransactionState::Failed,
-                    None if status.confirmations >= self.options.required => {
-                        TransactionState::Confirmed
+            Phase::Included { at, outcome } => match (outcome, self.chain.confirmations(*at)) {
+                (Some(outcome), Some(confirmations)) => {
+                    status.confirmations = confirmations;
+                    status.block_number = Some(at.number);
+                    status.block_hash = Some(at.hash.to_string());
+                    status.gas_used = Some(outcome.gas_used);
+                    status.effective_gas_price = Some(outcome.gas_price.to_string());
+                    status.reason = outcome.failure.as_ref().map(ToString::to_string);
+                    match outcome.failure {
+                        Some(_) => TransactionState::Failed,
+                        None if confirmations >= self.options.required => {
+                            TransactionState::Confirmed
+                        }
+                        None => TransactionState::Confirming,
                     }
-                    None => TransactionState::Confirming,
                 }
-            }
+                // Not published before both are known; a request meanwhile returns this.
+                _ => TransactionState::Pending,
+            },
             Phase::Superseded { by, cancelled, .. } => {
                 status.replaced_by = Some(by.to_string());
                 if *cancelled {

@@ -283,11 +283,7 @@ fn a_watch_concerns_several_users_across_a_restart() {
         let durable = Interest::Durable(Some(user.to_owned()));
         world.tracker.watch(sent, durable, world.now).unwrap();
     }
-    let text = serde_json::to_string(&world.tracker.export()).unwrap();
-    world.tracker = TransactionTracker::new(options(), CustomErrors::default());
-    for stored in serde_json::from_str::<Vec<_>>(&text).unwrap() {
-        world.tracker.import(stored, world.now);
-    }
+    world.restart();
     let update = world.node.mine(&[sent]);
     let output = world.tracker.apply(&update, world.now);
     let concern = world.tracker.concern(&sent).unwrap();
@@ -346,12 +342,7 @@ fn a_durable_watch_outlives_sessions_and_restarts() {
     let changes = world.tracker.take_changes();
     let stored = changes[0].1.clone().unwrap();
     assert_eq!((changes.len(), stored.user.as_deref()), (1, Some("alice")));
-    // A restart: as JSON to a new tracker.
-    let text = serde_json::to_string(&world.tracker.export()).unwrap();
-    world.tracker = TransactionTracker::new(options(), CustomErrors::default());
-    for stored in serde_json::from_str::<Vec<_>>(&text).unwrap() {
-        world.tracker.import(stored, world.now);
-    }
+    world.restart();
     world.take_states();
     world.mine(&[]);
     assert_eq!(world.take_states(), [(State::Confirming, 2)]);
@@ -361,6 +352,56 @@ fn a_durable_watch_outlives_sessions_and_restarts() {
     assert_eq!(world.take_states().last(), Some(&(State::Finalized, 6)));
     let changes = world.tracker.take_changes();
     assert_eq!(changes, [(sent, None)]);
+}
+
+/// A restart does not take confirmations back: they are counted from the stored block until the
+/// first update.
+#[test]
+fn confirmations_go_on_after_a_restart() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    let durable = Interest::Durable(None);
+    world.tracker.watch(sent, durable, world.now).unwrap();
+    world.mine(&[sent]);
+    let tip = world.mine(&[]);
+    world.take_states();
+    world.restart();
+    world.tracker.resume(tip);
+    world.wait(20);
+    assert_eq!(world.take_states(), [(State::Confirming, 2)]);
+    world.mine(&[]);
+    assert_eq!(world.take_states(), [(State::Confirmed, 3)]);
+}
+
+/// Without a stored block, the first update says how many confirmations there are.
+#[test]
+fn confirmations_are_unknown_before_the_first_block() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    let durable = Interest::Durable(None);
+    world.tracker.watch(sent, durable, world.now).unwrap();
+    world.mine(&[sent]);
+    world.take_states();
+    world.restart();
+    world.wait(20);
+    assert_eq!(world.take_states(), []);
+    assert_eq!(world.status(&sent).state(), State::Pending);
+    world.mine(&[]);
+    assert_eq!(world.take_states(), [(State::Confirming, 2)]);
+}
+
+/// After a gap the newest block is known, and confirmations are counted from it.
+#[test]
+fn confirmations_go_on_after_a_gap() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    world.watch(sent);
+    world.mine(&[sent]);
+    world.mine(&[]);
+    world.take_states();
+    world.tracker.resync(world.now);
+    world.wait(20);
+    assert_eq!(world.take_states(), [(State::Confirming, 2)]);
 }
 
 #[test]
@@ -400,11 +441,7 @@ fn no_back_end_ends_the_interest_of_rules_and_it_outlives_a_restart() {
     world.tracker.unwatch(&sent, &Interest::Session);
     world.tracker.unwatch(&sent, &durable);
     assert!(world.tracker.is_watched(&sent));
-    let text = serde_json::to_string(&world.tracker.export()).unwrap();
-    world.tracker = TransactionTracker::new(options(), CustomErrors::default());
-    for stored in serde_json::from_str::<Vec<_>>(&text).unwrap() {
-        world.tracker.import(stored, world.now);
-    }
+    world.restart();
     // A back end that ends its own interest anew ends nothing.
     world.tracker.unwatch(&sent, &durable);
     assert!(world.tracker.is_watched(&sent));

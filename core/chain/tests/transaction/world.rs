@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use alloy::primitives::B256;
 use tidewire_chain::{
     decode::CustomErrors,
-    transaction::{Interest, TrackerOutput, TransactionOptions, TransactionTracker},
+    transaction::{BlockNumHash, Interest, TrackerOutput, TransactionOptions, TransactionTracker},
 };
 use tidewire_proto::v1::{TransactionState as State, TransactionStatus};
 
@@ -55,10 +55,26 @@ impl World {
         });
     }
 
-    pub(crate) fn mine(&mut self, transactions: &[B256]) {
+    /// Mines a block, and returns which one it is.
+    pub(crate) fn mine(&mut self, transactions: &[B256]) -> BlockNumHash {
         let update = self.node.mine(transactions);
+        let block = &update.included.block;
+        let at = BlockNumHash {
+            number: block.number,
+            hash: block.hash,
+        };
         let output = self.tracker.apply(&update, self.now);
         self.take(output);
+        at
+    }
+
+    /// A restart of the server: the watches go to a new tracker as JSON.
+    pub(crate) fn restart(&mut self) {
+        let text = serde_json::to_string(&self.tracker.export()).unwrap();
+        self.tracker = TransactionTracker::new(options(), CustomErrors::default());
+        for stored in serde_json::from_str::<Vec<_>>(&text).unwrap() {
+            self.tracker.import(stored, self.now);
+        }
     }
 
     pub(crate) fn reorg(&mut self, depth: usize, transactions: &[B256]) {
