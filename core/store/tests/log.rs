@@ -221,6 +221,29 @@ async fn logs_that_are_empty_or_older_than_the_file_are_refused() {
     }
 }
 
+/// An empty store would have no revocation and no notification, without a word.
+#[tokio::test]
+async fn a_store_file_that_is_empty_or_missing_beside_its_logs_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.redb");
+    let store = EmbeddedStore::open_with(folder.path(), lazy()).unwrap();
+    put(&store, 1, b"one").await;
+    store.close().await.unwrap();
+    let content = fs::read(&file).unwrap();
+    let error = async || {
+        let opened = EmbeddedStore::open(folder.path());
+        opened.unwrap_err().to_string()
+    };
+    fs::write(&file, b"").unwrap();
+    assert!(error().await.contains("it is empty or missing"));
+    fs::remove_file(&file).unwrap();
+    assert!(error().await.contains("it is empty or missing"));
+    assert!(!file.exists(), "the next start refuses it too");
+    fs::write(&file, content).unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    assert_eq!(keys(&all(&store).await), [1]);
+}
+
 #[tokio::test]
 async fn logs_with_exchanged_names_are_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use redb::{
     Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition, WriteTransaction,
 };
 
-use super::failed;
+use super::{failed, wal};
 use crate::StoreError;
 
 /// Name of the file in the data folder.
@@ -56,6 +56,12 @@ pub(super) fn open(folder: &Path) -> Result<OpenFile, StoreError> {
     let path = folder.join(FILE);
     let unusable = |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
     std::fs::create_dir_all(folder).map_err(unusable)?;
+    // A new file is written and flushed before there are logs.
+    let is_new = path.metadata().map_or(true, |about| about.len() == 0);
+    if is_new && let Some(log) = wal::FILES.iter().find(|log| folder.join(log).exists()) {
+        let reason = format!("it is empty or missing, although `{log}` is beside it");
+        return Err(StoreError::Corrupt(path, reason));
+    }
     open_private(&path).map_err(unusable)?;
     // The library panics on some damaged files.
     let opened = catch_unwind(AssertUnwindSafe(|| {
