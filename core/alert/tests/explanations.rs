@@ -8,7 +8,7 @@
 
 mod support;
 
-use support::{World, above, crosses_up, decimal, leaf, rule};
+use support::{World, above, crosses_up, decimal, leaf, rule, signal};
 use tidewire_alert::{
     Condition, Decision, Explanation, Input, Leaf, Repeat, Rule, SignalKind, Subject, Test,
 };
@@ -242,4 +242,35 @@ fn a_feed_that_never_began_becomes_stale() {
     assert_eq!(world.slots(), [0]);
     let words = "age in milliseconds of the price of BTC-USD is 60000, wanted at least 60000: true";
     assert_explained(&world, &stale, Decision::Fired, true, words);
+}
+
+/// A rule fires before any value came, because a price is old. Disabling it forgets its gas.
+#[test]
+fn a_fire_of_an_age_is_told_though_other_subjects_are_forgotten() {
+    let gas = Condition::Leaf(Leaf {
+        subject: Subject::Gas(1),
+        signal: SignalKind::Value,
+        test: Test::Above(decimal("100")),
+    });
+    let old = signal(SignalKind::Age, Test::Above(decimal("1000")));
+    let mut either = rule(Condition::Any(vec![old, gas]));
+    let mut world = World::of(&either);
+    world.advance(2_000);
+    assert_eq!(world.fires().len(), 1);
+    assert_explained(
+        &world,
+        &either,
+        Decision::Fired,
+        true,
+        "the newest value fired it",
+    );
+    either.is_enabled = false;
+    world.update(0, |rule| rule.is_enabled = false);
+    assert_explained(
+        &world,
+        &either,
+        Decision::Fired,
+        true,
+        "the newest value fired it",
+    );
 }

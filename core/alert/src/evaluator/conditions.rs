@@ -6,7 +6,7 @@ use super::{
     Evaluator,
     records::{ComplexTest, Record, TestKind},
 };
-use crate::{Condition, SignalKind, Test, leaf::LeafState, signal::Signal};
+use crate::{Condition, SignalKind, Subject, Test, leaf::LeafState, signal::Signal};
 
 /// The value that a judgement is about.
 #[derive(Debug, Clone, Copy)]
@@ -106,9 +106,14 @@ impl Evaluator {
         let subjects = (0..tests).filter_map(|test| {
             // Rules have at most 16 tests.
             let number = self.signal_of_test(record, test as u8)?.subject;
-            Some((number, self.subjects.get(number as usize)?.arrival))
+            let subject = self.subjects.get(number as usize)?;
+            // Subjects without a value are equally old. The age of one of the symbols among them
+            // may fire a rule, and symbols are not forgotten with their last rule.
+            let is_symbol = matches!(subject.key, Subject::Symbol(_));
+            Some((number, subject.arrival, is_symbol))
         });
-        subjects.max_by_key(|(_, arrival)| *arrival)
+        let newest = subjects.max_by_key(|(_, arrival, is_symbol)| (*arrival, *is_symbol));
+        newest.map(|(number, arrival, _)| (number, arrival))
     }
 
     pub(super) fn can_retract(&self, record: &Record) -> bool {
