@@ -179,12 +179,5 @@ pub(crate) fn parse_failure(error: ClientError) -> (Option<String>, Error) {
         ),
         ClientError::Invalid { id, message } => (id, ErrorCode::InvalidArgument, message),
     };
-    (
-        id,
-        Error {
-            code: code.into(),
-            message,
-            retry_after_ms: None,
-        },
-    )
+    (id, Error::new(code, message))
 }

@@ -7,6 +7,36 @@ use crate::v1::{Error, ErrorCode};
 /// The gRPC trailer with the retry delay, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
+/// Longest message, in bytes. gRPC clients read metadata of 8 KiB by default, percent-encoded, and
+/// take a longer status for another one.
+pub const MAX_MESSAGE_BYTES: usize = 2_048;
+
+/// Bytes that are kept of the beginning of a longer message. The rest is of its end, which says
+/// what was expected.
+const HEAD_BYTES: usize = 512;
+
+/// Cuts the middle of a message that is too long: errors repeat what they refuse, and that can be
+/// of any length.
+///
+/// ```
+/// use tidewire_proto::{MAX_MESSAGE_BYTES, bound_message};
+/// let message = format!("`symbol`: unknown symbol {}, expected one of …", "X".repeat(60_000));
+/// let bounded = bound_message(message);
+/// assert!(bounded.len() <= MAX_MESSAGE_BYTES);
+/// assert!(bounded.starts_with("`symbol`: unknown symbol XXX"));
+/// assert!(bounded.ends_with("XXX, expected one of …"));
+/// ```
+#[must_use]
+pub fn bound_message(message: String) -> String {
+    if message.len() <= MAX_MESSAGE_BYTES {
+        return message;
+    }
+    let head = message.floor_char_boundary(HEAD_BYTES);
+    let tail_bytes = MAX_MESSAGE_BYTES - HEAD_BYTES - '…'.len_utf8();
+    let tail = message.ceil_char_boundary(message.len() - tail_bytes);
+    format!("{}…{}", &message[..head], &message[tail..])
+}
+
 impl ErrorCode {
     /// The name on JSON transports: lower snake case.
     ///
@@ -55,12 +85,12 @@ impl From<ErrorCode> for Code {
 }
 
 impl Error {
-    /// Builds an error from a code and a text.
+    /// Builds an error from a code and a text, which is [bounded](bound_message).
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
-            message: message.into(),
+            message: bound_message(message.into()),
             retry_after_ms: None,
         }
     }
@@ -88,7 +118,7 @@ impl From<Error> for Status {
         if let Some(wait) = error.retry_after_ms {
             metadata.insert(PUSHBACK, wait.into());
         }
-        Self::with_metadata(error.code().into(), error.message, metadata)
+        Self::with_metadata(error.code().into(), bound_message(error.message), metadata)
     }
 }
 
@@ -108,6 +138,24 @@ mod tests {
             assert_eq!(String::from_utf8(text).unwrap(), expected);
             assert_eq!(ErrorCode::from(Code::from(code)), code);
         }
+    }
+
+    #[test]
+    fn only_a_long_message_is_cut_and_between_characters() {
+        let whole = "ä".repeat(MAX_MESSAGE_BYTES / 2);
+        assert_eq!(bound_message(whole.clone()), whole);
+        for shift in 0..4 {
+            let long = format!("{}{}", "x".repeat(shift), "€".repeat(1_000));
+            let bounded = bound_message(long.clone());
+            assert!(bounded.len() <= MAX_MESSAGE_BYTES && bounded.len() > MAX_MESSAGE_BYTES - 8);
+            let (head, tail) = bounded.split_once('…').unwrap();
+            assert!(long.starts_with(head) && long.ends_with(tail));
+        }
+        let status = Status::from(Error {
+            message: "x".repeat(60_000),
+            ..Error::default()
+        });
+        assert_eq!(status.message().len(), MAX_MESSAGE_BYTES);
     }
 
     #[test]

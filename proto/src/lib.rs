@@ -12,6 +12,7 @@ pub mod rpc;
 
 pub use codec::EncodedMessage;
 pub use decimal::DecimalError;
+pub use error::{MAX_MESSAGE_BYTES, bound_message};
 pub use prost;
 
 /// The descriptors of all files, for gRPC reflection.

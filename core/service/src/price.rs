@@ -8,11 +8,11 @@ use tidewire_proto::v1::{
     price_service_server::PriceService,
 };
 use tidewire_stream::{CallQuota, Scope, StreamError};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
     caller_of,
-    status::{identity_of, require_field, status_of},
+    status::{identity_of, refusal, require_field, status_of},
 };
 
 /// `PriceService` over the price engine. Cheap to clone.
@@ -59,25 +59,23 @@ const SYMBOL: &str = "a symbol, for example \"BTC-USD\"";
 
 /// The status of an error in the source configuration.
 fn config_status(error: &ConfigError) -> Status {
-    let text = error.to_string();
-    match error {
-        ConfigError::UnknownSource { .. } => Status::not_found(text),
-        ConfigError::TooManySources => Status::resource_exhausted(text),
-        ConfigError::SourceTwice(_) | ConfigError::NotConnected => {
-            Status::failed_precondition(text)
-        }
-        _ => Status::invalid_argument(text),
-    }
+    let code = match error {
+        ConfigError::UnknownSource { .. } => Code::NotFound,
+        ConfigError::TooManySources => Code::ResourceExhausted,
+        ConfigError::SourceTwice(_) | ConfigError::NotConnected => Code::FailedPrecondition,
+        _ => Code::InvalidArgument,
+    };
+    refusal(code, error)
 }
 
 /// The status of an error about candles.
 fn candles_status(error: &CandlesError) -> Status {
-    let text = error.to_string();
-    match error {
-        CandlesError::Symbol(_) => Status::not_found(text),
-        CandlesError::Interval(_) | CandlesError::Limit(_) => Status::invalid_argument(text),
-        CandlesError::Store(_) => Status::unavailable(text),
-    }
+    let code = match error {
+        CandlesError::Symbol(_) => Code::NotFound,
+        CandlesError::Interval(_) | CandlesError::Limit(_) => Code::InvalidArgument,
+        CandlesError::Store(_) => Code::Unavailable,
+    };
+    refusal(code, error)
 }
 
 /// Checks that the caller is identified, if the server requires it. Prices are public.
@@ -99,7 +97,7 @@ impl PriceService for PriceRpc {
         let price = self.engine.get_price(symbol);
         price
             .map(Response::new)
-            .map_err(|error| Status::not_found(error.to_string()))
+            .map_err(|error| refusal(Code::NotFound, error))
     }
 
     async fn get_market_overview(

@@ -1,8 +1,8 @@
 //! Error conversion between the streaming core, gRPC and the wire.
 
-use tidewire_proto::v1::Error;
+use tidewire_proto::{bound_message, v1::Error};
 use tidewire_stream::{Caller, Identity, StreamError};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 /// The gRPC status of an error.
 #[must_use]
@@ -14,6 +14,11 @@ pub fn status_of(error: &StreamError) -> Status {
 #[must_use]
 pub fn from_status(status: &Status) -> Error {
     Error::from(status)
+}
+
+/// The status of a refusal whose text may repeat what the caller sent, however long.
+pub(crate) fn refusal(code: Code, text: impl ToString) -> Status {
+    Status::new(code, bound_message(text.to_string()))
 }
 
 /// Checks that a text field is there. Protobuf cannot tell a missing text from an empty one.

@@ -23,7 +23,7 @@ use crate::{
     CommandQueue, Router, caller_of,
     channels::ChannelOperations,
     connection::{BATCH_BYTES, close_status, connection_info},
-    status::{identity_of, require_field, status_of},
+    status::{identity_of, refusal, require_field, status_of},
 };
 
 /// Publications that one `PublishBatch` may hold. It bounds the time of a call.
@@ -251,7 +251,10 @@ impl StreamService for StreamRpc {
         let SendToUserRequest { user, data } = request.into_inner();
         require_field("user", &user, "the user who receives it")?;
         let channel = ChannelName::user(&user).map_err(|error| {
-            Status::invalid_argument(format!("`user` cannot name a channel: {error}"))
+            refusal(
+                Code::InvalidArgument,
+                format!("`user` cannot name a channel: {error}"),
+            )
         })?;
         let sent = self
             .stream

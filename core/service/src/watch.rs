@@ -20,12 +20,12 @@ use tidewire_stream::{
     ChannelName, Command, Connection, OutgoingMessage, Publication, Scope, Session, StreamCore,
     StreamError, UserId,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
     caller_of,
     connection::{BATCH_BYTES, close_status, connection_info},
-    status::{identity_of, status_of},
+    status::{identity_of, refusal, status_of},
 };
 
 /// `WatchService` over the chain engine. Cheap to clone.
@@ -250,7 +250,10 @@ fn user_of(user: Option<&str>) -> Result<UserId, Status> {
 fn check_user(user: &str) -> Result<(), Status> {
     // A token with this subject would be refused too.
     ChannelName::user(user).map_err(|error| {
-        Status::invalid_argument(format!("`user` cannot name a channel: {error}"))
+        refusal(
+            Code::InvalidArgument,
+            format!("`user` cannot name a channel: {error}"),
+        )
     })?;
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! Errors of the streaming core, with the error codes of `docs/protocol.md`.
 
-use tidewire_proto::v1::{self, ErrorCode};
+use tidewire_proto::{
+    bound_message,
+    v1::{self, ErrorCode},
+};
 
 use crate::ChannelNameError;
 
@@ -14,11 +17,11 @@ pub struct StreamError {
 }
 
 impl StreamError {
-    /// An error with this code.
+    /// An error with this code. A message that repeats a long text is [cut](bound_message).
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code,
-            message: message.into(),
+            message: bound_message(message.into()),
             retry_after_ms: None,
         }
     }

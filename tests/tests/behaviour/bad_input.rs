@@ -36,6 +36,44 @@ async fn a_long_id_is_refused(transport: Transport) {
     client.subscribe("demo:a").await;
 }
 
+on_every_transport!(an_error_does_not_repeat_a_long_text);
+
+/// An error repeats what it refuses, and stays short.
+async fn an_error_does_not_repeat_a_long_text(transport: Transport) {
+    let server = Server::start().await;
+    let token = Token::of("ada").sign();
+    let mut client = Client::connect(transport, &server).await;
+    let _ = client
+        .request("auth", json!({"token": token}))
+        .await
+        .expect("authenticated");
+    // A text that grows when it is quoted.
+    let long = "\u{7f}".repeat(60_000);
+    let messages = [
+        ("get_price", json!({"symbol": long})),
+        ("get_candles", json!({"symbol": long, "interval": "1m"})),
+        (
+            "get_candles",
+            json!({"symbol": "BTC-USD", "interval": long}),
+        ),
+        ("dismiss", json!({"ids": [long]})),
+        ("mark_all_read", json!({"upTo": long})),
+        ("notifications", json!({"before": long})),
+        ("preferences", json!({"mutedTypes": [long]})),
+        ("alert_delete", json!({"id": long})),
+        (
+            "alert_register",
+            json!({"condition": {"kind": "price_above", "symbol": long, "threshold": 1}}),
+        ),
+    ];
+    for (kind, data) in messages {
+        let refused = client.request(kind, data).await;
+        assert_ne!(refused.error_code(), "", "{kind}");
+        let length = refused.error_message().len();
+        assert!(length <= 2_048, "{kind}: {length} bytes");
+    }
+}
+
 async fn json_socket(server: &Server) -> RawSocket {
     let (mut socket, _) = SocketRequest::default().open(server).await.unwrap();
     let _ = socket.next().await.expect("welcome");

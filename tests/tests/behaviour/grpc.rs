@@ -188,6 +188,13 @@ async fn the_price_service_replies() {
     };
     let unknown = client.get_price(typo).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
+    // A client reads 8 KiB of metadata by default, and takes a longer error for another one.
+    let long = GetPriceRequest {
+        symbol: "A".repeat(60_000),
+    };
+    let unknown = client.get_price(long).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert!(unknown.message().len() <= 2_048);
     assert!(
         unknown.message().contains("BTC-USD"),
         "{}",
