@@ -16,6 +16,7 @@ mod admin;
 mod alerts;
 mod bad_input;
 mod candles;
+mod capacity;
 mod cli;
 mod command_line;
 mod commands;
