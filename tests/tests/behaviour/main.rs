@@ -21,6 +21,7 @@ mod cli;
 mod command_line;
 mod commands;
 mod configuration;
+mod deployment;
 mod docs;
 mod examples;
 mod grpc;
