@@ -150,7 +150,7 @@ await check("Caddy of the kit: native gRPC passes", async () => {
     call.on("error", reject);
     call.on("end", () => resolve("no trailers"));
   });
-  call.end(Buffer.alloc(5)); // an empty message
+  call.end(new Uint8Array(5)); // an empty message
   call.resume();
   assert(String(await status) === "0", `status ${String(await status)}`);
   session.close();
