@@ -14,6 +14,7 @@ mod health;
 mod histories;
 mod maintenance;
 mod notifications;
+mod open_files;
 mod sample;
 mod secret;
 mod security;

@@ -48,6 +48,7 @@ use crate::{
     health::HealthWatch,
     histories, maintenance,
     notifications::Notifications,
+    open_files,
     sample::SampleUser,
     security,
     server_series::SeriesSampler,
@@ -76,6 +77,9 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let metrics = telemetry::init_metrics()?;
     for contradiction in config.contradictions() {
         tracing::warn!("{contradiction}");
+    }
+    if let Some(limit) = open_files::raise_limit() {
+        tracing::debug!(limit, "open files, and so connections");
     }
     // Before the log names the address: a reader of the log may stop the server.
     let mut stop_signal = StopSignal::new()?;

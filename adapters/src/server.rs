@@ -41,6 +41,11 @@ const SEND_BUFFER_BYTES: usize = 128 << 10;
 #[cfg(target_os = "linux")]
 const NOTSENT_BYTES: u32 = 64 << 10;
 
+/// Connections that may wait to be accepted. The standard library asks for 128, fewer than the
+/// clients that come back at the same moment after a restart. The system cuts this to its own
+/// limit: `net.core.somaxconn`, 4,096 by default.
+const ACCEPT_QUEUE: i32 = 65_535;
+
 /// Serves the gateway until `halt` is cancelled, on one thread per shard of the streaming
 /// core. A connection stays on the thread that accepted it, and runs in the gateway's
 /// tasks. After `stop`, connections finish their requests and close. New ones are still
@@ -259,6 +264,8 @@ async fn accept_upgrade(
 /// system calls per connection.
 fn set_socket_options(listener: &std::net::TcpListener) -> io::Result<()> {
     let socket = socket2::SockRef::from(listener);
+    // It listens already: this changes the length of the queue.
+    socket.listen(ACCEPT_QUEUE)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     #[cfg(target_os = "linux")]

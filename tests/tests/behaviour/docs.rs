@@ -70,7 +70,7 @@ async fn examples_match_the_documentation() {
 }
 
 /// Every key of the example configuration, with its table: `limits.frame_bytes`.
-fn configuration_keys() -> Vec<String> {
+pub(crate) fn configuration_keys() -> Vec<String> {
     let mut table = "";
     let mut keys = Vec::new();
     let example = include_str!("../../../tidewire.example.toml");
@@ -90,7 +90,7 @@ fn configuration_keys() -> Vec<String> {
 }
 
 /// The names that begin with `tidewire_` in a text.
-fn metric_names(text: &str) -> BTreeSet<String> {
+pub(crate) fn metric_names(text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
     let rests = text.split("tidewire_").skip(1);
     let names = rests.map(|rest| rest.split(|c| !is_name(c)).next().unwrap_or_default());

@@ -1,6 +1,8 @@
 // Test of the proxies of docs/deployment.md: `node e2e/proxies.mjs BINARY`. It starts a server, and
-// nginx and Caddy with the files of examples/proxies in front of it. It prints a line for each check.
+// nginx and Caddy with the files of examples/proxies in front of it, and Caddy with that of deploy/. It prints a
+// line for each check.
 import { spawn } from "node:child_process";
+import { connect } from "node:http2";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -24,8 +26,8 @@ process.once("exit", () => {
 });
 
 /** Starts a program. Resolves to the match of `ready` in its output. */
-function start(command, args, ready) {
-  const child = spawn(command, args, { cwd: folder, env: { ...process.env, HOME: folder }, stdio: ["ignore", "pipe", "pipe"] });
+function start(command, args, ready, env = {}) {
+  const child = spawn(command, args, { cwd: folder, env: { ...process.env, ...env, HOME: folder }, stdio: ["ignore", "pipe", "pipe"] });
   children.push(child);
   return new Promise((resolve, reject) => {
     let output = "";
@@ -57,7 +59,7 @@ async function freePort() {
 writeFileSync(join(folder, "tidewire.toml"), '[server]\nlisten = "127.0.0.1:0"\nkeepalive = "1s"\ntrusted_proxies = ["127.0.0.1"]\n');
 const [, upstream] = await start(binary, ["replay", "--loop", "--config", "tidewire.toml"], /listens on http:\/\/([0-9.:]+)/);
 
-const [nginxPort, caddyPort] = [await freePort(), await freePort()];
+const [nginxPort, caddyPort, kitPort] = [await freePort(), await freePort(), await freePort()];
 const nginx = readFileSync(new URL("nginx.conf", examples), "utf8")
   .replaceAll("127.0.0.1:8080", upstream)
   .replace("listen 8000", `listen ${String(nginxPort)}`)
@@ -67,6 +69,12 @@ const caddy = readFileSync(new URL("Caddyfile", examples), "utf8").replaceAll("1
 writeFileSync(join(folder, "Caddyfile"), `{\n\tadmin off\n}\n${caddy}`);
 await start("nginx", ["-p", folder, "-c", join(folder, "nginx.conf"), "-e", "stderr"], /start worker process /);
 await start("caddy", ["run", "--adapter", "caddyfile", "--config", "Caddyfile"], /serving initial configuration/);
+
+// Without a name, Caddy serves no TLS. gRPC then comes over HTTP/2 without TLS.
+const kit = readFileSync(new URL("../../deploy/Caddyfile", examples), "utf8");
+writeFileSync(join(folder, "Kitfile"), `{\n\tadmin off\n\tservers {\n\t\tprotocols h1 h2 h2c\n\t}\n}\n${kit}`);
+const addresses = { SITE_ADDRESS: `:${String(kitPort)}`, UPSTREAM: upstream };
+await start("caddy", ["run", "--adapter", "caddyfile", "--config", "Kitfile"], /serving initial configuration/, addresses);
 
 /** Reads a stream until `isEnough` says so. Returns the text. */
 async function read(url, isEnough) {
@@ -84,9 +92,9 @@ async function read(url, isEnough) {
 }
 
 const browser = await openBrowser();
-for (const [name, port] of [["nginx", nginxPort], ["Caddy", caddyPort]]) {
+for (const [name, port, path] of [["nginx", nginxPort, "/tidewire"], ["Caddy", caddyPort, "/tidewire"], ["Caddy of the kit", kitPort, ""]]) {
   const origin = `http://localhost:${String(port)}`;
-  const url = `${origin}/tidewire`;
+  const url = `${origin}${path}`;
 
   await check(`${name}: calls pass, from a page of its own origin too`, async () => {
     for (const headers of [{}, { origin }]) {
@@ -133,5 +141,19 @@ for (const [name, port] of [["nginx", nginxPort], ["Caddy", caddyPort]]) {
     await page.close();
   });
 }
+await check("Caddy of the kit: native gRPC passes", async () => {
+  const session = connect(`http://localhost:${String(kitPort)}`);
+  session.on("error", () => undefined);
+  const call = session.request({ ":method": "POST", ":path": "/grpc.health.v1.Health/Check", "content-type": "application/grpc", te: "trailers" });
+  const status = new Promise((resolve, reject) => {
+    call.on("trailers", (trailers) => resolve(trailers["grpc-status"]));
+    call.on("error", reject);
+    call.on("end", () => resolve("no trailers"));
+  });
+  call.end(new Uint8Array(5)); // an empty message
+  call.resume();
+  assert(String(await status) === "0", `status ${String(await status)}`);
+  session.close();
+});
 await browser.close();
 process.exit(failed() === 0 ? 0 : 1);
