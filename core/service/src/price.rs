@@ -97,7 +97,7 @@ impl PriceService for PriceRpc {
         let price = self.engine.get_price(symbol);
         price
             .map(Response::new)
-            .map_err(|error| refusal(Code::NotFound, error))
+            .map_err(|error| refusal(Code::NotFound, &error))
     }
 
     async fn get_market_overview(

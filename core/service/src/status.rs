@@ -17,7 +17,7 @@ pub fn from_status(status: &Status) -> Error {
 }
 
 /// The status of a refusal whose text may repeat what the caller sent, however long.
-pub(crate) fn refusal(code: Code, text: impl ToString) -> Status {
+pub(crate) fn refusal(code: Code, text: &impl ToString) -> Status {
     Status::new(code, bound_message(text.to_string()))
 }
 

@@ -253,7 +253,7 @@ impl StreamService for StreamRpc {
         let channel = ChannelName::user(&user).map_err(|error| {
             refusal(
                 Code::InvalidArgument,
-                format!("`user` cannot name a channel: {error}"),
+                &format!("`user` cannot name a channel: {error}"),
             )
         })?;
         let sent = self
