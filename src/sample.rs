@@ -70,23 +70,23 @@ impl SampleUser {
         if let Err(error) = self.chains.link_wallet(&user, &wallet).await {
             tracing::warn!(%error, "the sample user has no wallet");
         }
-        tracing::info!(
-            chain = sample::CHAIN_ID,
-            wallet,
-            "`tidewire token --user {USER}` prints the token of a user with sample notifications and alerts"
-        );
-        self.welcome().await;
+        self.welcome(&wallet).await;
         self.add_rules().await;
     }
 
-    /// Sends the first notification.
-    async fn welcome(&self) {
+    /// Sends the first notification, once there is a store for it.
+    async fn welcome(&self, wallet: &str) {
         let hub = loop {
             match self.notify.open_hub() {
                 Ok(hub) => break hub,
                 Err(_) => sleep(RETRY).await,
             }
         };
+        tracing::info!(
+            chain = sample::CHAIN_ID,
+            wallet,
+            "`tidewire token --user {USER}` prints the token of a user with sample notifications and alerts"
+        );
         let mut notification = Notification {
             title: "Sample data".to_owned(),
             body: "This inbox is of a made-up user, on a made-up chain and a made-up market."
