@@ -147,6 +147,17 @@ impl From<&Caller> for Sender {
     }
 }
 
+/// State of a broker's connection to what all servers share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerLink {
+    /// The fault in words. None while all works.
+    pub fault: Option<String>,
+    /// Whether shared channels can be read and published on. A fault may only threaten that.
+    pub is_available: bool,
+    /// Bytes of publications that wait for it.
+    pub waiting_bytes: usize,
+}
+
 /// Gives publications their position and keeps histories.
 pub trait Broker: Send + Sync + 'static {
     /// Publishes for an engine, without waiting: at once if that is possible, else in order
@@ -206,6 +217,28 @@ pub trait Broker: Send + Sync + 'static {
         limit: PageLimit,
     ) -> BrokerFuture<'a, History>;
 
+    /// Reads a history for a client that recovers: [`join`](Self::join) was called for it, and its
+    /// subscriber is in the list of the hub. The result may be behind
+    /// [`history`](Self::history), and never behind what was delivered.
+    fn recover<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        since: Option<&'a Position>,
+        limit: PageLimit,
+    ) -> BrokerFuture<'a, History> {
+        self.history(channel, since, limit)
+    }
+
+    /// The same, if nothing has to be read for it.
+    fn recent(
+        &self,
+        _channel: &ChannelName,
+        _since: &Position,
+        _limit: PageLimit,
+    ) -> Option<History> {
+        None
+    }
+
     /// Restores a channel that nothing was published on yet.
     fn restore<'a>(
         &'a self,
@@ -242,8 +275,13 @@ pub trait Broker: Send + Sync + 'static {
     /// publication for a day. Called about once a second.
     fn sweep(&self);
 
-    /// The fault of what the broker depends on, in words. None while it works.
-    fn fault(&self) -> Option<String> {
+    /// State of the connection that the broker depends on. None if it depends on nothing.
+    fn link(&self) -> Option<BrokerLink> {
         None
+    }
+
+    /// Waits until nothing that was published waits any more. Call it at a graceful stop.
+    fn flush(&self) -> BrokerFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -72,7 +72,16 @@ impl KeyNames {
 
     /// The shard channel on which a node hears itself.
     pub(super) fn probe(&self, node: &str) -> Bytes {
-        format!("{}:{{probe-{node}}}:{}", self.prefix, self.database).into()
+        self.probe_name(node, &self.database.to_string())
+    }
+
+    /// The metadata, the history and the fresh epoch of that channel.
+    pub(super) fn of_probe(&self, node: &str) -> [Bytes; 3] {
+        ["meta", "history", "fresh"].map(|kind| self.probe_name(node, kind))
+    }
+
+    fn probe_name(&self, node: &str, rest: &str) -> Bytes {
+        format!("{}:{{probe-{node}}}:{rest}", self.prefix).into()
     }
 }
 
