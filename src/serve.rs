@@ -449,6 +449,7 @@ impl Server {
             .load()
             .await
             .context("revocations cannot be read from the store")?;
+        self.stream.listen_to_operators().await;
         for chain in &self.config.chain {
             tracing::info!(chain = chain.id, name = chain.label(), "follows a chain");
         }

@@ -1,6 +1,6 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts a server of Redis of its own. `servers` and `configured` run the binary, the
+//! Each test starts a server of Redis of its own. `servers`, `operators` and `configured` run the binary, the
 //! others drive the broker alone.
 
 #![allow(
@@ -13,5 +13,6 @@ mod broker;
 mod configured;
 mod faults;
 mod node;
+mod operators;
 mod servers;
 mod set_up;

@@ -15,12 +15,18 @@
 //! | `(f, 4)` | lost: the epoch is another                              |
 //! | `(e, 9)` | lost: 9 does not exist, so the position is not from here |
 
+mod control;
 mod idempotency;
 pub mod memory;
 pub mod redis;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak},
+};
 
+pub use control::{ControlHandler, ControlRequest};
 pub use memory::MemoryBroker;
 pub use redis::RedisBroker;
 
@@ -277,6 +283,20 @@ pub trait Broker: Send + Sync + 'static {
 
     /// State of the connection that the broker depends on. None if it depends on nothing.
     fn link(&self) -> Option<BrokerLink> {
+        None
+    }
+
+    /// Begins to carry out the requests of operators that other servers were asked. Returns what to
+    /// wait for until the revocations of others are in force here. None if there are no others.
+    fn listen_to_operators(
+        &self,
+        _handler: Weak<dyn ControlHandler>,
+    ) -> Option<BrokerFuture<'_, ()>> {
+        None
+    }
+
+    /// Sends a request of an operator to all other servers. None if there can be none.
+    fn send_to_all<'a>(&'a self, _request: ControlRequest<'a>) -> Option<BrokerFuture<'a, ()>> {
         None
     }
 

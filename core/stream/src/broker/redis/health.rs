@@ -15,6 +15,8 @@ pub(super) enum Link {
     Reads,
     /// The connection on which this node hears of publications.
     Subscriptions,
+    /// The connection on which this node hears the requests of operators.
+    Control,
     /// The writes of probes, on any connection.
     Writes,
     /// The eviction policy of the server. Everything works, and may be lost later.

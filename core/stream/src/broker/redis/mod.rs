@@ -18,6 +18,8 @@
 //!   and what is missing is read from the history.
 //! - [`reads`] and [`tail`]: a history is read once for all clients that recover within seconds.
 //!
+//! Requests of operators go another way ([`control`]).
+//!
 //! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
 //! nodes may differ.
 
@@ -25,6 +27,7 @@ mod address;
 mod calls;
 mod catch_up;
 mod connection;
+mod control;
 mod error;
 mod health;
 mod history;
@@ -43,7 +46,10 @@ mod tail;
 mod tls;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, OnceLock, Weak,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tidewire_proto::v1::ErrorCode;
 use tokio::{
@@ -59,19 +65,21 @@ pub use tls::{CertificateFiles, RedisTls};
 use self::{
     calls::Calls,
     catch_up::CatchUp,
+    control::ControlTask,
     health::{Link, LinkHealth},
     keys::{KeyNames, fnv, partition},
     positions::{JoinState, Positions},
     queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
     reads::Reads,
+    resp::Reply,
     shares::ClientShares,
     subscriber::{Change, SubscriptionTask},
     tail::TailBudget,
     writer::{RecentPositions, Writer},
 };
 use super::{
-    Broker, BrokerFuture, BrokerLink, History, LocalDelivery, MemoryBroker, PageLimit, Reach,
-    Sender, SnapshotEntry,
+    Broker, BrokerFuture, BrokerLink, ControlHandler, ControlRequest, History, LocalDelivery,
+    MemoryBroker, PageLimit, Reach, Sender, SnapshotEntry,
     idempotency::{check_key, fingerprint},
     memory::MemoryLimits,
 };
@@ -99,12 +107,17 @@ pub struct RedisBroker<D> {
     changes: mpsc::UnboundedSender<Change>,
     tails: TailBudget,
     shares: ClientShares,
+    node: Arc<str>,
+    calls: Calls,
     tasks: Vec<AbortHandle>,
+    control: OnceLock<AbortHandle>,
+    /// Whether Redis lacks a revocation of this node.
+    is_behind: Arc<AtomicBool>,
 }
 
 impl<D> Drop for RedisBroker<D> {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(self.control.get()) {
             task.abort();
         }
     }
@@ -145,7 +158,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             keys: keys.clone(),
             node: node.clone(),
             health: health.clone(),
-            calls,
+            calls: calls.clone(),
             catch_up: catch_up.clone(),
             changes,
             probes: 0,
@@ -193,7 +206,11 @@ impl<D: LocalDelivery> RedisBroker<D> {
             changes: sender,
             tails: TailBudget::default(),
             shares: ClientShares::new(limits.channels_per_client),
+            node,
+            calls,
             tasks,
+            control: OnceLock::new(),
+            is_behind: Arc::default(),
         })
     }
 
@@ -543,6 +560,44 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
             is_available: self.health.is_available(),
             waiting_bytes: self.buffer.used(),
         })
+    }
+
+    fn listen_to_operators(
+        &self,
+        handler: Weak<dyn ControlHandler>,
+    ) -> Option<BrokerFuture<'_, ()>> {
+        let (ready, is_ready) = oneshot::channel();
+        self.control.get_or_init(|| {
+            let task = ControlTask {
+                options: self.options.clone(),
+                keys: self.keys.clone(),
+                node: self.node.clone(),
+                health: self.health.clone(),
+                calls: self.calls.clone(),
+                handler,
+                is_behind: self.is_behind.clone(),
+                ready: Some(ready),
+            };
+            tokio::spawn(task.run()).abort_handle()
+        });
+        Some(Box::pin(async move {
+            let is_away = !self.health.is_available();
+            if !is_away && timeout(self.options.timeout, is_ready).await.is_err() {
+                tracing::warn!("the revocations of other servers come later: Redis is slow");
+            }
+            Ok(())
+        }))
+    }
+
+    fn send_to_all<'a>(&'a self, request: ControlRequest<'a>) -> Option<BrokerFuture<'a, ()>> {
+        let call = control::call(&self.keys, &self.node, request);
+        Some(Box::pin(async move {
+            let sent = self.calls.script(call).await.and_then(Reply::text);
+            sent.map(drop).map_err(|error| {
+                self.is_behind.store(true, Ordering::Release);
+                error.unavailable("it is done on this server, and the others have not been told")
+            })
+        }))
     }
 
     fn flush(&self) -> BrokerFuture<'_, ()> {

@@ -64,8 +64,8 @@ pub(super) fn calls(keys: &KeyNames, node: &str, number: u64) -> [ScriptCall; 3]
     ]
 }
 
-/// What is wrong with the answer to a question for the eviction policy: a server that drops keys
-/// when its memory is full loses histories and positions. None if it is right, or if this user may
+/// The fault in the answer to a question for the eviction policy: a server that drops keys when its
+/// memory is full loses histories and positions. None if the policy is right, or if this user may
 /// not read the configuration.
 pub(super) fn eviction_fault(
     answer: Result<Reply, RedisError>,
