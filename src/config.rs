@@ -25,11 +25,11 @@ use tidewire_delivery::{DeliveryConfig, DeliveryError};
 use tidewire_notification::NotificationConfig;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
-    Access, BatchInterval, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
-    hub::Hub,
+    Access, BatchInterval, Class, Namespace, Namespaces, PublishRight, StreamOptions,
+    auth::MIN_SECRET_BYTES, hub::Hub, redacted_url,
 };
 
-use crate::{alerts, notifications, security};
+use crate::{alerts, broker, notifications, security};
 use explain::explain_all;
 
 pub(crate) use environment::{check_log_filter, unknown_variables};
@@ -152,17 +152,49 @@ impl Default for AuthConfig {
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BrokerConfig {
     pub(crate) kind: BrokerKind,
     pub(crate) url: Option<String>,
+    pub(crate) prefix: String,
+    #[serde(with = "humantime_serde")]
+    pub(crate) timeout: Duration,
+    pub(crate) buffer_bytes: usize,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+impl fmt::Debug for BrokerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("BrokerConfig")
+            .field("kind", &self.kind)
+            .field("url", &self.url.as_deref().map(redacted_url))
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            kind: BrokerKind::Memory,
+            url: None,
+            prefix: "tidewire".to_owned(),
+            timeout: Duration::from_secs(5),
+            buffer_bytes: 64 << 20,
+            ca_file: None,
+            tls_cert: None,
+            tls_key: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum BrokerKind {
-    #[default]
     Memory,
     Redis,
 }
@@ -389,10 +421,7 @@ impl Config {
     /// All that is wrong, as far as that can be found out without starting the server.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if self.broker.kind == BrokerKind::Redis || self.broker.url.is_some() {
-            let text = "broker.kind = \"redis\" is not built yet, expected \"memory\"";
-            problems.push(text.to_owned());
-        }
+        broker::check(&self.broker, &mut problems);
         if self.store.kind == StoreKind::Redis || self.store.url.is_some() {
             let text = "store.kind = \"redis\" is not built yet, expected \"embedded\"";
             problems.push(text.to_owned());
@@ -461,6 +490,7 @@ impl Config {
                 "limits.outbox_bytes is {outbox_bytes} and limits.frame_bytes {frame_bytes}: expected an outbox that holds the largest publication, which otherwise waits until it is empty"
             ));
         }
+        all.extend(self.uncounted_channels());
         let symbols = &self.prices.symbols;
         let is_again = |(index, name): &(usize, &String)| symbols[..*index].contains(*name);
         let again = symbols.iter().enumerate().filter(is_again);
@@ -475,6 +505,21 @@ impl Config {
             }
         }
         all
+    }
+
+    /// The namespaces whose bound on channels has no effect: Redis does not count channels, it
+    /// forgets them some time after their last use.
+    fn uncounted_channels(&self) -> impl Iterator<Item = String> {
+        let is_shared = self.broker.kind == BrokerKind::Redis;
+        let bounded = self.namespace.iter().filter(move |one| {
+            is_shared && one.max_channels.is_some() && !Namespaces::is_built_in(&one.name)
+        });
+        bounded.map(|one| {
+            format!(
+                "namespace.max_channels of {:?} has no effect with broker.kind = \"redis\", expected `maxmemory` of Redis as the bound",
+                one.name
+            )
+        })
     }
 
     /// The configuration of the alert engine.

@@ -1,7 +1,8 @@
 //! Health watch: finds out once a second which parts of the server do not work.
 //!
 //! A part whose fault comes and goes by itself, such as a venue that reconnects, counts as
-//! faulty after a while only ([`VENUES_GRACE`], [`SHARD_GRACE`], [`chain_grace`]).
+//! faulty after a while only ([`BROKER_GRACE`], [`VENUES_GRACE`], [`SHARD_GRACE`],
+//! [`chain_grace`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,6 +14,9 @@ use tidewire_stream::{PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Name of the part that stands for the connection to Redis.
+pub(crate) const BROKER_PART: &str = "broker";
+
 /// Time between two looks at all parts.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -21,6 +25,10 @@ const VENUES_GRACE: Duration = Duration::from_secs(10);
 
 /// Time for which a shard may be late before clients are told.
 const SHARD_GRACE: Duration = Duration::from_secs(5);
+
+/// Time for which the broker's connection may fail: a connection that was cut is opened again
+/// within milliseconds.
+const BROKER_GRACE: Duration = Duration::from_secs(2);
 
 /// Blocks that a chain may miss before it counts as standing still.
 const MISSED_BLOCKS: u32 = 20;
@@ -48,6 +56,8 @@ impl HealthWatch {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut venues_live_at = Instant::now();
+        // Since the start it may never have worked.
+        let mut broker_well_at = None;
         let mut blocks = HashMap::new();
         loop {
             tokio::select! {
@@ -60,6 +70,7 @@ impl HealthWatch {
                 part: "store".to_owned(),
                 fault: store.failure().map(|error| error.to_string()),
             }));
+            reports.extend(self.broker(&mut broker_well_at, now));
             reports.extend(self.venues(&mut venues_live_at, now));
             reports.push(self.shards());
             reports.extend(self.chain_configs.iter().map(|chain| {
@@ -74,6 +85,19 @@ impl HealthWatch {
                 return;
             }
         }
+    }
+
+    /// The connection to Redis. None if this server keeps its channels by itself.
+    fn broker(&self, well_at: &mut Option<Instant>, now: Instant) -> Option<PartReport> {
+        let link = self.stream.broker().link()?;
+        if link.fault.is_none() {
+            *well_at = Some(now);
+        }
+        let is_brief = well_at.is_some_and(|at| now.saturating_duration_since(at) < BROKER_GRACE);
+        Some(PartReport {
+            part: BROKER_PART.to_owned(),
+            fault: link.fault.filter(|_| !is_brief),
+        })
     }
 
     /// The shards together.

@@ -4,6 +4,7 @@
 //! wiring of engines to the streaming core and the adapters.
 
 mod alerts;
+mod broker;
 mod chain_notifications;
 mod cli;
 mod config;

@@ -3,7 +3,8 @@
 //! 1. [`Server::build`] wires engines, streaming core and services. Nothing runs.
 //! 2. [`Server::start`] binds the port, restores the stored state, then starts all tasks. The
 //!    port is served last: no client sees a half-restored server.
-//! 3. [`RunningServer::shut_down`] sends clients away, waits for tasks, and saves histories.
+//! 3. [`RunningServer::shut_down`] sends clients away, waits for tasks and for publications that
+//!    are on their way to other servers, and saves histories.
 //!    Each step has an end, whatever a client or a shard does.
 
 use std::{
@@ -39,6 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     alerts::{Alerts, ChainTap},
+    broker,
     chain_notifications::ChainNotifications,
     cli::NullPublisher,
     config::Config,
@@ -211,7 +213,15 @@ impl Server {
         if let Some(problem) = problems.into_iter().next() {
             anyhow::bail!("{problem}");
         }
-        let stream = StreamCore::in_memory(namespaces, authenticator, clock.clone(), options);
+        let stream = broker::open(
+            &config.broker,
+            &feed,
+            namespaces,
+            authenticator,
+            clock.clone(),
+            options,
+        )
+        .await?;
         let mut sample_node = None;
         if feed.is_sample() && config.chain.is_empty() {
             let (node, chain) = SampleNode::open(store.clone(), clock.clone()).await?;
@@ -439,6 +449,7 @@ impl Server {
             .load()
             .await
             .context("revocations cannot be read from the store")?;
+        self.stream.listen_to_operators().await;
         for chain in &self.config.chain {
             tracing::info!(chain = chain.id, name = chain.label(), "follows a chain");
         }
@@ -492,6 +503,13 @@ impl RunningServer {
         self.threads.end(cut + reserve / 2).await;
         let end = deadline(started, window.max(SHORTEST_EXIT) - LAST_MOMENT);
         let save_until = end - CLOSING;
+        if timeout_at(save_until, self.stream.flush()).await.is_err() {
+            let waiting = self.stream.broker().link();
+            tracing::error!(
+                bytes = waiting.map_or(0, |link| link.waiting_bytes),
+                "publications that waited for Redis are lost"
+            );
+        }
         if let Some(store) = &self.store
             && let Err(error) = histories::save(&**store, &self.stream, save_until).await
         {

@@ -15,7 +15,7 @@ use tracing_subscriber::{
     EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, health::BROKER_PART};
 
 /// The default log filter. Alloy's transports log errors that the chain engine handles and
 /// logs itself.
@@ -193,6 +193,22 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_history_bytes",
         "Memory of all histories, with the encodings of their publications."
     );
+    metrics::describe_counter!(
+        "tidewire_broker_history_reads_total",
+        "Pages of histories that were read from Redis."
+    );
+    metrics::describe_counter!(
+        "tidewire_broker_filled_publications_total",
+        "Publications that pub/sub of Redis lost and the history had."
+    );
+    metrics::describe_counter!(
+        "tidewire_broker_lost_publications_total",
+        "Publications of engines that Redis did not take."
+    );
+    metrics::describe_gauge!(
+        "tidewire_broker_waiting_bytes",
+        "Bytes of publications that wait for Redis."
+    );
     metrics::describe_gauge!(
         "tidewire_part_degraded",
         "Whether a part of the server does not work."
@@ -295,6 +311,21 @@ pub(crate) struct ServerProbes {
     pub(crate) stopping: tokio_util::sync::CancellationToken,
 }
 
+impl ServerProbes {
+    /// The fault of the broker, if it keeps this server from sharing channels: clients do better
+    /// on another one.
+    fn broker_fault(&self) -> Option<String> {
+        let link = self.stream.broker().link()?;
+        let mut parts = self.stream.health().into_iter();
+        let fault = match parts.find(|one| one.part == BROKER_PART) {
+            Some(part) => part.fault,
+            // Nobody has looked at the parts yet.
+            None => link.fault,
+        };
+        fault.filter(|_| !link.is_available)
+    }
+}
+
 impl Probes for ServerProbes {
     fn ready(&self) -> Result<(), String> {
         if self.stopping.is_cancelled() {
@@ -309,6 +340,9 @@ impl Probes for ServerProbes {
         }
         if let Some(fault) = self.alerts.fault() {
             return Err(fault.to_owned());
+        }
+        if let Some(fault) = self.broker_fault() {
+            return Err(format!("Redis cannot be used: {fault}"));
         }
         match self.store.as_ref().and_then(|store| store.failure()) {
             Some(error) => Err(format!("the store cannot be written: {error}")),
@@ -358,6 +392,9 @@ impl Probes for ServerProbes {
                 .set(f64::from(u8::from(is_degraded)));
         }
         metrics::gauge!("tidewire_history_bytes").set(stats.history_bytes as f64);
+        if let Some(link) = self.stream.broker().link() {
+            metrics::gauge!("tidewire_broker_waiting_bytes").set(link.waiting_bytes as f64);
+        }
         if let Some(dispatcher) = self.notify.delivery().dispatcher() {
             for (channel, result, count) in dispatcher.metrics().all() {
                 metrics::counter!(

@@ -43,6 +43,7 @@ pub(super) fn check(config: &Config, problems: &mut Problems) {
     let Config {
         server,
         auth,
+        broker,
         store,
         stream,
         limits,
@@ -52,6 +53,11 @@ pub(super) fn check(config: &Config, problems: &mut Problems) {
         ..
     } = config;
     check_durations(server, auth.leeway, stream, limits, problems);
+    // Shorter, a busy Redis seems to hang; longer, requests of clients end first.
+    let timeout = (100, MINUTE);
+    check_duration("broker.timeout", broker.timeout, timeout, problems);
+    let buffer = broker.buffer_bytes as u64;
+    check_number("broker.buffer_bytes", buffer, (4_096, 16 * GIB), problems);
     let items = store.inbox_items.into();
     check_number("store.inbox_items", items, (1, 1_000_000), problems);
     check_numbers(server, stream, limits, problems);

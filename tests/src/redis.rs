@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsString,
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -67,6 +68,12 @@ impl RedisServer {
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The folder that it runs in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     async fn answers(&self) {
@@ -138,6 +145,14 @@ impl RedisServer {
     pub async fn restart(&mut self) {
         self.child = spawn(self.port, &self.folder, &self.arguments);
         self.answers().await;
+    }
+}
+
+impl RedisServer {
+    /// Starts the server again with other arguments.
+    pub async fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&one| one.to_owned()).collect();
+        self.restart().await;
     }
 }
 

@@ -161,7 +161,7 @@ impl AdminService for AdminRpc {
             TargetField::ConnectionId(id) => Target::Connection(id),
             TargetField::User(user) => Target::User(user),
         };
-        let closed = self.stream.disconnect(target);
+        let closed = self.stream.disconnect_everywhere(target).await;
         let connections = closed.map_err(|error| status_of(&error))?;
         tracing::info!(operator, ?target, connections, "disconnected");
         Ok(Response::new(DisconnectResponse {
@@ -278,6 +278,8 @@ impl AdminService for AdminRpc {
                     "the revocation is in force, but it is not stored, and a restart would lose it: {error}"
                 ))
             })?;
+        let spread = self.stream.spread_revocation(&revocation).await;
+        spread.map_err(|error| status_of(&error))?;
         tracing::info!(operator, target = ?field, connections, "revoked");
         Ok(Response::new(RevokeResponse {
             connections: count(connections),

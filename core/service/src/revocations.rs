@@ -105,9 +105,19 @@ impl RevocationStore {
         saved
     }
 
-    /// Saves the revocations that could not be saved before. Call it from time to time.
+    /// Saves the revocations of other servers, and those that could not be saved before. Call it
+    /// from time to time.
     pub async fn save_unsaved(&self) {
+        let merged = self.stream.authenticator().revocations().take_merged();
         let Some(store) = &self.store else { return };
+        for page in merged.chunks(PAGE) {
+            let mut batch = Batch::new();
+            page.iter().for_each(|one| self.put(&mut batch, one));
+            if store.commit(batch).await.is_err() {
+                let unsaved = page.iter().map(|one| (key_of(one), one.clone()));
+                self.unsaved.lock().extend(unsaved);
+            }
+        }
         loop {
             // Taken out, so that one that fails meanwhile under the same key is not lost.
             let page: Vec<_> = {

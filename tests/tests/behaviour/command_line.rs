@@ -187,7 +187,7 @@ async fn faults_of_all_sections_are_named_at_once() {
         "(server.listen is 0.0.0.0:8080) (tidewire.toml line 3)",
         "unknown key `server.kepalive` (tidewire.toml line 4)",
         "`server.drain` is the text \"soon\" (tidewire.toml line 5)",
-        "broker.kind = \"redis\" is not built yet, expected \"memory\" (tidewire.toml line 7)",
+        "broker.url is missing, expected the address of Redis, such as redis://localhost:6379 (tidewire.toml line 6)",
         "\"BTCUSD\" is not a symbol",
         "`BASE-QUOTE` in upper-case letters and digits, for example BTC-USD (tidewire.toml line 9)",
         "prices.symbol.\"DOGE-EUR\": this symbol is not in `prices.symbols`",

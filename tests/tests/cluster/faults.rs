@@ -241,7 +241,7 @@ async fn a_redis_that_hangs_ends_calls_by_their_deadline() {
     node.broker
         .offer(&blocks, event, tidewire_stream::Urgency::Ordinary);
     assert_eq!(node.recorder.publications(&blocks).len(), 1);
-    eventually("a fault", async || node.broker.fault()).await;
+    eventually("a fault", async || node.fault()).await;
     // Publications wait up to the bound.
     let document = format!("{:?}", "x".repeat(1_000));
     for _ in 0..10 {
@@ -252,10 +252,7 @@ async fn a_redis_that_hangs_ends_calls_by_their_deadline() {
     let error = node.try_publish(&name, &document, None).await.unwrap_err();
     assert!(error.message().contains("broker.buffer_bytes"), "{error}");
     redis.resume();
-    eventually("no fault", async || {
-        node.broker.fault().is_none().then_some(())
-    })
-    .await;
+    eventually("no fault", async || node.fault().is_none().then_some(())).await;
     let mut delivered = node.recorder.publications(&name);
     eventually("the publications that waited", async || {
         delivered = node.recorder.publications(&name);
@@ -276,7 +273,7 @@ async fn a_redis_that_restarts_empty_is_found_again() {
     let before = a.publish(&name, "1").await;
     b.delivered(&name, 1).await;
     redis.kill();
-    eventually("a fault", async || b.broker.fault()).await;
+    eventually("a fault", async || b.fault()).await;
     // It waits for Redis, which comes back in time.
     let (after, ()) = tokio::join!(a.publish(&name, "2"), redis.restart());
     assert_ne!(after.epoch, before.epoch);
@@ -290,10 +287,7 @@ async fn a_redis_that_restarts_empty_is_found_again() {
         all.iter().any(is_new).then_some(())
     })
     .await;
-    eventually("no fault", async || {
-        b.broker.fault().is_none().then_some(())
-    })
-    .await;
+    eventually("no fault", async || b.fault().is_none().then_some(())).await;
     assert_eq!(b.history(&name, Some(&before)).await.reach, Reach::Lost);
 }
 
@@ -302,16 +296,13 @@ async fn a_redis_that_comes_later_is_waited_for() {
     let mut redis = RedisServer::start().await;
     redis.kill();
     let node = Node::start(&redis).await;
-    assert!(node.broker.fault().unwrap().contains("no connection"));
+    assert!(node.fault().unwrap().contains("no connection"));
     redis.restart().await;
     let name = channel("orders:1");
     assert_eq!(node.subscribe(&name).await.seq, 0);
     node.publish(&name, "1").await;
     node.delivered(&name, 1).await;
-    eventually("no fault", async || {
-        node.broker.fault().is_none().then_some(())
-    })
-    .await;
+    eventually("no fault", async || node.fault().is_none().then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,11 +330,7 @@ async fn a_full_redis_refuses_and_says_what_to_set() {
     let error = node.try_publish(&name, "2", None).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::Unavailable);
     assert!(error.message().contains("maxmemory"), "{error}");
-    let is_named = async || {
-        node.broker
-            .fault()
-            .filter(|fault| fault.contains("maxmemory"))
-    };
+    let is_named = async || node.fault().filter(|fault| fault.contains("maxmemory"));
     eventually("the fault", is_named).await;
     // Histories can be read.
     let start = Position { seq: 0, ..position };
@@ -353,8 +340,5 @@ async fn a_full_redis_refuses_and_says_what_to_set() {
     );
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(node.publish(&name, "3").await.seq, 2);
-    eventually("no fault", async || {
-        node.broker.fault().is_none().then_some(())
-    })
-    .await;
+    eventually("no fault", async || node.fault().is_none().then_some(())).await;
 }

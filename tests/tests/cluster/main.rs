@@ -1,6 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts a server of Redis of its own, and drives the broker alone.
+//! Each test starts a server of Redis of its own. `servers`, `operators` and `configured` run the binary, the
+//! others drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +10,9 @@
 )]
 
 mod broker;
+mod configured;
 mod faults;
 mod node;
+mod operators;
+mod servers;
 mod set_up;

@@ -1,7 +1,14 @@
 //! Servers of Redis that are not fit: a start-up error says what to set.
 
-use tidewire_stream::broker::{memory::MemoryLimits, redis::RedisAddress};
-use tidewire_tests::RedisServer;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tidewire_stream::broker::{
+    Broker as _,
+    memory::MemoryLimits,
+    redis::{CertificateFiles, RedisAddress, RedisTls},
+};
+use tidewire_tests::{RedisServer, eventually, tls::Authority};
 
 use crate::node::{Node, channel, options};
 
@@ -93,12 +100,108 @@ async fn a_server_that_evicts_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_named() {
+async fn a_server_that_evicts_later_is_named() {
+    let mut redis = RedisServer::start().await;
+    redis.kill();
+    let node = Node::start(&redis).await;
+    redis
+        .restart_with(&["--maxmemory-policy", "allkeys-lru"])
+        .await;
+    let link = eventually("the fault", async || {
+        let link = node.broker.link()?;
+        let fault = link.fault.as_ref()?;
+        fault
+            .contains("set `maxmemory-policy noeviction`")
+            .then_some(link)
+    })
+    .await;
+    assert!(link.is_available, "{link:?}");
+    let name = channel("orders:1");
+    node.subscribe(&name).await;
+    node.publish(&name, "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_named_until_it_is_promoted() {
     let master = RedisServer::start().await;
     let replica = RedisServer::start().await;
     let port = master.port().to_string();
     replica.command(&["REPLICAOF", "127.0.0.1", &port]).await;
-    let node = Node::start(&replica).await;
-    let fault = node.broker_fault();
-    assert!(fault.contains("must name the master"), "{fault}");
+    let mut short = options(&replica);
+    short.timeout = Duration::from_millis(500);
+    let node = Node::with(short, MemoryLimits::default()).await.unwrap();
+    let named = |fault: &String| fault.contains("must name the master");
+    assert!(node.fault().is_some_and(|fault| named(&fault)));
+    let name = channel("orders:1");
+    let refused = node.try_publish(&name, "1", None).await.unwrap_err();
+    assert!(named(&refused.message().to_owned()), "{refused}");
+    // Also once all connections are open.
+    eventually("the fault", async || node.fault().filter(named)).await;
+    replica.command(&["REPLICAOF", "NO", "ONE"]).await;
+    eventually("no fault", async || node.fault().is_none().then_some(())).await;
+    node.publish(&name, "2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_encrypted_for_a_trusted_server_alone() {
+    let authority = Authority::new();
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let ca = authority.write(folder.path());
+    let own = authority.sign(&["localhost"]);
+    own.write(&file("cert.pem"), &file("key.pem"));
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let paths = [&ca, &file("cert.pem"), &file("key.pem")].map(|path| text(path));
+    let redis = RedisServer::start_with(&[
+        "--tls-ca-cert-file",
+        &paths[0],
+        "--tls-cert-file",
+        &paths[1],
+        "--tls-key-file",
+        &paths[2],
+    ])
+    .await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let set = ["CONFIG", "SET", "tls-port", &port.to_string()];
+    assert_eq!(redis.command(&set).await, "+OK\r\n");
+    let trusting = CertificateFiles {
+        authorities: Some(ca.clone()),
+        identity: None,
+    };
+    let known = CertificateFiles {
+        identity: Some((file("cert.pem"), file("key.pem"))),
+        ..trusting.clone()
+    };
+    let node = async |url: String, files: &CertificateFiles| {
+        let mut options = options(&redis);
+        options.address = RedisAddress::parse(&url).unwrap();
+        options.tls = RedisTls::new(files).unwrap();
+        // A server without TLS says nothing.
+        options.timeout = Duration::from_secs(1);
+        Node::with(options, MemoryLimits::default()).await
+    };
+    let secure = format!("rediss://localhost:{port}");
+    // A server that ends the connection may be one that comes later.
+    let fault = async |url: &str, files: &CertificateFiles| match node(url.to_owned(), files).await
+    {
+        Ok(node) => node.fault().unwrap(),
+        Err(error) => error.to_string(),
+    };
+    let text = fault(&secure, &CertificateFiles::default()).await;
+    assert!(text.contains("broker.ca_file"), "{text}");
+    let text = fault(&secure, &trusting).await;
+    assert!(text.contains("broker.tls_cert"), "{text}");
+    let plain = format!("rediss://localhost:{}", redis.port());
+    let text = fault(&plain, &known).await;
+    assert!(text.contains("without TLS"), "{text}");
+    let node = node(secure, &known).await.unwrap();
+    let name = channel("orders:1");
+    node.subscribe(&name).await;
+    let document = format!("{:?}", "x".repeat(50_000));
+    for _ in 0..20 {
+        node.publish(&name, &document).await;
+    }
+    assert_eq!(node.delivered(&name, 20).await.len(), 20);
 }

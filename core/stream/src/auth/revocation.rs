@@ -65,6 +65,31 @@ struct RevocationTable {
     tokens: HashMap<String, i64>,
     /// The time of each revocation and its expiry, by user.
     users: HashMap<UserId, (i64, i64)>,
+    /// Those of other servers that are not stored yet. All are in force, which bounds them.
+    merged: Vec<Revocation>,
+}
+
+impl RevocationTable {
+    /// Adds a revocation, or extends the one of the same token or user. Returns whether it is more
+    /// than was known.
+    fn put(&mut self, revocation: &Revocation, expires_at_ms: i64) -> bool {
+        match revocation {
+            Revocation::Token(id) => {
+                let expiry = self.tokens.entry(id.clone()).or_insert(i64::MIN);
+                let is_more = expires_at_ms > *expiry;
+                *expiry = expires_at_ms.max(*expiry);
+                is_more
+            }
+            Revocation::User(user, until) => {
+                let first = (i64::MIN, i64::MIN);
+                let (until_ms, expiry) = self.users.entry(user.clone()).or_insert(first);
+                let is_more = *until > *until_ms || expires_at_ms > *expiry;
+                *until_ms = (*until).max(*until_ms);
+                *expiry = expires_at_ms.max(*expiry);
+                is_more
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Revocations {
@@ -142,15 +167,50 @@ impl Revocations {
     /// Restores a revocation from the store, with its expiry in milliseconds since the
     /// Unix epoch. Listeners are not called, because no client is connected yet.
     pub fn restore(&self, revocation: Revocation, expires_at_ms: i64) {
-        let mut entries = self.entries.lock();
-        match revocation {
-            Revocation::Token(id) => {
-                entries.tokens.insert(id, expires_at_ms);
-            }
-            Revocation::User(user, until_ms) => {
-                entries.users.insert(user, (until_ms, expires_at_ms));
-            }
+        self.entries.lock().put(&revocation, expires_at_ms);
+    }
+
+    /// Takes over a revocation of another server, with its expiry in milliseconds since the Unix
+    /// epoch. If it was not in force here, listeners are called, and it is among
+    /// [`take_merged`](Self::take_merged).
+    ///
+    /// # Errors
+    /// The table is full.
+    pub fn merge(&self, revocation: &Revocation, expires_at_ms: i64) -> Result<(), StreamError> {
+        let now_ms = self.clock.now_ms();
+        if expires_at_ms <= now_ms {
+            return Ok(());
         }
+        self.make_room(now_ms)?;
+        {
+            let mut entries = self.entries.lock();
+            if !entries.put(revocation, expires_at_ms) {
+                return Ok(());
+            }
+            entries.merged.push(revocation.clone());
+        }
+        self.notify(revocation);
+        Ok(())
+    }
+
+    /// The revocations that other servers made and that were not taken before, to be stored here.
+    #[must_use]
+    pub fn take_merged(&self) -> Vec<Revocation> {
+        std::mem::take(&mut self.entries.lock().merged)
+    }
+
+    /// All revocations in force, with their expiry in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn all(&self) -> Vec<(Revocation, i64)> {
+        let now_ms = self.clock.now_ms();
+        let entries = self.entries.lock();
+        let tokens = entries.tokens.iter();
+        let tokens = tokens.map(|(id, expiry)| (Revocation::Token(id.clone()), *expiry));
+        let users = entries.users.iter();
+        let users = users
+            .map(|(user, (until_ms, expiry))| (Revocation::User(user.clone(), *until_ms), *expiry));
+        let all = tokens.chain(users);
+        all.filter(|(_, expiry)| *expiry > now_ms).collect()
     }
 
     /// The revocation in force of the same token or user, and its expiry in milliseconds

@@ -15,12 +15,18 @@
 //! | `(f, 4)` | lost: the epoch is another                              |
 //! | `(e, 9)` | lost: 9 does not exist, so the position is not from here |
 
+mod control;
 mod idempotency;
 pub mod memory;
 pub mod redis;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak},
+};
 
+pub use control::{ControlHandler, ControlRequest};
 pub use memory::MemoryBroker;
 pub use redis::RedisBroker;
 
@@ -147,6 +153,17 @@ impl From<&Caller> for Sender {
     }
 }
 
+/// State of a broker's connection to what all servers share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerLink {
+    /// The fault in words. None while all works.
+    pub fault: Option<String>,
+    /// Whether shared channels can be read and published on. A fault may only threaten that.
+    pub is_available: bool,
+    /// Bytes of publications that wait for it.
+    pub waiting_bytes: usize,
+}
+
 /// Gives publications their position and keeps histories.
 pub trait Broker: Send + Sync + 'static {
     /// Publishes for an engine, without waiting: at once if that is possible, else in order
@@ -206,6 +223,28 @@ pub trait Broker: Send + Sync + 'static {
         limit: PageLimit,
     ) -> BrokerFuture<'a, History>;
 
+    /// Reads a history for a client that recovers: [`join`](Self::join) was called for it, and its
+    /// subscriber is in the list of the hub. The result may be behind
+    /// [`history`](Self::history), and never behind what was delivered.
+    fn recover<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        since: Option<&'a Position>,
+        limit: PageLimit,
+    ) -> BrokerFuture<'a, History> {
+        self.history(channel, since, limit)
+    }
+
+    /// The same, if nothing has to be read for it.
+    fn recent(
+        &self,
+        _channel: &ChannelName,
+        _since: &Position,
+        _limit: PageLimit,
+    ) -> Option<History> {
+        None
+    }
+
     /// Restores a channel that nothing was published on yet.
     fn restore<'a>(
         &'a self,
@@ -242,8 +281,27 @@ pub trait Broker: Send + Sync + 'static {
     /// publication for a day. Called about once a second.
     fn sweep(&self);
 
-    /// The fault of what the broker depends on, in words. None while it works.
-    fn fault(&self) -> Option<String> {
+    /// State of the connection that the broker depends on. None if it depends on nothing.
+    fn link(&self) -> Option<BrokerLink> {
         None
+    }
+
+    /// Begins to carry out the requests of operators that other servers were asked. Returns what to
+    /// wait for until the revocations of others are in force here. None if there are no others.
+    fn listen_to_operators(
+        &self,
+        _handler: Weak<dyn ControlHandler>,
+    ) -> Option<BrokerFuture<'_, ()>> {
+        None
+    }
+
+    /// Sends a request of an operator to all other servers. None if there can be none.
+    fn send_to_all<'a>(&'a self, _request: ControlRequest<'a>) -> Option<BrokerFuture<'a, ()>> {
+        None
+    }
+
+    /// Waits until nothing that was published waits any more. Call it at a graceful stop.
+    fn flush(&self) -> BrokerFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -18,7 +18,7 @@ use super::{
     Session, Slot, lifetime::closing_error, recovery::SubscribeOptions, state::State,
     subscriptions::Subscription,
 };
-use crate::{ChannelName, Class, Identity, Namespace, Position, StreamError, hub::HubKey};
+use crate::{ChannelName, Class, Namespace, Position, StreamError, hub::HubKey};
 
 /// Channels of one `subscribe` for which memory is reserved before they are checked: growing step
 /// by step would leave a fifth of it unused.
@@ -193,7 +193,7 @@ impl Command {
         Ok(result)
     }
 
-    async fn subscribe_to(
+    pub(super) async fn subscribe_to(
         &self,
         channel: ChannelName,
         namespace: &Namespace,
@@ -252,25 +252,6 @@ impl Command {
             expires_at,
             subscriptions: self.subscriptions(),
         })
-    }
-
-    /// Subscribes a known user to its personal channel.
-    pub(super) async fn subscribe_to_personal_channels(&self) {
-        let Identity::User(identity) = self.identity() else {
-            return;
-        };
-        let subscribed = async {
-            let namespaces = self.core().context.namespaces();
-            for personal in namespaces.personal_channels(&identity.user) {
-                let (channel, namespace) = personal?;
-                self.subscribe_to(channel, namespace, SubscribeOptions::default())
-                    .await?;
-            }
-            Ok::<(), StreamError>(())
-        };
-        if let Err(error) = subscribed.await {
-            tracing::warn!(user = identity.user.as_str(), %error, "cannot subscribe a user to its personal channel");
-        }
     }
 }
 

@@ -33,6 +33,7 @@ mod heartbeat;
 mod lifetime;
 mod outbox;
 mod outgoing;
+mod personal;
 mod price_batch;
 mod recovery;
 mod registry;

@@ -468,7 +468,7 @@ impl Session {
             // So that nothing is left out for a user who is away for a moment.
             context.broker().touch(&channel);
         }
-        let mut history = context.broker().history(&channel, since, page).await?;
+        let mut history = context.broker().recover(&channel, since, page).await?;
         let max_bytes = held_room.min(context.options().outbox_bytes / SUMMARY_PART);
         history.publications = condense(summary, history.publications, Absence::Away, max_bytes);
         let recovered = namespace.class == Class::History
@@ -553,7 +553,10 @@ impl Session {
         };
         let page = PageLimit::bytes(core.context.options().outbox_bytes);
         let broker = core.context.broker();
-        let read = broker.history(&channel, Some(&since), page).await;
+        let read = match broker.recent(&channel, &since, page) {
+            Some(history) => Ok(history),
+            None => broker.history(&channel, Some(&since), page).await,
+        };
         let read = read.map(|mut history| {
             let summary = core.context.namespaces().summary(&channel);
             let (missed, max_bytes) = (history.publications, page.bytes / SUMMARY_PART);

@@ -354,6 +354,14 @@ impl StreamCore {
         }
     }
 
+    /// Waits until all publications have reached what the servers share. Call it at a graceful
+    /// stop, when nothing is published any more.
+    pub async fn flush(&self) {
+        if let Err(error) = self.broker().flush().await {
+            tracing::error!(%error, "publications are lost");
+        }
+    }
+
     /// The session of a connection.
     #[must_use]
     pub fn session(&self, id: &str) -> Option<Session> {

@@ -1,6 +1,9 @@
 //! Operator's requests: lists of connections, and actions on them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Arc, Weak},
+};
 
 use tidewire_proto::v1::ErrorCode;
 
@@ -8,6 +11,7 @@ use super::StreamCore;
 use crate::{
     ChannelName, CloseReason, Identity, StreamError, UserId,
     auth::Revocation,
+    broker::{ControlHandler, ControlRequest},
     hub::SubscriberScan,
     session::{ConnectionId, Session, UnsubscribeReason},
 };
@@ -150,6 +154,49 @@ impl StreamCore {
         Ok(disconnect_all(&sessions, CloseReason::Disconnected))
     }
 
+    /// Begins to carry out the requests of operators that other servers were asked, and waits until
+    /// their revocations are in force here. Call it after those of this server were restored.
+    pub async fn listen_to_operators(self: &Arc<Self>) {
+        let handler: Weak<Self> = Arc::downgrade(self);
+        if let Some(ready) = self.broker().listen_to_operators(handler)
+            && let Err(error) = ready.await
+        {
+            tracing::warn!(%error, "the revocations of other servers come later");
+        }
+    }
+
+    /// Closes connections to all servers that share their channels, and returns how many are closed
+    /// here.
+    ///
+    /// # Errors
+    /// There is no such connection, or the other servers cannot be told.
+    pub async fn disconnect_everywhere(&self, target: Target<'_>) -> Result<usize, StreamError> {
+        let closed = self.disconnect(target);
+        let request = ControlRequest::Disconnect(target);
+        let Some(sent) = self.broker().send_to_all(request) else {
+            return closed;
+        };
+        sent.await?;
+        // The connection may be another server's.
+        Ok(closed.unwrap_or_default())
+    }
+
+    /// Tells all other servers of a revocation that is in force here.
+    ///
+    /// # Errors
+    /// They cannot be told now. They are told once that works again.
+    pub async fn spread_revocation(&self, revocation: &Revocation) -> Result<(), StreamError> {
+        let found = self.authenticator().revocations().find(revocation);
+        let Some((revocation, expires_at_ms)) = found else {
+            return Ok(());
+        };
+        let request = ControlRequest::Revoke(&revocation, expires_at_ms);
+        match self.broker().send_to_all(request) {
+            Some(sent) => sent.await,
+            None => Ok(()),
+        }
+    }
+
     /// Subscribes connections to a channel, even if their clients may not read it. Returns how
     /// many are subscribed then.
     ///
@@ -264,6 +311,36 @@ impl StreamCore {
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+impl ControlHandler for StreamCore {
+    fn apply(&self, request: ControlRequest<'_>) {
+        match request {
+            ControlRequest::Disconnect(target) => {
+                // A connection that is not here is another server's.
+                let closed = self.disconnect(target).unwrap_or_default();
+                tracing::info!(
+                    ?target,
+                    closed,
+                    "disconnected, as another server was asked to"
+                );
+            }
+            ControlRequest::Revoke(revocation, expires_at_ms) => {
+                let revocations = self.authenticator().revocations();
+                if let Err(error) = revocations.merge(revocation, expires_at_ms) {
+                    tracing::error!(%error, "a revocation of another server is not in force here");
+                }
+            }
+        }
+    }
+
+    fn revocations(&self) -> Vec<(Revocation, i64)> {
+        self.authenticator().revocations().all()
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.clock().now_ms()
     }
 }
 

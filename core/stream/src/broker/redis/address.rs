@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use super::tls::RedisTls;
+
 /// The usual port of Redis.
 const PORT: u16 = 6_379;
 
@@ -13,6 +15,8 @@ pub struct RedisAddress {
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: u32,
+    /// Whether connections are encrypted.
+    pub(super) is_tls: bool,
 }
 
 impl RedisAddress {
@@ -21,20 +25,24 @@ impl RedisAddress {
     /// # Errors
     /// The part that is wrong, and what was expected. The password is not in it.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let expected = "expected redis://HOST:PORT, redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT/DATABASE";
+        let expected = "expected redis://HOST:PORT, redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT/DATABASE, or rediss:// for TLS";
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(format!("has no scheme, {expected}"));
         };
-        match scheme {
-            "redis" => {}
-            "rediss" | "redis+sentinel" | "redis-sentinel" | "redis+cluster" | "redis-cluster" => {
+        let is_tls = match scheme {
+            "redis" => false,
+            "rediss" => true,
+            "redis+sentinel" | "redis-sentinel" | "redis+cluster" | "redis-cluster" => {
                 return Err(format!(
                     "has the scheme {scheme:?}, which is not built yet, {expected}"
                 ));
             }
             _ => return Err(format!("has the scheme {scheme:?}, {expected}")),
-        }
+        };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains('@') {
+            return Err("has a `/` before the host, expected %2F in a password".to_owned());
+        }
         if path.contains(['?', '#', '/']) {
             return Err(format!(
                 "has more than a database after the host, {expected}"
@@ -61,15 +69,25 @@ impl RedisAddress {
                 (user, Some(password))
             }
         };
+        // Without a host, what stands here may be a password.
         let (host, port) = host_and_port(address)
-            .ok_or_else(|| format!("has the address {address:?}, {expected}"))?;
+            .ok_or_else(|| format!("has no host, or a wrong port after it, {expected}"))?;
         Ok(Self {
             host,
             port,
             user,
             password,
             database,
+            is_tls,
         })
+    }
+}
+
+impl RedisAddress {
+    /// Whether connections are encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.is_tls
     }
 }
 
@@ -111,9 +129,10 @@ fn unescape(text: &str) -> Option<String> {
 
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "rediss" } else { "redis" };
         match self.host.contains(':') {
-            true => write!(f, "redis://[{}]:{}", self.host, self.port),
-            false => write!(f, "redis://{}:{}", self.host, self.port),
+            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
+            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
         }
     }
 }
@@ -129,6 +148,8 @@ impl fmt::Debug for RedisAddress {
 pub struct RedisOptions {
     /// The server.
     pub address: RedisAddress,
+    /// Certificates of connections to an address with `rediss://`.
+    pub tls: RedisTls,
     /// Beginning of all keys and channels, so that several clusters can share a server.
     pub prefix: String,
     /// Longest wait for an answer. A publication or a subscription fails after it.
@@ -154,6 +175,8 @@ mod tests {
         assert_eq!(full.user.as_deref(), Some("me"));
         assert_eq!(full.password.as_deref(), Some("p@s:s"));
         assert_eq!(format!("{full:?}"), "redis://[::1]:7000");
+        let secure = RedisAddress::parse("rediss://cache").unwrap();
+        assert_eq!(secure.to_string(), "rediss://cache:6379");
         let alone = RedisAddress::parse("redis://:secret@cache").unwrap();
         assert_eq!(
             (alone.user, alone.password.as_deref()),
@@ -166,12 +189,14 @@ mod tests {
         for (url, part) in [
             ("cache:6379", "no scheme"),
             ("http://cache", "\"http\""),
-            ("rediss://cache", "not built yet"),
-            ("redis://", "address"),
-            ("redis://cache:0", "cache:0"),
+            ("redis+sentinel://cache", "not built yet"),
+            ("redis://", "no host"),
+            ("redis://cache:0", "wrong port"),
             ("redis://cache/x", "database"),
-            ("redis://:secret@cache:port", "cache:port"),
+            ("redis://:secret@cache:port", "wrong port"),
+            ("redis://me:secret", "no host"),
             ("redis://:secret%2@cache", "escape"),
+            ("redis://:se/secret@cache", "%2F"),
         ] {
             let error = RedisAddress::parse(url).unwrap_err();
             assert!(

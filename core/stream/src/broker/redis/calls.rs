@@ -12,7 +12,7 @@ use super::{
     address::RedisOptions,
     connection::RedisConnection,
     error::RedisError,
-    health::LinkHealth,
+    health::{Link, LinkHealth},
     resp::{self, Reply},
     script::{Digests, ScriptCall},
 };
@@ -46,6 +46,7 @@ struct Call {
 #[derive(Debug, Clone)]
 pub(super) struct Calls {
     sender: mpsc::Sender<Call>,
+    health: Arc<LinkHealth>,
     timeout: Duration,
 }
 
@@ -55,11 +56,15 @@ impl Calls {
         let (sender, queue) = mpsc::channel(QUEUE);
         let worker = Worker {
             options: options.clone(),
-            health,
+            health: health.clone(),
             queue,
         };
-        let timeout = options.timeout;
-        (Self { sender, timeout }, worker)
+        let calls = Self {
+            sender,
+            health,
+            timeout: options.timeout,
+        };
+        (calls, worker)
     }
 
     /// Sends a command, and waits for the answer.
@@ -76,7 +81,7 @@ impl Calls {
         };
         match tokio::time::timeout(self.timeout, call).await {
             Ok(reply) => reply,
-            Err(_) => Err(RedisError::TimedOut(self.timeout.as_millis())),
+            Err(_) => Err(self.health.timed_out(self.timeout)),
         }
     }
 
@@ -105,7 +110,7 @@ impl Worker {
         loop {
             match self.connect_and_serve(&mut waiting, &mut backoff).await {
                 Ok(()) => return,
-                Err(error) => self.health.fail("reads", &error),
+                Err(error) => self.health.fail(Link::Reads, &error),
             }
             tokio::time::sleep(backoff.next_pause()).await;
         }
@@ -118,8 +123,10 @@ impl Worker {
     ) -> Result<(), RedisError> {
         let mut connection = RedisConnection::open(&self.options).await?;
         let mut digests = Digests::load(&mut connection).await?;
-        backoff.reset();
-        self.health.recover("reads");
+        if waiting.is_empty() {
+            self.health.recover(Link::Reads);
+            backoff.reset();
+        }
         let mut pipeline = Vec::new();
         loop {
             waiting.retain(|call| !call.reply.is_closed());
@@ -154,6 +161,8 @@ impl Worker {
             if let Some(error) = passing {
                 return Err(error);
             }
+            self.health.recover(Link::Reads);
+            backoff.reset();
             if !waiting.is_empty() {
                 digests = Digests::load(&mut connection).await?;
             }

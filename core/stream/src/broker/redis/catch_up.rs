@@ -77,7 +77,7 @@ impl<D: LocalDelivery> CatchUp<D> {
                 self.local.note_newest(channel, &batch.top());
             }
             BatchSuccession::Next => {
-                self.deliver(channel, &locked, batch);
+                self.deliver(channel, &mut locked, batch);
                 locked.advance(batch);
             }
             BatchSuccession::Doubtful => {
@@ -87,7 +87,7 @@ impl<D: LocalDelivery> CatchUp<D> {
         }
     }
 
-    fn deliver(&self, channel: &ChannelName, state: &ChannelState, batch: &BatchMessage<'_>) {
+    fn deliver(&self, channel: &ChannelName, state: &mut ChannelState, batch: &BatchMessage<'_>) {
         let known = state.top().map(|top| &top.position.epoch);
         // Nearly always the text is shared.
         let epoch = match known.filter(|epoch| epoch.as_str() == batch.epoch) {
@@ -100,7 +100,10 @@ impl<D: LocalDelivery> CatchUp<D> {
                 seq,
             };
             match record::decode(channel, position, batch.time_ms, payload) {
-                Some(publication) => self.local.deliver(&publication),
+                Some(publication) => {
+                    self.local.deliver(&publication);
+                    state.remember(&publication);
+                }
                 None => {
                     tracing::warn!(%channel, seq, "a publication of another node cannot be read")
                 }
@@ -237,6 +240,7 @@ impl<D: LocalDelivery> CatchUp<D> {
             let mut last = None;
             for publication in missed {
                 self.local.deliver(publication);
+                state.remember(publication);
                 self.filled.increment(1);
                 last = Some(publication.position().clone());
             }

@@ -8,24 +8,29 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    address::RedisOptions,
+    address::{RedisAddress, RedisOptions},
     error::RedisError,
     resp::{self, Reply},
+    tls::RedisTls,
 };
 
 /// Room for replies that is reserved at once, in bytes.
 const READ_BYTES: usize = 64 << 10;
 
+/// A socket, encrypted or not.
+trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for S {}
+
 /// A connection that is signed in.
-#[derive(Debug)]
 pub(super) struct RedisConnection {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     buffer: BytesMut,
     timeout: Duration,
 }
@@ -34,30 +39,45 @@ impl RedisConnection {
     /// Connects and signs in.
     pub(super) async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
         let address = &options.address;
-        let connect = TcpStream::connect((&*address.host, address.port));
-        let stream = match timeout(options.timeout, connect).await {
-            Ok(stream) => stream?,
-            Err(_) => return Err(timed_out(options.timeout)),
+        let connect = async {
+            let stream = TcpStream::connect((&*address.host, address.port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
         };
-        stream.set_nodelay(true)?;
+        let stream = in_time(options, connect).await?;
+        let stream: Box<dyn Socket> = match address.is_tls {
+            true => {
+                let encrypted = in_time(options, options.tls.connect(&address.host, stream));
+                Box::new(encrypted.await.map_err(RedisTls::explain_handshake)?)
+            }
+            false => Box::new(stream),
+        };
         let mut connection = Self {
             stream,
             buffer: BytesMut::with_capacity(READ_BYTES),
             timeout: options.timeout,
         };
+        match connection.sign_in(address).await {
+            Ok(()) => Ok(connection),
+            Err(error) if address.is_tls => Err(options.tls.explain_first(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn sign_in(&mut self, address: &RedisAddress) -> Result<(), RedisError> {
         if let Some(password) = &address.password {
             match &address.user {
-                Some(user) => connection.call(&["AUTH", user, password]).await?,
-                None => connection.call(&["AUTH", password]).await?,
+                Some(user) => self.call(&["AUTH", user, password]).await?,
+                None => self.call(&["AUTH", password]).await?,
             };
         }
         if address.database != 0 {
             let database = address.database.to_string();
-            connection.call(&["SELECT", &database]).await?;
+            self.call(&["SELECT", &database]).await?;
         }
         // The first fault of a server that wants a password, or loads its data.
-        connection.call(&["PING"]).await?;
-        Ok(connection)
+        self.call(&["PING"]).await?;
+        Ok(())
     }
 
     /// Sends one command, and waits for its answer.
@@ -90,7 +110,7 @@ impl RedisConnection {
     ) -> Result<Vec<Reply>, RedisError> {
         let deadline = Instant::now() + self.timeout;
         let exchange = async {
-            self.stream.write_all(commands).await?;
+            self.write(commands).await?;
             let mut replies = Vec::with_capacity(count);
             while replies.len() < count {
                 match resp::decode(&mut self.buffer)? {
@@ -111,10 +131,17 @@ impl RedisConnection {
     /// # Errors
     /// The connection broke.
     pub(super) async fn send(&mut self, commands: &[u8]) -> Result<(), RedisError> {
-        match timeout(self.timeout, self.stream.write_all(commands)).await {
+        let time = self.timeout;
+        match timeout(time, self.write(commands)).await {
             Ok(written) => Ok(written?),
-            Err(_) => Err(timed_out(self.timeout)),
+            Err(_) => Err(timed_out(time)),
         }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        // TLS keeps what the socket has not taken.
+        self.stream.flush().await
     }
 
     /// A reply that has arrived already.
@@ -135,6 +162,17 @@ impl RedisConnection {
             0 => Err(RedisError::Connection("the server ended it".to_owned())),
             _ => Ok(()),
         }
+    }
+}
+
+/// Waits for a step of opening a connection.
+async fn in_time<T>(
+    options: &RedisOptions,
+    step: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    match timeout(options.timeout, step).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(timed_out(options.timeout)),
     }
 }
 

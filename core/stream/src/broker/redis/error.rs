@@ -2,10 +2,14 @@
 
 use tidewire_proto::v1::ErrorCode;
 
+use super::tls;
 use crate::StreamError;
 
 /// After so many milliseconds a client may repeat a request that Redis could not serve.
 const RETRY_AFTER_MS: u32 = 1_000;
+
+/// Parts of the errors for a user without rights. Those of scripts have no code.
+const DENIALS: [&str; 3] = ["NOPERM", "ACL failure", "user executing the script can't"];
 
 /// A failed exchange with Redis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,9 +17,15 @@ pub enum RedisError {
     /// The connection cannot be opened, or broke.
     #[error("no connection: {0}")]
     Connection(String),
+    /// The connection cannot be encrypted.
+    #[error("no encrypted connection: {0}")]
+    Tls(String),
     /// No answer came in time.
     #[error("no answer within {0} ms")]
     TimedOut(u128),
+    /// No answer came in time, for a reason that is known.
+    #[error("no answer within {0} ms: {1}")]
+    Hindered(u128, String),
     /// The server refused a command.
     #[error("{}", explain(.0))]
     Refused(String),
@@ -29,7 +39,7 @@ impl RedisError {
     /// connection to another server, or once this one has loaded its data.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Connection(_) | Self::TimedOut(_) => true,
+            Self::Connection(_) | Self::TimedOut(_) | Self::Hindered(..) => true,
             Self::Refused(text) => [
                 "READONLY",
                 "LOADING",
@@ -40,7 +50,7 @@ impl RedisError {
                 "UNBLOCKED",
             ]
             .contains(&code(text)),
-            Self::Protocol(_) => false,
+            Self::Protocol(_) | Self::Tls(_) => false,
         }
     }
 
@@ -58,7 +68,7 @@ impl RedisError {
 
 impl From<std::io::Error> for RedisError {
     fn from(error: std::io::Error) -> Self {
-        Self::Connection(error.to_string())
+        tls::fault(&error).unwrap_or_else(|| Self::Connection(error.to_string()))
     }
 }
 
@@ -81,7 +91,7 @@ fn explain(text: &str) -> String {
             "it wants a password: set it in `broker.url`, as redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT"
         }
         "WRONGPASS" => "it refuses the user or the password in `broker.url`",
-        "NOPERM" => {
+        _ if DENIALS.iter().any(|denial| text.contains(denial)) => {
             "its ACL refuses the user of `broker.url`: allow keys and channels with the prefix, `~tidewire:* &tidewire:*` for the usual one, and `+@read +@write +@scripting +@pubsub +@connection +time`"
         }
         "NOREPLICAS" => "it has fewer replicas than its `min-replicas-to-write`",

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::{
     error::RedisError,
-    reads::{NEWEST_ITEMS, Page, Part, Reads},
+    positions::{ChannelState, Positions, TailState},
+    reads::{NEWEST_ITEMS, PAGE_BYTES, Page, Part, Reads},
+    tail::TailBudget,
 };
 use crate::{
     ChannelName, Class, Namespace, Position, Publication,
@@ -78,6 +82,58 @@ pub(super) async fn read(
     .await?;
     history.reach = Reach::Complete;
     Ok(history)
+}
+
+/// Reads the publications after `since` for a client that recovers: from the tail of a channel of
+/// this node, which the first one fills.
+pub(super) async fn recover(
+    reads: &Arc<Reads>,
+    channel: &ChannelName,
+    namespace: &Namespace,
+    since: &Position,
+    limit: PageLimit,
+    (state, positions, budget): (&Arc<Mutex<ChannelState>>, &Positions, &TailBudget),
+) -> Result<History, RedisError> {
+    if let Some(history) = recent(&state.lock(), since, limit) {
+        return Ok(history);
+    }
+    let turn = state.lock().tail_turn();
+    // It is never closed.
+    let turn = turn.acquire().await;
+    if let Some(history) = recent(&state.lock(), since, limit) {
+        return Ok(history);
+    }
+    let begun = state.lock().begin_tail(budget);
+    match begun {
+        TailState::New => positions.note_tail(state),
+        TailState::Known => {}
+        TailState::Absent => {
+            drop(turn);
+            return read(reads, channel, namespace, Some(since), limit).await;
+        }
+    }
+    let whole = PageLimit::bytes(PAGE_BYTES);
+    let whole = read(reads, channel, namespace, Some(since), whole).await?;
+    state.lock().complete_tail(since, &whole);
+    let mut taken = PageBuilder::new(limit);
+    for one in &whole.publications {
+        if !taken.push(one) {
+            break;
+        }
+    }
+    Ok(taken.history(whole.top, whole.reach))
+}
+
+/// The publications after `since` from the tail, if it has all of them.
+pub(super) fn recent(state: &ChannelState, since: &Position, limit: PageLimit) -> Option<History> {
+    let (top, publications) = state.recent(since)?;
+    let mut taken = PageBuilder::new(limit);
+    for one in publications {
+        if !taken.push(one) {
+            break;
+        }
+    }
+    Some(taken.history(top.clone(), Reach::Complete))
 }
 
 /// Whether the history reaches back to a position before the newest.

@@ -12,6 +12,9 @@
 //! | `tidewire:{809}:fresh`            | epoch of channels that are published on first       |
 //! | `tidewire:{809}:key:<digest>`     | position that a publication with this key got       |
 //! | `tidewire:{809}:0:orders:1`       | shard channel of database 0                         |
+//! | `tidewire:{control}:revocations`  | hash: revocations of all nodes                      |
+//! | `tidewire:{control}:version`      | number of changes of it                             |
+//! | `tidewire:{control}:0`            | shard channel of operators' requests                |
 
 use bytes::Bytes;
 
@@ -72,7 +75,26 @@ impl KeyNames {
 
     /// The shard channel on which a node hears itself.
     pub(super) fn probe(&self, node: &str) -> Bytes {
-        format!("{}:{{probe-{node}}}:{}", self.prefix, self.database).into()
+        self.probe_name(node, &self.database.to_string())
+    }
+
+    /// The metadata, the history and the fresh epoch of that channel.
+    pub(super) fn of_probe(&self, node: &str) -> [Bytes; 3] {
+        ["meta", "history", "fresh"].map(|kind| self.probe_name(node, kind))
+    }
+
+    /// The revocations of all nodes, and their version.
+    pub(super) fn control(&self) -> [Bytes; 2] {
+        ["revocations", "version"].map(|kind| format!("{}:{{control}}:{kind}", self.prefix).into())
+    }
+
+    /// The shard channel of operators' requests.
+    pub(super) fn control_channel(&self) -> Bytes {
+        format!("{}:{{control}}:{}", self.prefix, self.database).into()
+    }
+
+    fn probe_name(&self, node: &str, rest: &str) -> Bytes {
+        format!("{}:{{probe-{node}}}:{rest}", self.prefix).into()
     }
 }
 

@@ -16,7 +16,9 @@
 //!   is subscribed to. A batch is delivered if it follows the newest position.
 //! - [`catch_up`]: otherwise, and after each (re)subscription, the channel is compared with Redis,
 //!   and what is missing is read from the history.
-//! - [`reads`]: a history is read once for all clients that recover at the same time.
+//! - [`reads`] and [`tail`]: a history is read once for all clients that recover within seconds.
+//!
+//! Requests of operators go another way ([`control`]).
 //!
 //! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
 //! nodes may differ.
@@ -25,11 +27,13 @@ mod address;
 mod calls;
 mod catch_up;
 mod connection;
+mod control;
 mod error;
 mod health;
 mod history;
 mod keys;
 mod positions;
+mod probe;
 mod queue;
 mod reads;
 mod record;
@@ -38,11 +42,15 @@ mod script;
 mod setup;
 mod shares;
 mod subscriber;
+mod tail;
+mod tls;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, OnceLock, Weak,
+    atomic::{AtomicBool, Ordering},
+};
 
-use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -52,26 +60,31 @@ use tokio::{
 
 pub use address::{RedisAddress, RedisOptions};
 pub use error::RedisError;
+pub use tls::{CertificateFiles, RedisTls};
 
 use self::{
     calls::Calls,
     catch_up::CatchUp,
-    health::LinkHealth,
+    control::ControlTask,
+    health::{Link, LinkHealth},
     keys::{KeyNames, fnv, partition},
     positions::{JoinState, Positions},
     queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
     reads::Reads,
+    resp::Reply,
     shares::ClientShares,
     subscriber::{Change, SubscriptionTask},
+    tail::TailBudget,
     writer::{RecentPositions, Writer},
 };
 use super::{
-    Broker, BrokerFuture, History, LocalDelivery, MemoryBroker, PageLimit, Sender, SnapshotEntry,
+    Broker, BrokerFuture, BrokerLink, ControlHandler, ControlRequest, History, LocalDelivery,
+    MemoryBroker, PageLimit, Reach, Sender, SnapshotEntry,
     idempotency::{check_key, fingerprint},
     memory::MemoryLimits,
 };
 use crate::{
-    ChannelName, Content, Epoch, Event, Namespaces, Position, PublishRight, SharedClock,
+    ChannelName, Class, Content, Epoch, Event, Namespaces, Position, PublishRight, SharedClock,
     StoredPublication, StreamError, Urgency, limit::ClientKey,
 };
 
@@ -92,13 +105,19 @@ pub struct RedisBroker<D> {
     buffer: Arc<Buffer>,
     catch_up: Arc<CatchUp<D>>,
     changes: mpsc::UnboundedSender<Change>,
+    tails: TailBudget,
     shares: ClientShares,
+    node: Arc<str>,
+    calls: Calls,
     tasks: Vec<AbortHandle>,
+    control: OnceLock<AbortHandle>,
+    /// Whether Redis lacks a revocation of this node.
+    is_behind: Arc<AtomicBool>,
 }
 
 impl<D> Drop for RedisBroker<D> {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(self.control.get()) {
             task.abort();
         }
     }
@@ -139,9 +158,10 @@ impl<D: LocalDelivery> RedisBroker<D> {
             keys: keys.clone(),
             node: node.clone(),
             health: health.clone(),
-            calls,
+            calls: calls.clone(),
             catch_up: catch_up.clone(),
             changes,
+            probes: 0,
         };
         let mut tasks = vec![
             tokio::spawn(worker.run()).abort_handle(),
@@ -155,7 +175,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 options: options.clone(),
                 keys: keys.clone(),
                 node: format!("{node}.{index}").into(),
-                link: format!("publishing {index}"),
+                link: Link::Publishing(index),
                 idempotency_ms: limits
                     .idempotency_window
                     .as_millis()
@@ -184,8 +204,13 @@ impl<D: LocalDelivery> RedisBroker<D> {
             buffer,
             catch_up,
             changes: sender,
+            tails: TailBudget::default(),
             shares: ClientShares::new(limits.channels_per_client),
+            node,
+            calls,
             tasks,
+            control: OnceLock::new(),
+            is_behind: Arc::default(),
         })
     }
 
@@ -198,6 +223,19 @@ impl<D: LocalDelivery> RedisBroker<D> {
 
     fn positions(&self) -> &Positions {
         &self.catch_up.positions
+    }
+
+    /// Waits for a read of a history until its deadline.
+    async fn in_time(
+        &self,
+        read: impl Future<Output = Result<History, RedisError>>,
+    ) -> Result<History, StreamError> {
+        let error = match timeout(self.options.timeout, read).await {
+            Ok(Ok(history)) => return Ok(history),
+            Ok(Err(error)) => error,
+            Err(_) => self.health.timed_out(self.options.timeout),
+        };
+        Err(error.unavailable("the history cannot be read"))
     }
 
     /// Queues a publication of a shared channel.
@@ -223,7 +261,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             reply: None,
         };
         if let Err(error) = self.queue(channel, item) {
-            tracing::error!(%channel, %error, "lost a publication of an engine");
+            writer::lose(channel, &error);
         }
     }
 
@@ -262,9 +300,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 )));
             }
             Err(_) => {
-                return Err(unknown(RedisError::TimedOut(
-                    self.options.timeout.as_millis(),
-                )));
+                return Err(unknown(self.health.timed_out(self.options.timeout)));
             }
         };
         let Receipt { position, is_new } = written;
@@ -317,9 +353,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             Ok(Err(_)) => Err(not_followed(RedisError::Connection(
                 "the broker has ended".to_owned(),
             ))),
-            Err(_) => Err(not_followed(RedisError::TimedOut(
-                self.options.timeout.as_millis(),
-            ))),
+            Err(_) => Err(not_followed(self.health.timed_out(self.options.timeout))),
         }
     }
 
@@ -424,14 +458,47 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
             None => self.local.history(channel, since, limit),
             Some(namespace) => Box::pin(async move {
                 let read = history::read(&self.catch_up.reads, channel, namespace, since, limit);
-                let error = match timeout(self.options.timeout, read).await {
-                    Ok(Ok(history)) => return Ok(history),
-                    Ok(Err(error)) => error,
-                    Err(_) => RedisError::TimedOut(self.options.timeout.as_millis()),
-                };
-                Err(error.unavailable("the history cannot be read"))
+                self.in_time(read).await
             }),
         }
+    }
+
+    fn recover<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        since: Option<&'a Position>,
+        limit: PageLimit,
+    ) -> BrokerFuture<'a, History> {
+        let namespace = self.namespaces.get(channel);
+        let (Some(namespace), Some(state)) = (namespace, self.positions().get(channel)) else {
+            return self.history(channel, since, limit);
+        };
+        match since {
+            Some(since) if namespace.class == Class::History => Box::pin(async move {
+                let reads = &self.catch_up.reads;
+                let tail = (&state, self.positions(), &self.tails);
+                let read = history::recover(reads, channel, namespace, since, limit, tail);
+                self.in_time(read).await
+            }),
+            None if limit.items == 0 => {
+                let top = state.lock().settled_top().cloned();
+                let Some(top) = top else {
+                    return self.history(channel, since, limit);
+                };
+                Box::pin(std::future::ready(Ok(History {
+                    top,
+                    publications: Vec::new(),
+                    reach: Reach::Complete,
+                })))
+            }
+            _ => self.history(channel, since, limit),
+        }
+    }
+
+    fn recent(&self, channel: &ChannelName, since: &Position, limit: PageLimit) -> Option<History> {
+        let state = self.positions().get(channel)?;
+        let state = state.lock();
+        history::recent(&state, since, limit)
     }
 
     fn restore<'a>(
@@ -475,19 +542,69 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
     }
 
     fn history_bytes(&self) -> usize {
-        self.local.history_bytes()
+        self.local.history_bytes() + self.tails.bytes()
     }
 
     fn sweep(&self) {
         self.local.sweep();
+        self.positions().sweep_tails();
         let has_subscribers = |channel: &ChannelName| self.subscribers.has_subscribers(channel);
         for channel in self.positions().take_unused(has_subscribers) {
             self.announce(&channel);
         }
     }
 
-    fn fault(&self) -> Option<String> {
-        self.health.fault()
+    fn link(&self) -> Option<BrokerLink> {
+        Some(BrokerLink {
+            fault: self.health.fault(),
+            is_available: self.health.is_available(),
+            waiting_bytes: self.buffer.used(),
+        })
+    }
+
+    fn listen_to_operators(
+        &self,
+        handler: Weak<dyn ControlHandler>,
+    ) -> Option<BrokerFuture<'_, ()>> {
+        let (ready, is_ready) = oneshot::channel();
+        self.control.get_or_init(|| {
+            let task = ControlTask {
+                options: self.options.clone(),
+                keys: self.keys.clone(),
+                node: self.node.clone(),
+                health: self.health.clone(),
+                calls: self.calls.clone(),
+                handler,
+                is_behind: self.is_behind.clone(),
+                ready: Some(ready),
+            };
+            tokio::spawn(task.run()).abort_handle()
+        });
+        Some(Box::pin(async move {
+            let is_away = !self.health.is_available();
+            if !is_away && timeout(self.options.timeout, is_ready).await.is_err() {
+                tracing::warn!("the revocations of other servers come later: Redis is slow");
+            }
+            Ok(())
+        }))
+    }
+
+    fn send_to_all<'a>(&'a self, request: ControlRequest<'a>) -> Option<BrokerFuture<'a, ()>> {
+        let call = control::call(&self.keys, &self.node, request);
+        Some(Box::pin(async move {
+            let sent = self.calls.script(call).await.and_then(Reply::text);
+            sent.map(drop).map_err(|error| {
+                self.is_behind.store(true, Ordering::Release);
+                error.unavailable("it is done on this server, and the others have not been told")
+            })
+        }))
+    }
+
+    fn flush(&self) -> BrokerFuture<'_, ()> {
+        Box::pin(async move {
+            self.buffer.emptied().await;
+            Ok(())
+        })
     }
 }
 
@@ -503,9 +620,4 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
     Err(format!(
         "is {prefix:?}, expected 1 to 64 letters, digits, `-`, `_`, `.` or `:`"
     ))
-}
-
-/// Bytes that are compared as text.
-fn lossy(bytes: &Bytes) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
 }

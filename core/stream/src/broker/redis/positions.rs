@@ -7,13 +7,25 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 
-use super::record::BatchMessage;
-use crate::{ChannelName, Class, Position};
+use super::{
+    record::BatchMessage,
+    tail::{Tail, TailBudget},
+};
+use crate::{
+    ChannelName, Class, Position, Publication,
+    broker::{History, Reach},
+};
 
 /// Time after the last subscriber has left a channel, in which the node stays: clients come back.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Time after a failed attempt in which no tail is read again.
+const WITHOUT_TAIL: Duration = Duration::from_secs(10);
 
 /// The channels of a node.
 #[derive(Debug, Default)]
@@ -21,6 +33,8 @@ pub(super) struct Positions {
     channels: Mutex<HashMap<ChannelName, Arc<Mutex<ChannelState>>>>,
     /// Channels that a subscriber left, and when. Some have others.
     left: Mutex<HashMap<ChannelName, Instant>>,
+    /// Channels with a tail.
+    tailed: Mutex<Vec<Arc<Mutex<ChannelState>>>>,
 }
 
 /// A channel.
@@ -36,6 +50,12 @@ pub(super) struct ChannelState {
     is_catching_up: bool,
     /// Whether it is to be compared once more: the comparison may have begun too early.
     must_repeat: bool,
+    /// The newest publications, while clients recover.
+    tail: Option<Tail>,
+    /// Until when no tail is read, as the history is too long for one.
+    without_tail_until: Option<Instant>,
+    /// A permit for the one that reads a tail.
+    tail_turn: Arc<Semaphore>,
     /// Subscribers that wait for the position.
     joining: Vec<oneshot::Sender<()>>,
     /// Set when the node leaves the channel: whoever has the state looks it up again.
@@ -70,6 +90,17 @@ pub(super) enum JoinState {
         ready: oneshot::Receiver<()>,
         is_first: bool,
     },
+}
+
+/// Whether a channel has a tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TailState {
+    /// It began just now.
+    New,
+    /// It has one.
+    Known,
+    /// It can have none now.
+    Absent,
 }
 
 /// How a batch follows the newest position.
@@ -116,6 +147,9 @@ impl Positions {
             heard: None,
             is_catching_up: false,
             must_repeat: false,
+            tail: None,
+            without_tail_until: None,
+            tail_turn: Arc::new(Semaphore::new(1)),
             joining: Vec::new(),
             is_left: false,
         }));
@@ -174,6 +208,20 @@ impl Positions {
         state.top.as_ref().map(|top| top.position.clone())
     }
 
+    /// Notes a channel that has a tail.
+    pub(super) fn note_tail(&self, state: &Arc<Mutex<ChannelState>>) {
+        self.tailed.lock().push(state.clone());
+    }
+
+    /// Ends the tails whose time is over.
+    pub(super) fn sweep_tails(&self) {
+        self.tailed.lock().retain(|state| {
+            let mut state = state.lock();
+            state.tail.take_if(|tail| tail.is_old());
+            state.tail.is_some() && !state.is_left
+        });
+    }
+
     /// The names of all channels.
     pub(super) fn names(&self) -> Vec<ChannelName> {
         self.channels.lock().keys().cloned().collect()
@@ -211,6 +259,69 @@ impl ChannelState {
         if is_newer {
             self.heard = Some(position);
         }
+    }
+
+    /// The newest position, while nothing is known to come after it.
+    pub(super) fn settled_top(&self) -> Option<&Position> {
+        let top = self.top.as_ref().filter(|_| !self.is_catching_up);
+        top.map(|top| &top.position)
+    }
+
+    /// Adds a publication that was delivered to the tail.
+    pub(super) fn remember(&mut self, publication: &Arc<Publication>) {
+        self.tail.take_if(|tail| !tail.push(publication));
+    }
+
+    /// The publications after `since` from the tail, if it has all of them.
+    pub(super) fn recent(
+        &self,
+        since: &Position,
+    ) -> Option<(&Position, impl Iterator<Item = &Arc<Publication>>)> {
+        let top = self.settled_top()?;
+        let tail = self
+            .tail
+            .as_ref()
+            .filter(|tail| !tail.is_old() && tail.ends_at(top));
+        Some((top, tail?.after(since)?))
+    }
+
+    /// Begins a tail at the newest position, unless there is one, before the history is read.
+    pub(super) fn begin_tail(&mut self, budget: &TailBudget) -> TailState {
+        let Some(top) = self.settled_top().cloned() else {
+            return TailState::Absent;
+        };
+        let is_too_long = self
+            .without_tail_until
+            .is_some_and(|until| Instant::now() < until);
+        let is_there = |tail: &Tail| !tail.is_old() && tail.ends_at(&top);
+        if self.tail.as_ref().is_some_and(is_there) {
+            return TailState::Known;
+        }
+        if is_too_long || !budget.has_room() {
+            return TailState::Absent;
+        }
+        self.tail = Some(Tail::at(top, budget.clone()));
+        TailState::New
+    }
+
+    /// Completes a tail with what was read after `since`.
+    pub(super) fn complete_tail(&mut self, since: &Position, read: &History) {
+        let last = read.publications.last().map(|last| last.seq());
+        let is_whole =
+            read.reach == Reach::Complete && last.is_none_or(|last| last >= read.top.seq);
+        let added = is_whole
+            && self
+                .tail
+                .as_mut()
+                .is_some_and(|tail| tail.put_before(since, read));
+        if !added {
+            self.without_tail_until = Some(Instant::now() + WITHOUT_TAIL);
+        }
+    }
+
+    /// A permit for the one that reads a tail.
+    pub(super) fn tail_turn(&self) -> Arc<Semaphore> {
+        self.tail_turn.clone()
     }
 
     /// The newest position.

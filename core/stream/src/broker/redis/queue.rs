@@ -96,6 +96,7 @@ impl Item {
 pub(super) struct Buffer {
     used: AtomicUsize,
     limit: usize,
+    emptied: Notify,
 }
 
 impl Buffer {
@@ -103,6 +104,7 @@ impl Buffer {
         Arc::new(Self {
             used: AtomicUsize::new(0),
             limit,
+            emptied: Notify::new(),
         })
     }
 
@@ -117,7 +119,20 @@ impl Buffer {
     }
 
     fn release(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        if self.used.fetch_sub(bytes, Ordering::AcqRel) == bytes {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing waits for Redis any more.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.used() == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// Bytes in use.

@@ -11,16 +11,19 @@ pub(super) enum Script {
     Check,
     /// Reads a page of a history.
     History,
+    /// Sends a request of an operator to all nodes.
+    Control,
 }
 
 impl Script {
-    const ALL: [Self; 3] = [Self::Publish, Self::Check, Self::History];
+    const ALL: [Self; 4] = [Self::Publish, Self::Check, Self::History, Self::Control];
 
     fn source(self) -> &'static str {
         match self {
             Self::Publish => include_str!("scripts/publish.lua"),
             Self::Check => include_str!("scripts/check.lua"),
             Self::History => include_str!("scripts/history.lua"),
+            Self::Control => include_str!("scripts/control.lua"),
         }
     }
 }

@@ -1,10 +1,17 @@
 //! Set-up check: finds out at the start whether a server of Redis is fit.
 
 use tidewire_proto::v1::ErrorCode;
+use tokio::time::timeout;
 
 use super::{
-    address::RedisOptions, connection::RedisConnection, error::RedisError, health::LinkHealth,
-    keys::KeyNames, lossy, resp::Reply, script::Digests,
+    address::RedisOptions,
+    connection::RedisConnection,
+    error::RedisError,
+    health::{Link, LinkHealth},
+    keys::KeyNames,
+    probe,
+    resp::Reply,
+    script::Digests,
 };
 use crate::StreamError;
 
@@ -15,22 +22,22 @@ pub(super) async fn check(
     node: &str,
     health: &LinkHealth,
 ) -> Result<(), StreamError> {
-    match check_server(options, keys, node).await {
+    let checked = match timeout(options.timeout, check_server(options, keys, node)).await {
+        Ok(checked) => checked,
+        Err(_) => Err(RedisError::TimedOut(options.timeout.as_millis()).into()),
+    };
+    match checked {
         Ok(()) => Ok(()),
         Err(Fault::Unfit(text)) => Err(StreamError::new(
             ErrorCode::FailedPrecondition,
             format!("broker.url: {} is not fit: {text}", options.address),
         )),
-        Err(Fault::Redis(error @ (RedisError::Refused(_) | RedisError::Protocol(_))))
-            if !error.is_transient() =>
-        {
-            Err(StreamError::new(
-                ErrorCode::FailedPrecondition,
-                format!("broker.url: {} refuses: {error}", options.address),
-            ))
-        }
+        Err(Fault::Redis(error)) if !error.is_transient() => Err(StreamError::new(
+            ErrorCode::FailedPrecondition,
+            format!("broker.url: {} cannot be used: {error}", options.address),
+        )),
         Err(Fault::Redis(error)) => {
-            health.fail("subscriptions", &error);
+            health.fail(Link::Subscriptions, &error);
             Ok(())
         }
     }
@@ -50,7 +57,7 @@ impl From<RedisError> for Fault {
 
 async fn check_server(options: &RedisOptions, keys: &KeyNames, node: &str) -> Result<(), Fault> {
     let mut connection = RedisConnection::open(options).await?;
-    Digests::load(&mut connection)
+    let digests = Digests::load(&mut connection)
         .await
         .map_err(|error| match &error {
             RedisError::Refused(text) if text.contains("shebang") || text.contains("compiling") => {
@@ -58,44 +65,27 @@ async fn check_server(options: &RedisOptions, keys: &KeyNames, node: &str) -> Re
             }
             _ => Fault::Redis(error),
         })?;
-    // KeyNames and channels with the prefix, as an ACL may allow them.
-    let probe = keys.probe(node);
-    let key = [&probe[..], b":check"].concat();
-    connection
-        .call(&[&b"SET"[..], &key, b"1", b"PX", b"1000"])
-        .await?;
-    connection.call(&[&b"SPUBLISH"[..], &probe, b"1"]).await?;
-    check_eviction(&mut connection).await?;
-    connection.call(&[&b"SSUBSCRIBE"[..], &probe]).await?;
-    Ok(())
-}
-
-/// Refuses a server that drops keys when its memory is full. A user who may not read the
-/// configuration is trusted.
-async fn check_eviction(connection: &mut RedisConnection) -> Result<(), Fault> {
-    let reply = match connection
-        .call(&["CONFIG", "GET", "maxmemory-policy"])
-        .await
-    {
-        Ok(Reply::Array(reply)) => reply,
-        Ok(_) => return Ok(()),
-        Err(RedisError::Refused(text)) => {
-            tracing::info!(
-                reason = text,
-                "the eviction policy of Redis cannot be read: it must be noeviction"
-            );
-            return Ok(());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let policy = match reply.into_iter().nth(1) {
-        Some(Reply::Text(policy)) => lossy(&policy).into_owned(),
-        _ => return Ok(()),
-    };
-    match &*policy {
-        "noeviction" => Ok(()),
-        policy => Err(Fault::Unfit(format!(
-            "its maxmemory-policy is {policy}, which drops histories and positions when memory is full: set `maxmemory-policy noeviction`"
-        ))),
+    let answer = connection.call(&probe::eviction_question()).await;
+    if let Err(RedisError::Refused(reason)) = &answer {
+        tracing::info!(
+            reason,
+            "the eviction policy of Redis cannot be read: it must be noeviction"
+        );
     }
+    if let Some(fault) = probe::eviction_fault(answer)? {
+        return Err(Fault::Unfit(fault));
+    }
+    let mut pipeline = Vec::new();
+    let calls = probe::calls(keys, node, 0);
+    for call in &calls {
+        digests.encode(&mut pipeline, call);
+    }
+    for reply in connection.exchange(&pipeline, calls.len()).await? {
+        if let Reply::Error(text) = reply {
+            return Err(Fault::Redis(RedisError::Refused(text)));
+        }
+    }
+    let name = keys.probe(node);
+    connection.call(&[&b"SSUBSCRIBE"[..], &name]).await?;
+    Ok(())
 }

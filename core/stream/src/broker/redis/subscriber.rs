@@ -4,8 +4,9 @@
 //! was not asked for, as when a slot moves, is answered by another `SSUBSCRIBE`. After each
 //! `ssubscribe` the channel is compared with Redis ([`CatchUp`]).
 //!
-//! The connection probes itself once a second: a ping, which the server answers, and a message on
-//! a shard channel of its own, which shows that pub/sub works. Without them it is opened again.
+//! The connection probes itself once a second: a ping, which the server answers, and a publication
+//! on a shard channel of its own, which shows that publishing and pub/sub work. Without them it is
+//! opened again.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -22,8 +23,9 @@ use super::{
     catch_up::CatchUp,
     connection::RedisConnection,
     error::RedisError,
-    health::LinkHealth,
+    health::{Link as HealthLink, LinkHealth},
     keys::KeyNames,
+    probe,
     record::BatchMessage,
     resp::{self, Reply},
 };
@@ -55,6 +57,8 @@ pub(super) struct SubscriptionTask<D> {
     pub(super) calls: Calls,
     pub(super) catch_up: Arc<CatchUp<D>>,
     pub(super) changes: mpsc::UnboundedReceiver<Change>,
+    /// Number of the last probe.
+    pub(super) probes: u64,
 }
 
 /// State of one connection.
@@ -77,7 +81,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         loop {
             match self.listen(&mut backoff).await {
                 Ok(()) => return,
-                Err(error) => self.health.fail("subscriptions", &error),
+                Err(error) => self.health.fail(HealthLink::Subscriptions, &error),
             }
             tokio::time::sleep(backoff.next_pause()).await;
         }
@@ -105,6 +109,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         let mut comparisons = interval(COMPARISON);
         comparisons.set_missed_tick_behavior(MissedTickBehavior::Delay);
         comparisons.reset();
+        self.check_eviction();
         loop {
             while let Some(reply) = link.connection.arrived()? {
                 self.receive(&mut link, reply, backoff)?;
@@ -118,6 +123,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
                 },
                 _ = probes.tick() => self.probe(&mut link).await?,
                 _ = comparisons.tick() => {
+                    self.check_eviction();
                     for channel in self.catch_up.positions.names() {
                         self.catch_up.start(&channel);
                     }
@@ -184,7 +190,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
                 link.unconfirmed = link.unconfirmed.saturating_sub(1);
                 if name == link.probe {
                     backoff.reset();
-                    self.health.recover("subscriptions");
+                    self.health.recover(HealthLink::Subscriptions);
                 } else if let Some(channel) = self.keys.channel(&name) {
                     self.catch_up.start(&channel);
                 }
@@ -219,8 +225,8 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         }
     }
 
-    /// Sends a ping and a message to itself, and looks for those of before.
-    async fn probe(&self, link: &mut Link) -> Result<(), RedisError> {
+    /// Sends a ping and a publication to itself, and looks for those of before.
+    async fn probe(&mut self, link: &mut Link) -> Result<(), RedisError> {
         let now = Instant::now();
         let longest = self.options.timeout.max(PROBE) + PROBE_GRACE;
         if now.duration_since(link.heard_at) > longest {
@@ -237,18 +243,35 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         let mut ping = Vec::new();
         resp::encode(&mut ping, &["PING"]);
         link.connection.send(&ping).await?;
-        let message = vec![
-            Bytes::from_static(b"SPUBLISH"),
-            link.probe.clone(),
-            Bytes::from_static(b"1"),
-        ];
-        let (calls, sent_at) = (self.calls.clone(), link.probe_sent_at.clone());
+        self.probes += 1;
+        let [publish, ..] = probe::calls(&self.keys, &self.node, self.probes);
+        let (calls, health) = (self.calls.clone(), self.health.clone());
+        let sent_at = link.probe_sent_at.clone();
         tokio::spawn(async move {
-            if calls.call(RedisCommand::Plain(message)).await.is_ok() {
-                *sent_at.lock() = Some(Instant::now());
+            match calls.script(publish).await.and_then(Reply::text) {
+                Ok(_) => {
+                    health.recover(HealthLink::Writes);
+                    *sent_at.lock() = Some(Instant::now());
+                }
+                Err(error) => health.fail(HealthLink::Writes, &error),
             }
         });
         Ok(())
+    }
+
+    /// Finds out whether the server drops keys, in a task of its own: it may be another server
+    /// than at the start, or have another configuration.
+    fn check_eviction(&self) {
+        let (calls, health) = (self.calls.clone(), self.health.clone());
+        tokio::spawn(async move {
+            let question = RedisCommand::Plain(probe::eviction_question());
+            // A server that does not answer is another fault.
+            match probe::eviction_fault(calls.call(question).await) {
+                Ok(Some(fault)) => health.fail(HealthLink::Eviction, &fault),
+                Ok(None) => health.recover(HealthLink::Eviction),
+                Err(_) => {}
+            }
+        });
     }
 }
 

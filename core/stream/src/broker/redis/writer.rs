@@ -15,7 +15,7 @@ use super::{
     catch_up::metadata_lifetime,
     connection::RedisConnection,
     error::RedisError,
-    health::LinkHealth,
+    health::{Link, LinkHealth},
     keys::KeyNames,
     positions::Positions,
     queue::{Batch, Item, Queue, Receipt},
@@ -34,7 +34,7 @@ pub(super) struct Writer {
     pub(super) keys: KeyNames,
     /// Name of this node and this writer, unlike all others.
     pub(super) node: Bytes,
-    pub(super) link: String,
+    pub(super) link: Link,
     pub(super) idempotency_ms: Bytes,
     pub(super) namespaces: Arc<Namespaces>,
     pub(super) health: Arc<LinkHealth>,
@@ -82,7 +82,7 @@ impl Writer {
         let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
         loop {
             let Err(error) = self.connect_and_write(&mut writes, &mut backoff).await;
-            self.health.fail(&self.link, &error);
+            self.health.fail(self.link, &error);
             tokio::time::sleep(backoff.next_pause()).await;
         }
     }
@@ -95,7 +95,7 @@ impl Writer {
         let mut connection = RedisConnection::open(&self.options).await?;
         let mut digests = Digests::load(&mut connection).await?;
         if writes.is_empty() {
-            self.health.recover(&self.link);
+            self.health.recover(self.link);
             backoff.reset();
         }
         let mut pipeline = Vec::new();
@@ -135,12 +135,13 @@ impl Writer {
             *writes = again;
             match fault {
                 None => {
-                    self.health.recover(&self.link);
+                    self.health.recover(self.link);
                     backoff.reset();
                 }
                 Some(_) if is_unknown => digests = Digests::load(&mut connection).await?,
                 Some(error) if error.is_transient() => return Err(error),
-                Some(error) => self.health.fail(&self.link, &error),
+                // The next probe finds out whether it is over: nobody may publish for long.
+                Some(error) => self.health.fail(Link::Writes, &error),
             }
         }
     }
@@ -273,9 +274,15 @@ fn refuse(batch: &mut Batch, error: &StreamError) {
     for item in std::mem::take(&mut batch.items) {
         match item.reply {
             Some(reply) => drop(reply.send(Err(error.clone()))),
-            None => tracing::error!(%channel, %error, "lost a publication of an engine"),
+            None => lose(channel, error),
         }
     }
+}
+
+/// Logs and counts a publication without a sender that could repeat it.
+pub(super) fn lose(channel: &ChannelName, error: &StreamError) {
+    metrics::counter!("tidewire_broker_lost_publications_total").increment(1);
+    tracing::error!(%channel, %error, "lost a publication of an engine");
 }
 
 fn other_body(channel: &ChannelName, has_key: bool) -> StreamError {

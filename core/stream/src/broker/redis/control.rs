@@ -1,0 +1,376 @@
+//! Control task: hears the requests of operators that other nodes were asked, and keeps the
+//! revocations of all nodes equal.
+//!
+//! A request is a message on one shard channel of all nodes. A revocation is also in a hash, whose
+//! version changes with it. A node compares its own revocations with the hash when it has
+//! subscribed, and when the version is another than expected. It adds what the hash lacks. So a
+//! revocation reaches a node that was away, and a Redis that was emptied. A disconnect reaches the
+//! nodes that are connected to Redis at that moment.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    address::RedisOptions,
+    calls::{Calls, PAUSES, RedisCommand},
+    connection::RedisConnection,
+    error::RedisError,
+    health::{Link, LinkHealth},
+    keys::KeyNames,
+    resp::{self, Reply},
+    script::{Script, ScriptCall},
+};
+use crate::{
+    Backoff, Target, UserId,
+    auth::Revocation,
+    broker::{ControlHandler, ControlRequest},
+};
+
+/// Time between two pings.
+const PING: Duration = Duration::from_secs(1);
+
+/// Time between two looks at the version of the revocations.
+const COMPARISON: Duration = Duration::from_secs(30);
+
+/// Silence beyond the longest wait for an answer, after which the connection is opened again.
+const SILENCE_GRACE: Duration = Duration::from_secs(2);
+
+/// Revocations that are read in one step, about.
+const STEP: &[u8] = b"500";
+
+/// Time after its expiry after which a revocation is removed, in milliseconds: clocks may differ.
+const EXPIRY_GRACE_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// First letters of the fields of revocations.
+const TOKEN: &str = "t:";
+const USER: &str = "u:";
+
+/// The task of the connection.
+pub(super) struct ControlTask {
+    pub(super) options: RedisOptions,
+    pub(super) keys: KeyNames,
+    pub(super) node: Arc<str>,
+    pub(super) health: Arc<LinkHealth>,
+    pub(super) calls: Calls,
+    pub(super) handler: Weak<dyn ControlHandler>,
+    /// Whether Redis lacks a revocation of this node, since it could not be sent.
+    pub(super) is_behind: Arc<AtomicBool>,
+    /// Told once the revocations of other nodes are in force here.
+    pub(super) ready: Option<oneshot::Sender<()>>,
+}
+
+/// The call that sends a request to all nodes, and keeps it if it is a revocation.
+pub(super) fn call(keys: &KeyNames, node: &str, request: ControlRequest<'_>) -> ScriptCall {
+    let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let (message, field, until, expires) = match request {
+        ControlRequest::Disconnect(Target::User(user)) => {
+            (format!("{node} user {user}"), String::new(), 0, 0)
+        }
+        ControlRequest::Disconnect(Target::Connection(id)) => {
+            (format!("{node} connection {id}"), String::new(), 0, 0)
+        }
+        ControlRequest::Revoke(revocation, expires_at_ms) => {
+            let (field, until_ms) = match revocation {
+                Revocation::Token(id) => (format!("{TOKEN}{id}"), 0),
+                Revocation::User(user, until_ms) => (format!("{USER}{}", user.as_str()), *until_ms),
+            };
+            // Times before 1970 are those of tokens that have expired.
+            let (until, expires) = (until_ms.max(0), expires_at_ms.max(0));
+            let message = format!("{node} revoke {until} {expires} {field}");
+            (message, field, until, expires)
+        }
+    };
+    let [revocations, version] = keys.control();
+    ScriptCall {
+        script: Script::Control,
+        keys: 2,
+        arguments: vec![
+            revocations,
+            version,
+            keys.control_channel(),
+            copied(&message),
+            copied(&field),
+            until.to_string().into(),
+            expires.to_string().into(),
+        ],
+    }
+}
+
+/// A revocation by its field in the hash, and its expiry.
+fn revocation(field: &str, until: &str, expires: &str) -> Option<(Revocation, i64)> {
+    let until_ms = until.parse().ok()?;
+    let revocation = match field.strip_prefix(TOKEN) {
+        Some(id) => Revocation::Token(id.to_owned()),
+        None => Revocation::User(UserId::new(field.strip_prefix(USER)?), until_ms),
+    };
+    Some((revocation, expires.parse().ok()?))
+}
+
+/// Carries out a message, unless this node has sent it. None if a newer version wrote it in
+/// another form.
+fn apply(handler: &dyn ControlHandler, node: &str, message: &str) -> Option<()> {
+    let (sender, rest) = message.split_once(' ')?;
+    if sender == node {
+        return Some(());
+    }
+    match rest.split_once(' ')? {
+        ("user", user) => handler.apply(ControlRequest::Disconnect(Target::User(user))),
+        ("connection", id) => handler.apply(ControlRequest::Disconnect(Target::Connection(id))),
+        ("revoke", rest) => {
+            let (until, rest) = rest.split_once(' ')?;
+            let (expires, field) = rest.split_once(' ')?;
+            let (revocation, expires_at_ms) = revocation(field, until, expires)?;
+            handler.apply(ControlRequest::Revoke(&revocation, expires_at_ms));
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+impl ControlTask {
+    /// Listens until the handler is gone, or until it is aborted.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        while let Err(error) = self.listen(&mut backoff).await {
+            self.health.fail(Link::Control, &error);
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    async fn listen(&mut self, backoff: &mut Backoff) -> Result<(), RedisError> {
+        let mut connection = RedisConnection::open(&self.options).await?;
+        let (mut subscribe, mut ping) = (Vec::new(), Vec::new());
+        resp::encode(
+            &mut subscribe,
+            &[&b"SSUBSCRIBE"[..], &self.keys.control_channel()],
+        );
+        resp::encode(&mut ping, &["PING"]);
+        connection.send(&subscribe).await?;
+        let mut pings = interval(PING);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut comparisons = interval(COMPARISON);
+        comparisons.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        comparisons.reset();
+        let mut heard_at = Instant::now();
+        let mut version = Bytes::new();
+        loop {
+            while let Some(reply) = connection.arrived()? {
+                heard_at = Instant::now();
+                if let Some(confirmed) = self.receive(reply)? {
+                    version = confirmed.synchronise(self).await?;
+                    backoff.reset();
+                    self.health.recover(Link::Control);
+                    if let Some(ready) = self.ready.take() {
+                        // The start may have waited long enough.
+                        let _ = ready.send(());
+                    }
+                }
+            }
+            tokio::select! {
+                filled = connection.fill() => filled?,
+                _ = pings.tick() => {
+                    let longest = self.options.timeout + SILENCE_GRACE;
+                    if heard_at.elapsed() > longest {
+                        return Err(RedisError::TimedOut(longest.as_millis()));
+                    }
+                    connection.send(&ping).await?;
+                    if self.is_behind.swap(false, Ordering::AcqRel) {
+                        version = Subscribed.synchronise(self).await.inspect_err(|_| {
+                            self.is_behind.store(true, Ordering::Release);
+                        })?;
+                    }
+                }
+                _ = comparisons.tick() => {
+                    if self.handler.strong_count() == 0 {
+                        return Ok(());
+                    }
+                    // The revocations of other nodes change it as well.
+                    if self.version().await? != version {
+                        version = Subscribed.synchronise(self).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out what came. Returns whether the subscription was confirmed.
+    fn receive(&self, reply: Reply) -> Result<Option<Subscribed>, RedisError> {
+        let parts = match reply {
+            // The answer to a ping before the subscription.
+            Reply::Text(_) => return Ok(None),
+            Reply::Error(text) => return Err(RedisError::Refused(text)),
+            reply => reply.array()?,
+        };
+        let mut parts = parts.into_iter();
+        let kind = parts.next().map(Reply::text).transpose()?;
+        match kind.as_deref() {
+            Some(b"ssubscribe") => Ok(Some(Subscribed)),
+            Some(b"sunsubscribe") => Err(RedisError::Connection(
+                "the server ended the subscription".to_owned(),
+            )),
+            Some(b"smessage") => {
+                if let (Some(Reply::Text(message)), Some(handler)) =
+                    (parts.nth(1), self.handler.upgrade())
+                {
+                    let message = String::from_utf8_lossy(&message);
+                    if apply(&*handler, &self.node, &message).is_none() {
+                        tracing::warn!("a request of another node cannot be read");
+                    }
+                }
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The version of the revocations in Redis.
+    async fn version(&self) -> Result<Bytes, RedisError> {
+        let [_, version] = self.keys.control();
+        let question = vec![Bytes::from_static(b"GET"), version];
+        match self.calls.call(RedisCommand::Plain(question)).await? {
+            Reply::Nil => Ok(Bytes::new()),
+            reply => reply.text(),
+        }
+    }
+}
+
+/// A subscription that was confirmed: nothing that is sent from now on is missed.
+struct Subscribed;
+
+impl Subscribed {
+    /// Takes over the revocations in Redis, and adds those that it lacks. Returns their version.
+    async fn synchronise(self, task: &ControlTask) -> Result<Bytes, RedisError> {
+        let version = task.version().await?;
+        let Some(handler) = task.handler.upgrade() else {
+            return Ok(version);
+        };
+        let known = read(task, &*handler).await?;
+        for (revocation, expires_at_ms) in handler.revocations() {
+            let request = ControlRequest::Revoke(&revocation, expires_at_ms);
+            let call = call(&task.keys, &task.node, request);
+            let [.., field, until, expires] = &call.arguments[..] else {
+                continue;
+            };
+            let value = [&until[..], b" ", expires].concat();
+            if known.get(field).is_none_or(|known| *known != value) {
+                task.calls.script(call).await?;
+            }
+        }
+        Ok(version)
+    }
+}
+
+/// Reads the revocations in Redis, and removes those that expired long ago.
+async fn read(
+    task: &ControlTask,
+    handler: &dyn ControlHandler,
+) -> Result<HashMap<Bytes, Vec<u8>>, RedisError> {
+    let [hash, _] = task.keys.control();
+    let long_ago = handler.now_ms() - EXPIRY_GRACE_MS;
+    let (mut known, mut cursor) = (HashMap::new(), Bytes::from_static(b"0"));
+    loop {
+        let step = ["HSCAN", "COUNT"].map(|word| Bytes::from_static(word.as_bytes()));
+        let [scan, count] = step;
+        let scan = vec![scan, hash.clone(), cursor, count, Bytes::from_static(STEP)];
+        let mut reply = task
+            .calls
+            .call(RedisCommand::Plain(scan))
+            .await?
+            .array()?
+            .into_iter();
+        let (Some(next), Some(entries)) = (reply.next(), reply.next()) else {
+            return Err(RedisError::Protocol(
+                "revocations have no cursor".to_owned(),
+            ));
+        };
+        cursor = next.text()?;
+        let mut entries = entries.array()?.into_iter();
+        let mut expired = Vec::new();
+        while let (Some(field), Some(value)) = (entries.next(), entries.next()) {
+            // Copies: a reply shares the memory of its whole buffer.
+            let field = Bytes::copy_from_slice(&field.text()?);
+            let value = value.text()?.to_vec();
+            let parsed = std::str::from_utf8(&field)
+                .ok()
+                .zip(std::str::from_utf8(&value).ok());
+            let parsed = parsed.and_then(|(field, value)| {
+                let (until, expires) = value.split_once(' ')?;
+                revocation(field, until, expires)
+            });
+            match parsed {
+                Some((_, expires_at_ms)) if expires_at_ms < long_ago => expired.push(field),
+                Some((revocation, expires_at_ms)) => {
+                    handler.apply(ControlRequest::Revoke(&revocation, expires_at_ms));
+                    known.insert(field, value);
+                }
+                None => tracing::warn!("a revocation in Redis cannot be read"),
+            }
+        }
+        if !expired.is_empty() {
+            let remove = [vec![Bytes::from_static(b"HDEL"), hash.clone()], expired].concat();
+            task.calls.call(RedisCommand::Plain(remove)).await?;
+        }
+        if &*cursor == b"0" {
+            return Ok(known);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// The requests that were carried out, as text.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<String>>);
+
+    impl ControlHandler for Recorder {
+        fn apply(&self, request: ControlRequest<'_>) {
+            self.0.lock().push(format!("{request:?}"));
+        }
+
+        fn revocations(&self) -> Vec<(Revocation, i64)> {
+            Vec::new()
+        }
+
+        fn now_ms(&self) -> i64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_sent_and_not_by_its_sender() {
+        let keys = KeyNames::new("tidewire", 0);
+        let token = Revocation::Token("a b".to_owned());
+        let user = Revocation::User(UserId::new("ann"), 5);
+        for request in [
+            ControlRequest::Disconnect(Target::User("ann b")),
+            ControlRequest::Disconnect(Target::Connection("07")),
+            ControlRequest::Revoke(&token, i64::MAX),
+            ControlRequest::Revoke(&user, 7),
+        ] {
+            let call = call(&keys, "one", request);
+            let message = String::from_utf8_lossy(&call.arguments[3]).into_owned();
+            let recorder = Recorder::default();
+            assert_eq!(apply(&recorder, "one", &message), Some(()));
+            assert!(recorder.0.lock().is_empty());
+            assert_eq!(apply(&recorder, "two", &message), Some(()));
+            assert_eq!(*recorder.0.lock(), [format!("{request:?}")]);
+            assert_eq!(apply(&recorder, "two", "one other thing"), None);
+        }
+    }
+}
