@@ -10,6 +10,7 @@ mod outgoing;
 mod reading;
 mod schedules;
 mod sending;
+mod unknown_commits;
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -23,6 +23,7 @@ use crate::{
     kind::KindRegistry,
     locks::{self, Locks},
     tables,
+    unknown_commits::UnknownCommits,
 };
 
 /// Rows in one read of the store.
@@ -43,6 +44,8 @@ pub(crate) struct HubCore {
     live: RwLock<Arc<LiveBroadcasts>>,
     /// Whether the store may have other broadcasts than `live`.
     is_live_unknown: AtomicBool,
+    /// Commits that failed, and may be in the store all the same.
+    pub(crate) unknown: UnknownCommits,
     /// Broadcasts that left the lists by time, whose records are in the store yet.
     ended: Mutex<Vec<Order>>,
     /// The time until which the background task sleeps.
@@ -105,6 +108,7 @@ impl HubCore {
             cache: StateCache::new(config.cache_bytes),
             live: RwLock::new(Arc::new(live)),
             is_live_unknown: AtomicBool::new(false),
+            unknown: UnknownCommits::default(),
             ended: Mutex::default(),
             wake_at_ms: AtomicI64::new(NEVER_MS),
             wake: Notify::new(),
@@ -177,7 +181,6 @@ impl HubCore {
     /// Notes that a change of broadcasts failed, and may be in the store all the same.
     pub(crate) fn mark_live_unknown(&self) {
         self.is_live_unknown.store(true, Ordering::Release);
-        self.wake.notify_one();
     }
 
     /// Reads the broadcasts again if a change of them failed.

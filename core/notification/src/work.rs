@@ -14,7 +14,7 @@ use tidewire_store::{Batch, Key, StoreError, Table, Value};
 use tidewire_stream::UserId;
 
 use crate::{
-    Audience, HubEvent, NotificationError,
+    Audience, HubEvent, NotificationError, NotificationId,
     broadcast::{Broadcast, LiveBroadcasts},
     counts,
     hub_core::{HubCore, scan_all},
@@ -25,6 +25,7 @@ use crate::{
     outgoing::Outgoing,
     record::{self, Body},
     tables::{self, DueWork},
+    unknown_commits::{self, Probe, StateChange},
 };
 
 /// An inbox, with the form in which it is stored.
@@ -351,7 +352,7 @@ impl<'a> Work<'a> {
         for (order, chunk) in record::encode_chunks(&self.bodies) {
             self.batch.put(tables::BODIES, order.0.to_be_bytes(), chunk);
         }
-        let mut states = Vec::new();
+        let mut changes = Vec::new();
         let mut due_changes = Vec::new();
         for (user, loaded) in &mut self.inboxes {
             let inbox = &mut loaded.inbox;
@@ -384,7 +385,11 @@ impl<'a> Work<'a> {
             if due_ms != loaded.stored_due_ms {
                 due_changes.push((user.clone(), loaded.stored_due_ms, due_ms));
             }
-            states.push((user.clone(), Arc::<[u8]>::from(state.as_slice())));
+            changes.push(StateChange {
+                user: user.clone(),
+                before: loaded.stored.clone(),
+                after: state.as_slice().into(),
+            });
             self.batch.put(tables::STATES, user.as_str(), state);
         }
         for (user, before_ms, due_ms) in due_changes {
@@ -406,8 +411,9 @@ impl<'a> Work<'a> {
         let has_writes = !self.batch.is_empty();
         let stored = StoredWork {
             core: self.core.clone(),
+            probes: unknown_commits::channel_probes(&self.batch, &self.events),
             batch: self.batch,
-            states,
+            changes,
             added: self.added,
             removed: self.removed,
             events: self.events,
@@ -429,7 +435,8 @@ impl<'a> Work<'a> {
 struct StoredWork {
     core: Arc<HubCore>,
     batch: Batch,
-    states: Vec<(UserId, Arc<[u8]>)>,
+    changes: Vec<StateChange>,
+    probes: Vec<(NotificationId, Probe)>,
     added: Vec<Broadcast>,
     removed: Vec<Order>,
     events: Vec<HubEvent>,
@@ -443,16 +450,20 @@ impl StoredWork {
         let is_read = self.batch.is_empty();
         if !is_read && let Err(error) = self.core.store.commit(self.batch).await {
             // A flush that failed may have written the batch. Only the store knows.
-            for (user, _) in &self.states {
-                self.core.cache.remove(user);
+            for change in &self.changes {
+                self.core.cache.remove(&change.user);
             }
             if !self.added.is_empty() || !self.removed.is_empty() {
                 self.core.mark_live_unknown();
             }
+            self.core
+                .unknown
+                .add(self.changes, &self.probes, self.events);
+            self.core.wake.notify_one();
             return Err(error.into());
         }
-        for (user, state) in self.states {
-            self.core.cache.put(&user, state);
+        for change in self.changes {
+            self.core.cache.put(&change.user, change.after);
         }
         if !self.added.is_empty() || !self.removed.is_empty() {
             let max_age_ms = self.core.config.broadcast_max_age_ms;

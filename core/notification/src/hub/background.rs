@@ -78,7 +78,7 @@ impl NotificationHub {
         let now_ms = core.clock.now_ms();
         // Work that is added from here on wakes the task.
         core.sleep_until(NEVER_MS);
-        core.reload_live().await?;
+        self.settle_unknown().await?;
         let (mut has_more, next_due_ms) = self.step_due(now_ms).await?;
         has_more |= end_broadcasts(core, now_ms).await?;
         has_more |= remove_keys(core, now_ms).await?;

@@ -25,6 +25,12 @@ pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
 #[derive(Debug, Default)]
 pub(crate) struct Recorder(Mutex<Vec<HubEvent>>);
 
+impl Recorder {
+    pub(crate) fn take(&self) -> Vec<HubEvent> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
 impl EventSink for Recorder {
     fn publish(&self, event: HubEvent) {
         self.0.lock().push(event);
@@ -94,7 +100,7 @@ impl World {
     }
 
     pub(crate) fn events(&self) -> Vec<HubEvent> {
-        std::mem::take(&mut *self.recorder.0.lock())
+        self.recorder.take()
     }
 
     pub(crate) async fn send(&self, request: NotifyRequest) -> NotifyOutcome {
@@ -159,6 +165,14 @@ pub(crate) fn everyone(title: &str) -> NotifyRequest {
         everyone: true,
         notification: Some(notification(title)),
         ..NotifyRequest::default()
+    }
+}
+
+/// Gives a request an idempotency key.
+pub(crate) fn keyed(request: NotifyRequest, key: &str) -> NotifyRequest {
+    NotifyRequest {
+        idempotency_key: Some(key.to_owned()),
+        ..request
     }
 }
 
