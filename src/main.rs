@@ -7,6 +7,7 @@ mod alerts;
 mod broker;
 mod chain_notifications;
 mod cli;
+mod clock_mark;
 mod config;
 mod delivery;
 mod fallback;

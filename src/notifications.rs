@@ -189,16 +189,23 @@ impl Notifications {
 
     /// Publishes to each user who needs it. Urgent broadcasts have their turn after each chunk.
     async fn fan_out(&mut self, hub: &NotificationHub, fan_out: FanOut) {
-        let fan_out = Arc::new(fan_out);
-        let users: Vec<_> = self.stream.users_to_reach().into_iter().collect();
-        for users in users.chunks(CHUNK) {
-            while let Ok(urgent) = self.urgent_fan_outs.try_recv() {
-                self.publish_to_all(hub, urgent).await;
+        match fan_out {
+            FanOut::Gap(user) => self.publish_gap_if_known(&user).await,
+            // They come with those of a queue that had no room.
+            FanOut::Gaps => {}
+            fan_out => {
+                let fan_out = Arc::new(fan_out);
+                let users = self.stream.users_to_reach();
+                for users in users.chunks(CHUNK) {
+                    while let Ok(urgent) = self.urgent_fan_outs.try_recv() {
+                        self.publish_to_all(hub, urgent).await;
+                    }
+                    self.publish_to_chunk(hub, users, &fan_out).await;
+                }
             }
-            self.publish_to_chunk(hub, users, &fan_out).await;
         }
         if self.fan_outs.is_empty() && self.sink.take_dropped() {
-            tracing::warn!("too many broadcasts at once: connected users read their lists again");
+            tracing::warn!("too many events at once: connected users read their lists again");
             for user in self.stream.users_to_reach() {
                 self.publish_gap(&user).await;
             }
@@ -245,6 +252,14 @@ impl Notifications {
         tokio::task::yield_now().await;
     }
 
+    /// Publishes a gap to a user who may have a connection, or a position that is recovered.
+    async fn publish_gap_if_known(&self, user: &UserId) {
+        let is_known = |channel| self.stream.is_known(&channel);
+        if ChannelName::user(user.as_str()).is_ok_and(is_known) {
+            self.publish_gap(user).await;
+        }
+    }
+
     /// Tells a user's connections that they missed something.
     async fn publish_gap(&self, user: &UserId) {
         let gap = async {
@@ -252,7 +267,7 @@ impl Notifications {
             anyhow::Ok(self.stream.start_new_epoch(&channel).await?)
         };
         if let Err(error) = gap.await {
-            tracing::error!(%error, "a user's connections miss a broadcast");
+            tracing::error!(%error, "a user's connections miss something and do not know it");
         }
     }
 }
@@ -271,7 +286,7 @@ pub(crate) fn check(config: &NotificationConfig) -> anyhow::Result<()> {
     }
 }
 
-/// Something that concerns all connected users.
+/// Something that concerns all connected users, or a gap.
 enum FanOut {
     /// A broadcast, for the users who see its class.
     Broadcast {
@@ -280,6 +295,10 @@ enum FanOut {
     },
     /// The counts of users may have changed.
     Counts,
+    /// Users must read their lists again.
+    Gaps,
+    /// This user must.
+    Gap(UserId),
 }
 
 impl FanOut {
@@ -290,6 +309,8 @@ impl FanOut {
         user: &UserId,
     ) -> Result<(), NotificationError> {
         match self {
+            // These are not the hub's.
+            Self::Gaps | Self::Gap(_) => Ok(()),
             Self::Broadcast {
                 notification,
                 class,
@@ -318,7 +339,7 @@ impl ChannelSink {
             FanOut::Broadcast { class, .. } if class.priority() == Priority::Urgent => {
                 &self.urgent_fan_outs
             }
-            FanOut::Broadcast { .. } | FanOut::Counts => &self.fan_outs,
+            _ => &self.fan_outs,
         };
         if queue.try_send(fan_out).is_err() {
             self.has_dropped.store(true, Ordering::Release);
@@ -371,6 +392,11 @@ impl EventSink for ChannelSink {
             }
             HubEvent::Preferences { user, preferences } => {
                 self.pushes.preferences(&user, &preferences);
+            }
+            HubEvent::Gap { user } => self.queue(FanOut::Gap(user)),
+            HubEvent::GapForAll => {
+                self.has_dropped.store(true, Ordering::Release);
+                self.queue(FanOut::Gaps);
             }
         }
     }

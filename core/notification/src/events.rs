@@ -4,6 +4,9 @@
 //! Events of one user keep their order. A broadcast is one event, however many users there are;
 //! the receiver fans it out to the connections.
 //!
+//! A commit may fail and have stored the change all the same. Its events are then published as
+//! soon as the store can be read again, or a gap in their place.
+//!
 //! The receiver passes the events of users to [`UserPushes`](crate::UserPushes), which gathers those
 //! of medium and low priority.
 
@@ -76,6 +79,14 @@ pub enum HubEvent {
         /// The new preferences.
         preferences: Box<Preferences>,
     },
+    /// Changes of a user are in the store whose events cannot be published any more: the user's
+    /// clients must read list and count again.
+    Gap {
+        /// The user.
+        user: UserId,
+    },
+    /// The same for all users.
+    GapForAll,
 }
 
 /// Receiver of events.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use tidewire_store::{Batch, Key, SharedStore, Table, Value};
+use tidewire_store::{Batch, Key, KeyPeriods, SharedStore, Table, Value};
 use tidewire_stream::SharedClock;
 use tokio::sync::Notify;
 
@@ -18,11 +18,13 @@ use crate::{
     admission::Admission,
     broadcast::{self, LiveBroadcasts},
     cache::StateCache,
+    hub_time::HubTime,
     id::{IdGenerator, Order},
     inbox::{NEVER_MS, Retention, UserState},
     kind::KindRegistry,
     locks::{self, Locks},
     tables,
+    unknown_commits::UnknownCommits,
 };
 
 /// Rows in one read of the store.
@@ -36,6 +38,7 @@ pub(crate) struct HubCore {
     pub(crate) config: NotificationConfig,
     pub(crate) kinds: KindRegistry,
     pub(crate) ids: IdGenerator,
+    pub(crate) key_periods: KeyPeriods,
     pub(crate) realm: u64,
     pub(crate) locks: Locks,
     pub(crate) admission: Admission,
@@ -43,6 +46,8 @@ pub(crate) struct HubCore {
     live: RwLock<Arc<LiveBroadcasts>>,
     /// Whether the store may have other broadcasts than `live`.
     is_live_unknown: AtomicBool,
+    /// Commits that failed, and may be in the store all the same.
+    pub(crate) unknown: UnknownCommits,
     /// Broadcasts that left the lists by time, whose records are in the store yet.
     ended: Mutex<Vec<Order>>,
     /// The time until which the background task sleeps.
@@ -93,18 +98,24 @@ impl HubCore {
         };
         store.commit(batch).await?;
         let live = read_live(&store, &config).await?;
+        let key_periods = KeyPeriods::load(&store, tables::KEYS).await?;
+        if newest > Order::default() {
+            clock.witness(newest.time_ms());
+        }
         Ok(Self {
             store,
             events,
             clock,
             kinds,
             ids: IdGenerator::after(newest),
+            key_periods,
             realm,
             locks: Locks::default(),
             admission: Admission::default(),
             cache: StateCache::new(config.cache_bytes),
             live: RwLock::new(Arc::new(live)),
             is_live_unknown: AtomicBool::new(false),
+            unknown: UnknownCommits::default(),
             ended: Mutex::default(),
             wake_at_ms: AtomicI64::new(NEVER_MS),
             wake: Notify::new(),
@@ -152,14 +163,19 @@ impl HubCore {
         )
     }
 
-    /// The broadcasts in the lists at `now_ms`.
-    pub(crate) fn live(&self, now_ms: i64) -> Arc<LiveBroadcasts> {
+    /// The present.
+    pub(crate) fn time(&self) -> HubTime {
+        HubTime::of(&*self.clock)
+    }
+
+    /// The broadcasts in the lists at a time.
+    pub(crate) fn live(&self, time: HubTime) -> Arc<LiveBroadcasts> {
         let live = self.live.read().clone();
-        if now_ms < live.next_due_ms() {
+        if !live.is_due(time) {
             return live;
         }
         self.update_live(|live| {
-            let ended = live.expire(now_ms, self.config.broadcast_max_age_ms);
+            let ended = live.expire(time, self.config.broadcast_max_age_ms);
             self.ended.lock().extend(ended);
         })
     }
@@ -177,7 +193,6 @@ impl HubCore {
     /// Notes that a change of broadcasts failed, and may be in the store all the same.
     pub(crate) fn mark_live_unknown(&self) {
         self.is_live_unknown.store(true, Ordering::Release);
-        self.wake.notify_one();
     }
 
     /// Reads the broadcasts again if a change of them failed.

@@ -7,7 +7,8 @@
 //!            checks             pure     durable           EventSink
 //! ```
 //!
-//! - A request is acknowledged after its commit. One that fails changes nothing.
+//! - A request is acknowledged after its commit. One that fails changes nothing, unless the disk
+//!   failed after the write: clients then learn of the change later (`unknown_commits`).
 //! - Counts equal lists at any time, and reading a count reads no notification (`counts`).
 //! - A broadcast is one record, however many users there are (`broadcast`).
 //! - Memory does not grow with users who are away (`cache`).
@@ -27,6 +28,7 @@ mod events;
 mod gathering;
 mod hub;
 mod hub_core;
+mod hub_time;
 mod id;
 mod idempotency;
 mod inbox;
@@ -39,6 +41,7 @@ mod pushes;
 mod record;
 mod schedule;
 mod tables;
+mod unknown_commits;
 mod work;
 
 pub use config::NotificationConfig;

@@ -14,10 +14,11 @@ use tidewire_store::{Batch, Key, StoreError, Table, Value};
 use tidewire_stream::UserId;
 
 use crate::{
-    Audience, HubEvent, NotificationError,
+    Audience, HubEvent, NotificationError, NotificationId,
     broadcast::{Broadcast, LiveBroadcasts},
     counts,
     hub_core::{HubCore, scan_all},
+    hub_time::HubTime,
     id::Order,
     inbox::{Block, Entry, Inbox, NEVER_MS, Retention, UserState},
     kind::Class,
@@ -25,6 +26,7 @@ use crate::{
     outgoing::Outgoing,
     record::{self, Body},
     tables::{self, DueWork},
+    unknown_commits::{self, Probe, StateChange},
 };
 
 /// An inbox, with the form in which it is stored.
@@ -41,6 +43,7 @@ pub(crate) struct Work<'a> {
     core: &'a Arc<HubCore>,
     guards: Guards,
     pub(crate) now_ms: i64,
+    pub(crate) time: HubTime,
     pub(crate) live: Arc<LiveBroadcasts>,
     inboxes: HashMap<UserId, LoadedInbox>,
     pub(crate) bodies: Vec<Body>,
@@ -62,12 +65,13 @@ impl<'a> Work<'a> {
     /// An operation that holds these locks.
     pub(crate) async fn lock(core: &'a Arc<HubCore>, stripes: &BTreeSet<Stripe>) -> Self {
         let guards = core.locks.lock(stripes).await;
-        let now_ms = core.clock.now_ms();
+        let time = core.time();
         Self {
             core,
             guards,
-            now_ms,
-            live: core.live(now_ms),
+            now_ms: time.now_ms,
+            time,
+            live: core.live(time),
             inboxes: HashMap::new(),
             bodies: Vec::new(),
             batch: Batch::new(),
@@ -140,10 +144,11 @@ impl<'a> Work<'a> {
         user: &UserId,
         stored: Option<Arc<[u8]>>,
     ) -> Result<(), NotificationError> {
-        let state = match &stored {
+        let mut state = match &stored {
             Some(stored) => record::decode_state(stored)?,
-            None => UserState::new(self.now_ms),
+            None => UserState::new(self.time.retention_ms),
         };
+        state.correct_first_contact(self.now_ms);
         let loaded = LoadedInbox {
             stored_due_ms: state.next_due_ms,
             inbox: Inbox::new(state),
@@ -153,7 +158,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Expires what is due in the loaded inboxes.
+    /// Expires what is due in the loaded inboxes. Entries that have expired by a clock that is in
+    /// doubt stay, and are hidden.
     async fn settle(&mut self) -> Result<(), NotificationError> {
         let due = self.inboxes.iter();
         let due = due.filter(|(_, loaded)| loaded.inbox.state.next_due_ms <= self.now_ms);
@@ -162,8 +168,8 @@ impl<'a> Work<'a> {
             self.load_blocks(&user).await?;
             let before = self.unread(&user);
             let retention = self.core.retention();
-            let now_ms = self.now_ms;
-            self.inbox(&user).expire(now_ms, retention);
+            let retention_ms = self.time.retention_ms;
+            self.inbox(&user).expire(retention_ms, retention);
             self.push_count_if_changed(&user, before);
         }
         Ok(())
@@ -182,12 +188,12 @@ impl<'a> Work<'a> {
 
     /// A loaded inbox. Callers load it first; an inbox that was not loaded is a new user's.
     pub(crate) fn inbox(&mut self, user: &UserId) -> &mut Inbox {
-        let now_ms = self.now_ms;
+        let first_contact_ms = self.time.retention_ms;
         let loaded = self
             .inboxes
             .entry(user.clone())
             .or_insert_with(|| LoadedInbox {
-                inbox: Inbox::new(UserState::new(now_ms)),
+                inbox: Inbox::new(UserState::new(first_contact_ms)),
                 stored: None,
                 stored_due_ms: NEVER_MS,
             });
@@ -205,14 +211,17 @@ impl<'a> Work<'a> {
         let (order, class, collapses) = (entry.order, entry.class, entry.collapse.is_some());
         let expires_at_ms = entry.expires_at_ms;
         let live = self.live.clone();
-        let core = self.core;
+        let (core, time) = (self.core, self.time);
         let inbox = self.inbox(user);
         let floor = core.floor(&inbox.state);
-        let before = counts::unread(&inbox.state, &live, floor);
+        let unread = |inbox: &Inbox| {
+            counts::unread(&inbox.state, &live, floor).saturating_sub(inbox.hidden_unread(time))
+        };
+        let before = unread(inbox);
         let removed = inbox.removed.len();
         inbox.insert(entry, retention);
         let is_shown = inbox.state.visibility().shows(class);
-        let unread_count = counts::unread(&inbox.state, &live, floor);
+        let unread_count = unread(inbox);
         let ids = match is_shown {
             true => Vec::new(),
             false => core.id_texts(&inbox.removed[removed..]),
@@ -289,9 +298,10 @@ impl<'a> Work<'a> {
 
     /// The number of unread notifications that a user sees.
     pub(crate) fn unread(&mut self, user: &UserId) -> u64 {
-        let (live, core) = (self.live.clone(), self.core);
-        let state = &self.inbox(user).state;
-        counts::unread(state, &live, core.floor(state))
+        let (live, core, time) = (self.live.clone(), self.core, self.time);
+        let inbox = self.inbox(user);
+        let floor = core.floor(&inbox.state);
+        counts::unread(&inbox.state, &live, floor).saturating_sub(inbox.hidden_unread(time))
     }
 
     /// Adds a broadcast to the lists.
@@ -351,7 +361,7 @@ impl<'a> Work<'a> {
         for (order, chunk) in record::encode_chunks(&self.bodies) {
             self.batch.put(tables::BODIES, order.0.to_be_bytes(), chunk);
         }
-        let mut states = Vec::new();
+        let mut changes = Vec::new();
         let mut due_changes = Vec::new();
         for (user, loaded) in &mut self.inboxes {
             let inbox = &mut loaded.inbox;
@@ -359,7 +369,7 @@ impl<'a> Work<'a> {
             inbox
                 .state
                 .marks
-                .retain(|mark| live.get(mark.order).is_some());
+                .retain(|mark| live.find(mark.order).is_some());
             let new_blocks = inbox.new_blocks.iter();
             let blocks = inbox.blocks.iter().flatten().filter(|block| block.is_dirty);
             for block in blocks.chain(new_blocks) {
@@ -384,7 +394,11 @@ impl<'a> Work<'a> {
             if due_ms != loaded.stored_due_ms {
                 due_changes.push((user.clone(), loaded.stored_due_ms, due_ms));
             }
-            states.push((user.clone(), Arc::<[u8]>::from(state.as_slice())));
+            changes.push(StateChange {
+                user: user.clone(),
+                before: loaded.stored.clone(),
+                after: state.as_slice().into(),
+            });
             self.batch.put(tables::STATES, user.as_str(), state);
         }
         for (user, before_ms, due_ms) in due_changes {
@@ -406,8 +420,9 @@ impl<'a> Work<'a> {
         let has_writes = !self.batch.is_empty();
         let stored = StoredWork {
             core: self.core.clone(),
+            probes: unknown_commits::channel_probes(&self.batch, &self.events),
             batch: self.batch,
-            states,
+            changes,
             added: self.added,
             removed: self.removed,
             events: self.events,
@@ -429,7 +444,8 @@ impl<'a> Work<'a> {
 struct StoredWork {
     core: Arc<HubCore>,
     batch: Batch,
-    states: Vec<(UserId, Arc<[u8]>)>,
+    changes: Vec<StateChange>,
+    probes: Vec<(NotificationId, Probe)>,
     added: Vec<Broadcast>,
     removed: Vec<Order>,
     events: Vec<HubEvent>,
@@ -443,16 +459,20 @@ impl StoredWork {
         let is_read = self.batch.is_empty();
         if !is_read && let Err(error) = self.core.store.commit(self.batch).await {
             // A flush that failed may have written the batch. Only the store knows.
-            for (user, _) in &self.states {
-                self.core.cache.remove(user);
+            for change in &self.changes {
+                self.core.cache.remove(&change.user);
             }
             if !self.added.is_empty() || !self.removed.is_empty() {
                 self.core.mark_live_unknown();
             }
+            self.core
+                .unknown
+                .add(self.changes, &self.probes, self.events);
+            self.core.wake.notify_one();
             return Err(error.into());
         }
-        for (user, state) in self.states {
-            self.core.cache.put(&user, state);
+        for change in self.changes {
+            self.core.cache.put(&change.user, change.after);
         }
         if !self.added.is_empty() || !self.removed.is_empty() {
             let max_age_ms = self.core.config.broadcast_max_age_ms;

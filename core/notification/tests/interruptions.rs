@@ -13,8 +13,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use support::{Recorder, START_MS, everyone, sender, to};
-use tidewire_notification::{NotificationConfig, NotificationHub};
+use support::{DAY_MS, Recorder, START_MS, World, everyone, keyed, notification, sender, to};
+use tidewire_notification::{HubEvent, NotificationConfig, NotificationHub, NotifyOutcome};
 use tidewire_proto::v1::{ListNotificationsRequest, NotifyRequest};
 use tidewire_store::{Batch, Key, MemoryStore, Store, StoreError, StoreFuture, Table, Value};
 use tidewire_stream::ManualClock;
@@ -78,6 +78,16 @@ impl Store for GatedStore {
 }
 
 async fn open() -> (Arc<GatedStore>, NotificationHub) {
+    let (store, hub, ..) = open_recorded().await;
+    (store, hub)
+}
+
+async fn open_recorded() -> (
+    Arc<GatedStore>,
+    NotificationHub,
+    Arc<Recorder>,
+    Arc<ManualClock>,
+) {
     let store = Arc::new(GatedStore {
         inner: Arc::default(),
         gate: Arc::new(Semaphore::new(1)),
@@ -85,8 +95,9 @@ async fn open() -> (Arc<GatedStore>, NotificationHub) {
     });
     let clock = ManualClock::at(START_MS);
     let config = NotificationConfig::default();
-    let hub = NotificationHub::open(store.clone(), Arc::new(Recorder::default()), clock, config);
-    (store, hub.await.unwrap())
+    let recorder = Arc::new(Recorder::default());
+    let hub = NotificationHub::open(store.clone(), recorder.clone(), clock.clone(), config);
+    (store, hub.await.unwrap(), recorder, clock)
 }
 
 /// The number of notifications in the list, which the count equals.
@@ -125,10 +136,6 @@ async fn a_write_that_failed_but_is_in_the_store_is_found_there() {
     let (store, hub) = open().await;
     store.gate.add_permits(100);
     hub.notify(&sender(), to("ada", "a")).await.unwrap();
-    let keyed = |request, key: &str| NotifyRequest {
-        idempotency_key: Some(key.to_owned()),
-        ..request
-    };
     store.is_unsure.store(true, Ordering::Release);
     hub.notify(&sender(), keyed(to("ada", "b"), "k1"))
         .await
@@ -148,4 +155,165 @@ async fn a_write_that_failed_but_is_in_the_store_is_found_there() {
         .await
         .unwrap();
     assert_eq!(listed(&hub, "ada").await, 3);
+}
+
+fn to_channel(title: &str) -> NotifyRequest {
+    NotifyRequest {
+        channel: Some("orders:1".to_owned()),
+        notification: Some(notification(title)),
+        ..NotifyRequest::default()
+    }
+}
+
+/// An event in brief: its kind, its subject, and the count.
+fn brief(event: &HubEvent) -> String {
+    match event {
+        HubEvent::Notification {
+            user,
+            notification,
+            unread_count,
+            ..
+        } => format!("{} {} {unread_count}", user.as_str(), notification.title),
+        HubEvent::Broadcast { notification, .. } => format!("all {}", notification.title),
+        HubEvent::Channel {
+            channel,
+            notification,
+        } => format!("{channel} {}", notification.title),
+        HubEvent::Read { user, receipt } => {
+            format!("{} read {}", user.as_str(), receipt.unread_count)
+        }
+        HubEvent::Dismissed { user, dismissed } => {
+            format!("{} dismissed {}", user.as_str(), dismissed.unread_count)
+        }
+        HubEvent::UnreadCount { user, unread_count } => {
+            format!("{} {unread_count}", user.as_str())
+        }
+        HubEvent::BroadcastRemoval { .. } => "recall".to_owned(),
+        HubEvent::Preferences { user, .. } => format!("{} preferences", user.as_str()),
+        HubEvent::Gap { user } => format!("{} gap", user.as_str()),
+        HubEvent::GapForAll => "gap".to_owned(),
+    }
+}
+
+/// Connected clients learn of all that the store has, whatever the request returned: each change
+/// once, in its order.
+#[tokio::test]
+async fn clients_learn_of_what_a_failed_flush_has_written() {
+    let (store, hub, recorder, _) = open_recorded().await;
+    store.gate.add_permits(1_000);
+    hub.notify(&sender(), to("ada", "a")).await.unwrap();
+    let second = hub.notify(&sender(), to("bob", "b")).await.unwrap();
+    let third = hub.notify(&sender(), to("cleo", "c")).await.unwrap();
+    let old = hub.notify(&sender(), everyone("old")).await.unwrap();
+    let ids = |outcome: NotifyOutcome| [outcome.id.to_string()];
+    recorder.take();
+
+    store.is_unsure.store(true, Ordering::Release);
+    let requests = [
+        keyed(to("ada", "paid"), "k1"),
+        keyed(everyone("news"), "k2"),
+        keyed(to_channel("shipped"), "k3"),
+    ];
+    for request in &requests {
+        hub.notify(&sender(), request.clone()).await.unwrap_err();
+    }
+    hub.mark_read("bob", &ids(second)).await.unwrap_err();
+    hub.dismiss("cleo", &ids(third)).await.unwrap_err();
+    hub.recall_broadcast(&old.id.to_string()).await.unwrap_err();
+    assert!(recorder.take().is_empty());
+
+    store.is_unsure.store(false, Ordering::Release);
+    // The senders may be before the background task.
+    for request in &requests {
+        hub.notify(&sender(), request.clone()).await.unwrap();
+    }
+    assert!(recorder.take().is_empty());
+    hub.step().await.unwrap();
+    let events: Vec<_> = recorder.take().iter().map(brief).collect();
+    let expected = [
+        "ada paid 3",
+        "ada 3",
+        "all news",
+        "orders:1 shipped",
+        "bob read 1",
+        "bob 1",
+        "cleo dismissed 1",
+        "cleo 1",
+        "recall",
+    ];
+    assert_eq!(events, expected);
+    hub.step().await.unwrap();
+    assert!(recorder.take().is_empty());
+}
+
+#[tokio::test]
+async fn clients_learn_of_scheduled_notifications_whose_delivery_a_failed_flush_has_written() {
+    let (store, hub, recorder, clock) = open_recorded().await;
+    store.gate.add_permits(1_000);
+    for request in [to("ada", "a"), everyone("b"), to_channel("c")] {
+        let request = NotifyRequest {
+            not_before: Some(START_MS + DAY_MS),
+            ..request
+        };
+        hub.notify(&sender(), request).await.unwrap();
+    }
+    clock.set(START_MS + DAY_MS);
+    let mut events = Vec::new();
+    for _ in 0..3 {
+        // A step ends at the first failure.
+        store.is_unsure.store(true, Ordering::Release);
+        hub.step().await.unwrap_err();
+        assert!(recorder.take().is_empty());
+        store.is_unsure.store(false, Ordering::Release);
+        hub.settle_unknown().await.unwrap();
+        events.extend(recorder.take().iter().map(brief));
+    }
+    assert_eq!(events, ["ada a 1", "ada 1", "all b", "orders:1 c"]);
+}
+
+/// If a batch was not written, clients hear nothing of it. If another operation came between, they
+/// read again.
+#[tokio::test]
+async fn clients_hear_nothing_of_what_was_not_written() {
+    let world = World::new().await;
+    world.notify("ada", "a").await;
+    world.notify("bob", "b").await;
+    world.events();
+    world.store.fail_commits();
+    for request in [to("ada", "lost"), to("bob", "lost"), everyone("lost")] {
+        world.hub.notify(&sender(), request).await.unwrap_err();
+    }
+    let lost = keyed(to_channel("lost"), "k");
+    world.hub.notify(&sender(), lost.clone()).await.unwrap_err();
+    world.store.accept_commits();
+    // The repetition of a channel's notification is the one that counts.
+    world.send(lost).await;
+    world.notify("bob", "next").await;
+    let events: Vec<_> = world.events().iter().map(brief).collect();
+    assert_eq!(events, ["orders:1 lost", "bob next 2"]);
+    world.work().await.unwrap();
+    let events: Vec<_> = world.events().iter().map(brief).collect();
+    assert_eq!(events, ["bob gap"]);
+    assert_eq!(world.titles("bob").await, ["next", "b"]);
+}
+
+/// The memory for such events has a bound. Beyond it, all clients read again.
+#[tokio::test]
+async fn too_many_unknown_commits_end_in_a_gap_for_all() {
+    let world = World::new().await;
+    world.store.fail_commits();
+    for chunk in 0..10 {
+        let users = (0..2_000).map(|number| format!("u{}", chunk * 2_000 + number));
+        let request = NotifyRequest {
+            users: users.collect(),
+            notification: Some(notification("a")),
+            ..NotifyRequest::default()
+        };
+        world.hub.notify(&sender(), request).await.unwrap_err();
+    }
+    world.store.accept_commits();
+    world.hub.step().await.unwrap();
+    assert!(world.events().contains(&HubEvent::GapForAll));
+    world.hub.step().await.unwrap();
+    assert!(world.events().is_empty());
 }

@@ -65,7 +65,7 @@ impl NotificationHub {
     }
 }
 
-fn push_count(work: &mut Work<'_>, user: &UserId) {
+pub(super) fn push_count(work: &mut Work<'_>, user: &UserId) {
     let unread_count = work.unread(user);
     work.events.push(HubEvent::UnreadCount {
         user: user.clone(),
