@@ -30,6 +30,7 @@ mod saving;
 mod staging;
 mod tables;
 mod tasks;
+mod unknown_commit;
 mod view;
 mod writer;
 
@@ -170,6 +171,8 @@ pub(crate) struct Shared {
     outputs_added: Notify,
     /// Notified when the judge may have something to do.
     rules_changed: Notify,
+    /// Notified when changes of rules are stored and judged, or are known not to be stored.
+    rules_settled: Notify,
     /// Notified when there are outgoing notifications.
     outgoing_added: Notify,
     /// Users whose log may be too long.
@@ -221,6 +224,7 @@ impl AlertEngine {
             commands_added: Notify::new(),
             outputs_added: Notify::new(),
             rules_changed: Notify::new(),
+            rules_settled: Notify::new(),
             outgoing_added: Notify::new(),
             to_trim: Mutex::default(),
             symbols_of_rules: Mutex::default(),

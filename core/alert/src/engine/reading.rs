@@ -84,8 +84,7 @@ impl AlertEngine {
         let keys = ids
             .iter()
             .flat_map(|id| [tables::RULES, tables::STATES].map(|table| (table, id.key())));
-        let rows = shared.store.get_many(keys.collect());
-        let rows = shared.in_time(rows).await?;
+        let rows = shared.read_settled(keys.collect(), ids).await?;
         let now = shared.clocks.now();
         let judge = shared.judge.lock();
         let mut rules = Vec::with_capacity(ids.len());
@@ -159,8 +158,7 @@ impl AlertEngine {
         let missing = || AlertError::NotFound(id.to_owned());
         let parsed = rule_id(id)?;
         let keys = [tables::RULES, tables::STATES].map(|table| (table, parsed.key()));
-        let rows = shared.store.get_many(keys.to_vec());
-        let rows = shared.in_time(rows).await?;
+        let rows = shared.read_settled(keys.to_vec(), &[parsed]).await?;
         let [Some(rule), state] = &rows[..] else {
             return Err(missing());
         };
