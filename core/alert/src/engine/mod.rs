@@ -109,8 +109,8 @@ pub trait AlertSink: Send + Sync + 'static {
     /// idempotency key notifies once.
     fn notify(&self, requests: Vec<NotifyRequest>) -> SinkFuture<'_, Vec<Result<(), SinkError>>>;
 
-    /// Follows a transaction for a rule of a user, as long as [`AlertEngine::tests`] says so. Its
-    /// states go to [`AlertEngine::transaction`]. Never blocks.
+    /// Follows a transaction for a rule of a user, as long as [`AlertEngine::users_of`] has anybody.
+    /// Its states go to [`AlertEngine::transaction`]. Never blocks.
     fn follow(&self, user: &str, chain: u64, hash: &str);
 }
 
