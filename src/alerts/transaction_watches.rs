@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tidewire_alert::{AlertEngine, Subject};
 use tidewire_chain::{
     ChainEngine, ChainError,
-    transaction::{Interest, is_provisional_end},
+    transaction::{Excess, Interest, is_provisional_end},
 };
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 use tidewire_stream::UserId;
@@ -41,6 +41,9 @@ pub(super) struct TransactionWatches {
 }
 
 type Begun = (Transaction, Result<TransactionStatus, ChainError>);
+
+/// Users who are asked in turn to take over a watch within their share.
+const SUCCESSORS: usize = 64;
 
 impl TransactionWatches {
     pub(super) fn new(chains: ChainEngine) -> Self {
@@ -90,10 +93,16 @@ impl TransactionWatches {
                     (queue.next(Instant::now()), queue.next_due())
                 };
                 match next {
-                    Some((_, transaction)) if !is_needed(engine, &transaction) => {
-                        self.queue.lock().remove(&transaction);
-                    }
                     Some((user, transaction)) => {
+                        let users = users_of(engine, &transaction);
+                        if users.is_empty() {
+                            self.queue.lock().remove(&transaction);
+                            continue;
+                        }
+                        if !users.contains(&user) {
+                            self.queue.lock().reassign(&transaction, &users);
+                            continue;
+                        }
                         let chains = self.chains.for_user(&user);
                         beginning.spawn(async move {
                             let (chain, hash) = &transaction;
@@ -138,7 +147,14 @@ impl TransactionWatches {
                 tracing::warn!(%error, "the transaction of an alert cannot be watched");
                 self.queue.lock().remove(&transaction);
             }
-            Err(_) => self.queue.lock().failed(&transaction, now),
+            Err(ChainError::ShareReached(_)) => {
+                let users = users_of(engine, &transaction);
+                self.queue.lock().refused(&transaction, users, now);
+            }
+            Err(_) => {
+                let users = users_of(engine, &transaction);
+                self.queue.lock().failed(&transaction, users, now);
+            }
         }
     }
 
@@ -148,9 +164,12 @@ impl TransactionWatches {
             ticks.tick().await;
             let watched = self.queue.lock().watched();
             for part in watched.chunks(SWEEP_PART) {
-                for transaction in part {
-                    if !is_needed(engine, transaction) {
+                for (payer, transaction) in part {
+                    let users = users_of(engine, transaction);
+                    if users.is_empty() {
                         self.end(engine, transaction).await;
+                    } else if !users.contains(payer) {
+                        self.hand_over(transaction, payer, &users);
                     }
                 }
                 tokio::task::yield_now().await;
@@ -167,18 +186,40 @@ impl TransactionWatches {
         }
         self.queue.lock().remove(transaction);
         // A rule that was registered meanwhile needs it again.
-        if is_needed(engine, transaction) {
-            self.queue
-                .lock()
-                .add(&UserId::new("\0alerts"), transaction.clone());
+        for user in users_of(engine, transaction) {
+            self.queue.lock().add(&user, transaction.clone());
             self.added.notify_one();
         }
     }
+
+    /// Has a watch whose payer has no rule about it any more count for one of these users. It is
+    /// not ended because all of them are over their share.
+    fn hand_over(
+        &self,
+        transaction @ (chain, hash): &Transaction,
+        payer: &UserId,
+        users: &[UserId],
+    ) {
+        let chains = self.chains.for_user(payer);
+        let takes = |user: &&UserId| {
+            let taken = chains.hand_over(*chain, hash, user, Excess::Refused);
+            taken.is_ok()
+        };
+        let successor = users.iter().take(SUCCESSORS).find(takes);
+        let Some(user) = successor.or(users.first()) else {
+            return;
+        };
+        if successor.is_none() {
+            // The chain and the hash are known.
+            let _ = chains.hand_over(*chain, hash, user, Excess::Allowed);
+        }
+        self.queue.lock().set_payer(transaction, user);
+    }
 }
 
-/// Whether a rule tests a transaction.
-fn is_needed(engine: &AlertEngine, (chain, hash): &Transaction) -> bool {
-    engine.tests(&Subject::Transaction {
+/// The users whose rules test a transaction.
+fn users_of(engine: &AlertEngine, (chain, hash): &Transaction) -> Vec<UserId> {
+    engine.users_of(&Subject::Transaction {
         chain: *chain,
         hash: hash.as_str().into(),
     })

@@ -31,7 +31,7 @@ use crate::{
     journal::{Journal, JournalTask},
     notice::{self, NoticeQueue, NoticeSender, NoticeSink, PaymentLimits},
     processor::Command,
-    transaction::{Interest, RequestOwner},
+    transaction::{Excess, Interest, RequestOwner},
 };
 
 /// The time to wait for a processor or the journal. With a full disk or a hanging node they stand
@@ -247,6 +247,26 @@ impl ChainEngine {
     ) -> Result<(), ChainError> {
         let command = Command::Unwatch(parse_hash(hash)?, interest);
         self.chain(chain)?.send(command).await
+    }
+
+    /// Has the watch of a transaction count for another user from now on, if it counts for the user
+    /// of this handle ([`for_user`](Self::for_user)).
+    ///
+    /// # Errors
+    /// The chain is not configured, the hash is refused, or the share of the other user is used.
+    pub fn hand_over(
+        &self,
+        chain: u64,
+        hash: &str,
+        to: &UserId,
+        excess: Excess,
+    ) -> Result<(), ChainError> {
+        let Some(from) = &self.1.client else {
+            return Ok(());
+        };
+        let (hash, to) = (parse_hash(hash)?, ClientKey::User(to.clone()));
+        let slots = self.chain(chain)?.slots();
+        Ok(slots.hand_over(hash, from, &to, excess)?)
     }
 
     /// The status of a transaction, watched or not, after a node responded. If it is watched, the

@@ -3,7 +3,9 @@
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::StreamError;
 
-use crate::{abi::AbiError, address::AccountAddressError, events::FilterError};
+use crate::{
+    abi::AbiError, address::AccountAddressError, events::FilterError, transaction::WatchError,
+};
 
 /// Error signatures that a watch can bring along at most.
 pub(crate) const MAX_SIGNATURES: usize = 20;
@@ -59,6 +61,9 @@ pub enum ChainError {
     /// A limit is reached; the text names it.
     #[error("{0}")]
     LimitReached(String),
+    /// The client's share of a limit is used; the text names it. Another client may have room.
+    #[error("{0}")]
+    ShareReached(String),
     /// The store did not write within 20 seconds.
     #[error("the store is slow or does not answer, try again")]
     StoreTimeout,
@@ -70,6 +75,18 @@ pub enum ChainError {
     /// The engine was not started, or is stopping.
     #[error("the chain engine is not running")]
     NotRunning,
+}
+
+impl From<WatchError> for ChainError {
+    fn from(error: WatchError) -> Self {
+        let text = error.to_string();
+        match error {
+            WatchError::TooManyOfClient(_) | WatchError::TooManyOfConnection(_) => {
+                Self::ShareReached(text)
+            }
+            WatchError::TooMany(_) | WatchError::TooManyUsers => Self::LimitReached(text),
+        }
+    }
 }
 
 impl From<ChainError> for StreamError {
@@ -89,7 +106,9 @@ impl From<ChainError> for StreamError {
             | ChainError::Signatures(_)
             | ChainError::Filter(_) => ErrorCode::InvalidArgument,
             ChainError::NoChain => ErrorCode::FailedPrecondition,
-            ChainError::LimitReached(_) => ErrorCode::ResourceExhausted,
+            ChainError::LimitReached(_) | ChainError::ShareReached(_) => {
+                ErrorCode::ResourceExhausted
+            }
         };
         Self::new(code, error.to_string())
     }

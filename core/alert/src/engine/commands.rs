@@ -1,7 +1,8 @@
 //! Commands: changes of rules, and values of back ends, as the writer runs them.
 //!
 //! Commands that wait together share one batch. A command is answered after its commit, so what it
-//! acknowledges survives a crash. One that fails changes nothing.
+//! acknowledges survives a crash. One that is refused changes nothing, except where a flush failed:
+//! then [`unknown_commit`](super::unknown_commit) finds out what is stored.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,7 +19,9 @@ use super::{
     planning::{Registration, key_hash, key_row},
     record::{KeyRecord, StateRecord},
     staging::{Chunk, STOPPED_REASON},
-    tables, view,
+    tables,
+    unknown_commit::Witness,
+    view,
     writer::{EarlierRule, Writer, forget},
 };
 use crate::{AlertError, Now, Rule, Subject};
@@ -189,20 +192,45 @@ impl Writer {
             && let Err(error) = self.shared.store.commit(chunk.batch.clone()).await
         {
             let error = AlertError::from(error);
-            planned.into_iter().for_each(|one| one.refuse(&error));
-            // A write whose flush failed may have been stored: the delivery looks for its rows.
+            self.shared
+                .unsettle(planned.iter().filter_map(CheckedCommand::rule));
+            planned.iter_mut().for_each(|one| one.refuse(&error));
+            // The delivery looks for the rows as well.
             self.shared.outgoing_added.notify_one();
-            return;
+            let witness = planned.iter().find_map(CheckedCommand::witness);
+            let is_stored = match &witness {
+                Some(witness) => self.is_stored(witness, &error, cancel).await,
+                None => Some(false),
+            };
+            match is_stored {
+                Some(true) => {}
+                Some(false) => return self.shared.settle(),
+                // The next start reads the store.
+                None => return,
+            }
         }
         self.shared.publish(chunk);
-        let mut undone = Batch::new();
+        let mut applied = Applied::default();
         for one in planned {
-            self.apply(one, &mut undone, now);
+            self.apply(one, &mut applied, now);
         }
-        if !undone.is_empty()
-            && let Err(error) = self.shared.store.commit(undone).await
-        {
-            tracing::warn!(%error, "rows of deleted alerts stay in the store");
+        let Applied {
+            undone,
+            forgotten,
+            rules,
+            answers,
+        } = applied;
+        if !undone.is_empty() {
+            self.shared.unsettle(rules.into_iter());
+            // A rule that is refused must not come back at the next start.
+            if !self.commit(&undone, cancel).await {
+                return;
+            }
+        }
+        self.shared.settle();
+        answers.into_iter().for_each(Answer::send);
+        if !forgotten.is_empty() {
+            self.commit(&forgotten, cancel).await;
         }
         self.shared.rules_changed.notify_one();
     }
@@ -406,8 +434,8 @@ impl Writer {
         (event, price)
     }
 
-    /// Applies a command whose writes are stored, and answers it.
-    fn apply(&mut self, planned: CheckedCommand, undone: &mut Batch, now: Now) {
+    /// Applies a command whose writes are stored.
+    fn apply(&mut self, planned: CheckedCommand, applied: &mut Applied, now: Now) {
         let shared = self.shared.clone();
         let mut judge = shared.judge.lock();
         let show = |rule: &AlertRule, state: &StateRecord, phase| {
@@ -434,20 +462,21 @@ impl Writer {
                 let inserted =
                     admitted.and_then(|()| judge.insert(owner, &checked, state, arrival, now));
                 if let Err(error) = inserted {
+                    let undone = &mut applied.undone;
                     undone.delete(tables::RULES, id.key());
                     undone.delete(tables::OWNERS, tables::owner(&user, id));
                     // The same request may succeed later.
                     if let Some(key) = key {
                         undone.delete(tables::KEYS, key);
                     }
-                    answer::<AlertRule, ()>(reply, Err(error.into()));
-                    return;
+                    applied.rules.push(id);
+                    return applied.refuse(reply, error.into());
                 }
                 judge.poll();
                 let phase = judge.phase(id, now);
                 shared.follow((id, user.as_str()), &judge, &checked, now);
                 drop(judge);
-                answer::<_, ()>(reply, Ok(show(&rule, &StateRecord::default(), phase)));
+                applied.show(reply, show(&rule, &StateRecord::default(), phase));
             }
             CheckedCommand::Updated {
                 id,
@@ -459,8 +488,7 @@ impl Writer {
                 reply,
             } => {
                 let Some(slot) = judge.slot_of(id) else {
-                    answer::<AlertRule, ()>(reply, Err(AlertError::NotFound(rule.id)));
-                    return;
+                    return applied.refuse(reply, AlertError::NotFound(rule.id));
                 };
                 let user = before.user.clone().unwrap_or_default();
                 let earlier = before.version.unwrap_or(1);
@@ -476,20 +504,23 @@ impl Writer {
                     checked.is_enabled = false;
                     rule.enabled = Some(false);
                     rule.stopped_reason = Some(STOPPED_REASON.to_owned());
-                    undone.put(tables::RULES, id.key(), rule.encode_to_vec());
+                    let row = rule.encode_to_vec();
+                    applied.undone.put(tables::RULES, id.key(), row);
+                    applied.rules.push(id);
                 }
                 if let Err(error) = judge.update(slot, &checked, now) {
                     judge.mark_dirty(slot);
-                    undone.put(tables::RULES, id.key(), before.encode_to_vec());
-                    answer::<AlertRule, ()>(reply, Err(error.into()));
-                    return;
+                    let row = before.encode_to_vec();
+                    applied.undone.put(tables::RULES, id.key(), row);
+                    applied.rules.push(id);
+                    return applied.refuse(reply, error.into());
                 }
                 judge.set_urgent(slot, rule.priority() == Priority::Urgent);
                 for subject in subjects {
                     let is_symbol = matches!(subject, Subject::Symbol(_));
                     if !is_symbol && judge.evaluator.subject(&subject).is_none() {
                         shared.inputs.close(&subject);
-                        forget(undone, &[subject]);
+                        forget(&mut applied.forgotten, &[subject]);
                     }
                 }
                 let superseded = EarlierRule {
@@ -502,7 +533,7 @@ impl Writer {
                 let phase = judge.phase(id, now);
                 shared.follow((id, user.as_str()), &judge, &checked, now);
                 drop(judge);
-                answer::<_, ()>(reply, Ok(show(&rule, &state, phase)));
+                applied.show(reply, show(&rule, &state, phase));
             }
             CheckedCommand::Deleted {
                 id,
@@ -514,7 +545,8 @@ impl Writer {
                 if let (Some(slot), Ok(checked)) =
                     (judge.slot_of(id), Rule::restore(&rule, &user, version))
                 {
-                    forget(undone, &judge.remove(id, &checked, &shared.inputs));
+                    let gone = judge.remove(id, &checked, &shared.inputs);
+                    forget(&mut applied.forgotten, &gone);
                     let deleted = EarlierRule {
                         id,
                         user,
@@ -523,9 +555,11 @@ impl Writer {
                     self.deleted.insert(slot, deleted);
                 }
                 judge.mark_changed();
-                answer::<_, ()>(reply, Ok(()));
+                applied.answers.push(Answer::Deleted(reply));
             }
-            CheckedCommand::Triggered { event, reply } => drop(answer::<_, ()>(reply, Ok(*event))),
+            CheckedCommand::Triggered { event, reply } => {
+                applied.answers.push(Answer::Triggered(reply, event));
+            }
             CheckedCommand::Same {
                 id,
                 rule,
@@ -533,7 +567,7 @@ impl Writer {
                 reply,
             } => {
                 let phase = judge.phase(id, now);
-                answer::<_, ()>(reply, Ok(show(&rule, &state, phase)));
+                applied.show(reply, show(&rule, &state, phase));
             }
         }
     }
@@ -580,14 +614,83 @@ impl Rows {
 }
 
 impl CheckedCommand {
-    fn refuse(self, error: &AlertError) {
+    /// Refuses the command. Its change is applied later if it is stored all the same.
+    fn refuse(&mut self, error: &AlertError) {
         match self {
             Self::Registered { reply, .. }
             | Self::Updated { reply, .. }
-            | Self::Same { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Self::Deleted { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Self::Triggered { reply, .. } => drop(reply.send(Err(error.clone()))),
+            | Self::Same { reply, .. } => refuse(reply, error),
+            Self::Deleted { reply, .. } => refuse(reply, error),
+            Self::Triggered { reply, .. } => refuse(reply, error),
         }
+    }
+
+    /// The rule that it changes.
+    fn rule(&self) -> Option<Id> {
+        match self {
+            Self::Registered { id, .. } | Self::Updated { id, .. } | Self::Deleted { id, .. } => {
+                Some(*id)
+            }
+            Self::Triggered { .. } | Self::Same { .. } => None,
+        }
+    }
+
+    /// The row that tells whether the change is stored.
+    fn witness(&self) -> Option<Witness> {
+        match self {
+            Self::Registered { id, .. } => Some(Witness::rule(*id, None)),
+            Self::Updated { id, before, .. } => Some(Witness::rule(*id, Some(before))),
+            Self::Deleted { id, rule, .. } => Some(Witness::rule(*id, Some(rule))),
+            Self::Triggered { event, .. } => event.id.as_deref().and_then(Witness::fire),
+            Self::Same { .. } => None,
+        }
+    }
+}
+
+/// Refuses a command that stays. The caller may have stopped waiting.
+fn refuse<T>(reply: &mut Reply<T>, error: &AlertError) {
+    let (nobody, _) = oneshot::channel();
+    let _ = std::mem::replace(reply, nobody).send(Err(error.clone()));
+}
+
+/// What applied commands leave to be done.
+#[derive(Default)]
+struct Applied {
+    /// Rows of changes that the judge refused, as they were before.
+    undone: Batch,
+    /// The rules of these rows.
+    rules: Vec<Id>,
+    /// Rows that nothing needs any more.
+    forgotten: Batch,
+    answers: Vec<Answer>,
+}
+
+impl Applied {
+    fn show(&mut self, reply: Reply<AlertRule>, rule: AlertRule) {
+        self.answers.push(Answer::Rule(reply, Box::new(rule)));
+    }
+
+    fn refuse(&mut self, reply: Reply<AlertRule>, error: AlertError) {
+        self.answers.push(Answer::Refused(reply, error));
+    }
+}
+
+/// An answer, and who waits for it.
+enum Answer {
+    Rule(Reply<AlertRule>, Box<AlertRule>),
+    Refused(Reply<AlertRule>, AlertError),
+    Deleted(Reply<()>),
+    Triggered(Reply<AlertEvent>, Box<AlertEvent>),
+}
+
+impl Answer {
+    fn send(self) {
+        match self {
+            Self::Rule(reply, rule) => answer::<_, ()>(reply, Ok(*rule)),
+            Self::Refused(reply, error) => answer(reply, Err(error)),
+            Self::Deleted(reply) => answer(reply, Ok(())),
+            Self::Triggered(reply, event) => answer(reply, Ok(*event)),
+        };
     }
 }
 

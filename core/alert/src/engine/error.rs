@@ -33,7 +33,8 @@ pub enum AlertError {
     /// Too many requests wait.
     #[error("too many requests about alerts wait, try again")]
     Overloaded,
-    /// The store cannot be read or written at present. Nothing was changed.
+    /// The store cannot be read or written at present. A change whose flush failed may be stored all
+    /// the same; then the rule is judged as it is stored.
     #[error("alerts are unavailable, try again: {0}")]
     Unavailable(#[from] StoreError),
     /// The store did not answer in time.

@@ -19,6 +19,7 @@ use super::{
     id::{Id, IdHasher, IdMap},
     inputs::Inputs,
     pending::Pending,
+    unknown_commit::Unsettled,
 };
 use crate::{
     Evaluator, EvaluatorConfig, Now, Output, OwnerId, Phase, Rule, RuleError, RuleState, Subject,
@@ -161,6 +162,8 @@ pub(crate) struct Judge {
     retired: Vec<u32>,
     /// Whether the evaluator may have more outputs.
     has_more: bool,
+    /// Rules whose stored rows may differ from what is judged.
+    pub(super) unsettled: Unsettled,
 }
 
 impl std::fmt::Debug for Judge {
@@ -192,6 +195,7 @@ impl Judge {
             counted_minute: 0,
             retired: Vec::new(),
             has_more: false,
+            unsettled: Unsettled::default(),
         }
     }
 

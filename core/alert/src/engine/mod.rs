@@ -30,6 +30,7 @@ mod saving;
 mod staging;
 mod tables;
 mod tasks;
+mod unknown_commit;
 mod view;
 mod writer;
 
@@ -108,8 +109,8 @@ pub trait AlertSink: Send + Sync + 'static {
     /// idempotency key notifies once.
     fn notify(&self, requests: Vec<NotifyRequest>) -> SinkFuture<'_, Vec<Result<(), SinkError>>>;
 
-    /// Follows a transaction for a rule of a user, as long as [`AlertEngine::tests`] says so. Its
-    /// states go to [`AlertEngine::transaction`]. Never blocks.
+    /// Follows a transaction for a rule of a user, as long as [`AlertEngine::users_of`] has anybody.
+    /// Its states go to [`AlertEngine::transaction`]. Never blocks.
     fn follow(&self, user: &str, chain: u64, hash: &str);
 }
 
@@ -172,6 +173,8 @@ pub(crate) struct Shared {
     outputs_added: Notify,
     /// Notified when the judge may have something to do.
     rules_changed: Notify,
+    /// Notified when changes of rules are stored and judged, or are known not to be stored.
+    rules_settled: Notify,
     /// Notified when there are outgoing notifications.
     outgoing_added: Notify,
     /// Users whose log may be too long.
@@ -225,6 +228,7 @@ impl AlertEngine {
             commands_added: Notify::new(),
             outputs_added: Notify::new(),
             rules_changed: Notify::new(),
+            rules_settled: Notify::new(),
             outgoing_added: Notify::new(),
             to_trim: Mutex::default(),
             symbols_of_rules: Mutex::default(),

@@ -6,6 +6,7 @@ use tidewire_proto::v1::{
     self, AlertEvent, AlertRule, BacktestRequest, BacktestResponse, ExplainAlertResponse,
     ListAlertsRequest, ListAlertsResponse, ListFiresRequest, ListFiresResponse, PriceValue,
 };
+use tidewire_stream::UserId;
 
 use super::{
     AlertEngine,
@@ -84,8 +85,7 @@ impl AlertEngine {
         let keys = ids
             .iter()
             .flat_map(|id| [tables::RULES, tables::STATES].map(|table| (table, id.key())));
-        let rows = shared.store.get_many(keys.collect());
-        let rows = shared.in_time(rows).await?;
+        let rows = shared.read_settled(keys.collect(), ids).await?;
         let now = shared.clocks.now();
         let judge = shared.judge.lock();
         let mut rules = Vec::with_capacity(ids.len());
@@ -159,8 +159,7 @@ impl AlertEngine {
         let missing = || AlertError::NotFound(id.to_owned());
         let parsed = rule_id(id)?;
         let keys = [tables::RULES, tables::STATES].map(|table| (table, parsed.key()));
-        let rows = shared.store.get_many(keys.to_vec());
-        let rows = shared.in_time(rows).await?;
+        let rows = shared.read_settled(keys.to_vec(), &[parsed]).await?;
         let [Some(rule), state] = &rows[..] else {
             return Err(missing());
         };
@@ -181,10 +180,16 @@ impl AlertEngine {
         Ok(view::explanation(&explained, shown))
     }
 
-    /// Whether a rule tests this subject at present.
+    /// The users whose rules test this subject at present, each once.
     #[must_use]
-    pub fn tests(&self, subject: &Subject) -> bool {
-        self.0.judge.lock().evaluator.subject(subject).is_some()
+    pub fn users_of(&self, subject: &Subject) -> Vec<UserId> {
+        let judge = self.0.judge.lock();
+        let slots = judge.evaluator.slots_about(subject).into_iter();
+        let mut owners: Vec<_> = slots.filter_map(|slot| judge.slot(slot)).collect();
+        owners.sort_unstable_by_key(|slot| slot.user);
+        owners.dedup_by_key(|slot| slot.user);
+        let names = owners.into_iter().filter_map(|slot| judge.owner(slot));
+        names.map(|name| UserId::new(&name)).collect()
     }
 
     /// Judges past prices by a rule that need not be registered. Time passes as they say. Ends early

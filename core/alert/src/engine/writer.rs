@@ -44,7 +44,7 @@ const SAVE: Duration = Duration::from_secs(1);
 const CHUNKS_A_SAVE: u32 = 16;
 
 /// Pause after a write that failed.
-const FAILURE_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A rule as it was when outputs that are not stored yet were made.
 #[derive(Debug, Clone)]

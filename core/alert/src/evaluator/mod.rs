@@ -146,6 +146,24 @@ impl Evaluator {
         self.numbers.get(subject).copied().map(SubjectId)
     }
 
+    /// The rules that are judged by a subject, in no order. One may be there several times.
+    #[must_use]
+    pub fn slots_about(&self, subject: &Subject) -> Vec<u32> {
+        let number = self.numbers.get(subject);
+        let entry = number.and_then(|number| self.subjects.get(*number as usize));
+        let mut found = Vec::new();
+        let mut slots = Vec::new();
+        for signal in entry.into_iter().flat_map(|entry| entry.signals.iter()) {
+            let signal = &self.signals[*signal as usize];
+            for index in [&signal.simple, &signal.complex] {
+                index.ascending(KeyRange::ALL, None, usize::MAX, &mut found);
+                slots.extend(found.drain(..).map(|(_, slot)| slot));
+            }
+            slots.extend(signal.loading.iter().map(|(_, slot)| *slot));
+        }
+        slots
+    }
+
     /// The last value of a subject.
     #[must_use]
     pub fn value(&self, subject: SubjectId) -> Option<&SubjectValue> {

@@ -16,3 +16,4 @@ mod requests;
 mod restarts;
 mod support;
 mod texts;
+mod unknown_commits;

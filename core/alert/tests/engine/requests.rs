@@ -364,3 +364,54 @@ async fn the_value_of_a_portfolio_concerns_its_user() {
     );
     run.stop().await;
 }
+
+#[tokio::test]
+async fn the_users_of_a_transaction_are_those_whose_rules_can_fire_by_it() {
+    use tidewire_alert::Subject;
+    use tidewire_proto::v1::{AlertCondition, ConditionList, TransactionReaches, TransactionState};
+    let hash = format!("0x{}", "ab".repeat(32));
+    let condition = || AlertCondition {
+        kind: Some(Kind::TransactionState(TransactionReaches {
+            chain: 1,
+            tx_hash: hash.clone(),
+            state: TransactionState::Confirmed.into(),
+        })),
+    };
+    let plain = || AlertRule {
+        condition: Some(condition()),
+        ..AlertRule::default()
+    };
+    let several = AlertRule {
+        condition: Some(AlertCondition {
+            kind: Some(Kind::Any(ConditionList {
+                conditions: vec![condition(), above("BTC-USD", "1").condition.unwrap()],
+            })),
+        }),
+        ..AlertRule::default()
+    };
+    let world = World::new();
+    let run = world.start().await;
+    let first = run.register("ada", plain()).await;
+    run.register("bob", several).await;
+    run.register("bob", plain()).await;
+    run.register("cleo", above("BTC-USD", "1")).await;
+    let subject = Subject::Transaction {
+        chain: 1,
+        hash: hash.as_str().into(),
+    };
+    let users = |run: &crate::support::Run| {
+        let users = run.engine.users_of(&subject).into_iter();
+        users
+            .map(|user| user.as_str().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(users(&run), ["ada", "bob"]);
+    run.stop().await;
+    let run = world.start().await;
+    let mut stored = users(&run);
+    stored.sort();
+    assert_eq!(stored, ["ada", "bob"]);
+    run.engine.delete("ada", &first.id).await.unwrap();
+    assert_eq!(users(&run), ["bob"]);
+    run.stop().await;
+}

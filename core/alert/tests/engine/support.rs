@@ -41,6 +41,17 @@ pub(crate) struct Killer {
     reads: Gate,
     /// Whether the store fails after each write, and its reads too.
     pub(crate) flush_fails: AtomicBool,
+    /// The first commit whose flush fails, and what is left of its write.
+    next_flush: Mutex<Option<(fn(&Batch) -> bool, FailedFlush)>>,
+    /// Whether the store is closed since a flush failed.
+    pub(crate) is_closed: AtomicBool,
+}
+
+/// What a flush that failed left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailedFlush {
+    Written,
+    NotWritten,
 }
 
 /// A gate that can be held and opened.
@@ -80,9 +91,37 @@ impl Killer {
         }
     }
 
-    async fn read<T>(&self, read: impl Future<Output = T>) -> T {
+    async fn read<T>(
+        &self,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let _permit = self.reads.0.acquire().await.unwrap();
-        read.await
+        match self.is_closed.load(Ordering::Acquire) {
+            true => Err(flush_error()),
+            false => read.await,
+        }
+    }
+
+    /// Lets the flush of the next commit fail. The store is closed then until [`Self::reopen`].
+    pub(crate) fn fail_next_flush(&self, left: FailedFlush) {
+        self.fail_flush_of(|_| true, left);
+    }
+
+    /// The same for the next commit of a kind.
+    pub(crate) fn fail_flush_of(&self, is_of_kind: fn(&Batch) -> bool, left: FailedFlush) {
+        *self.next_flush.lock() = Some((is_of_kind, left));
+    }
+
+    fn failed_flush(&self, batch: &Batch) -> Option<FailedFlush> {
+        let mut next = self.next_flush.lock();
+        let failed = next.take_if(|(is_of_kind, _)| is_of_kind(batch))?;
+        self.is_closed.store(true, Ordering::Release);
+        Some(failed.1)
+    }
+
+    /// Opens the store again.
+    pub(crate) fn reopen(&self) {
+        self.is_closed.store(false, Ordering::Release);
     }
 
     pub(crate) fn arm(&self, writes: i64, is_after: bool) {
@@ -120,7 +159,7 @@ pub(crate) struct KillableStore {
 
 impl Store for KillableStore {
     fn get(&self, table: Table, key: Key) -> StoreFuture<'_, Option<Value>> {
-        self.inner.get(table, key)
+        Box::pin(self.killer.read(self.inner.get(table, key)))
     }
 
     fn get_many(&self, keys: Vec<(Table, Key)>) -> StoreFuture<'_, Vec<Option<Value>>> {
@@ -157,6 +196,15 @@ impl Store for KillableStore {
         }
         Box::pin(async move {
             self.killer.commits.0.acquire().await.unwrap().forget();
+            if self.killer.is_closed.load(Ordering::Acquire) {
+                return Err(flush_error());
+            }
+            if let Some(left) = self.killer.failed_flush(&batch) {
+                if left == FailedFlush::Written {
+                    self.inner.commit(batch).await?;
+                }
+                return Err(flush_error());
+            }
             let result = self.killer.write(self.inner.commit(batch)).await;
             match self.killer.flush_fails.load(Ordering::Acquire) {
                 true => result.and(Err(flush_error())),
@@ -166,7 +214,9 @@ impl Store for KillableStore {
     }
 
     fn failure(&self) -> Option<StoreError> {
-        match self.killer.flush_fails.load(Ordering::Acquire) {
+        let killer = &self.killer;
+        match killer.flush_fails.load(Ordering::Acquire) || killer.is_closed.load(Ordering::Acquire)
+        {
             true => Some(flush_error()),
             false => self.inner.failure(),
         }

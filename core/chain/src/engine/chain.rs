@@ -240,7 +240,7 @@ impl Chain {
         updates
     }
 
-    #[cfg(test)]
+    /// The places of the watched transactions.
     pub(super) fn slots(&self) -> &WatchSlots {
         &self.slots
     }
@@ -284,7 +284,7 @@ impl Chain {
     pub(super) fn follow(&self, hash: B256, owner: &RequestOwner) -> Result<(), ChainError> {
         let requester = self.requester(owner)?;
         let slot = self.slots.reserve_for(hash, owner);
-        let slot = slot.map_err(|error| ChainError::LimitReached(error.to_string()))?;
+        let slot = slot.map_err(ChainError::from)?;
         let sender = self.commands.lock().clone();
         let sender = sender.ok_or(ChainError::NotRunning)?;
         let sent = sender.try_send(Command::Follow(hash, slot, requester));
@@ -299,7 +299,7 @@ impl Chain {
         let place = owner.client.as_ref().map(|client| {
             let place = self.requesters.try_acquire(client, COMMANDS_PER_CLIENT);
             place.ok_or_else(|| {
-                ChainError::LimitReached(format!(
+                ChainError::ShareReached(format!(
                     "{COMMANDS_PER_CLIENT} requests of this client wait for chain {}",
                     self.config.id
                 ))

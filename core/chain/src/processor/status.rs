@@ -49,7 +49,7 @@ impl StatusRequest {
 fn refuse(reply: oneshot::Sender<StatusResult>) {
     let text = "too many transactions of this client wait for a node, try again";
     // The client may have gone.
-    let _ = reply.send(Err(ChainError::LimitReached(text.to_owned())));
+    let _ = reply.send(Err(ChainError::ShareReached(text.to_owned())));
 }
 
 impl Processor {
@@ -126,9 +126,7 @@ impl Processor {
             Ok(requests) => requests,
             Err(error) => {
                 // The client may have gone.
-                let _ = request
-                    .reply
-                    .send(Err(ChainError::LimitReached(error.to_string())));
+                let _ = request.reply.send(Err(error.into()));
                 return Ok(());
             }
         };

@@ -9,7 +9,7 @@
 //!
 //! A client without the `service` scope has a share of the places, and each of its connections a
 //! part of that, so that none takes the places of others. A place counts for the connection that
-//! reserved it first, until it is free again.
+//! reserved it first, until it is free again or is handed over to another client.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -30,6 +30,15 @@ const CLIENT_PARTS: usize = 20;
 /// Parts of all places of which one connection takes one at most.
 const CONNECTION_PARTS: usize = 50;
 
+/// Whether a place may count for a client beyond its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// The client is refused.
+    Refused,
+    /// The client has no room for others then.
+    Allowed,
+}
+
 /// The places of one chain's watch table. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WatchSlots(Arc<Slots>);
@@ -49,13 +58,14 @@ struct Slots {
 struct Holder {
     /// The slots of the transaction.
     slots: u32,
-    /// Never read: dropping it gives the share of the place back.
-    _share: Option<Share>,
+    /// The share that it counts in. Dropping it gives the place back.
+    share: Option<Share>,
 }
 
 /// A place in the share of a client, and in that of its connection.
 #[derive(Debug)]
 struct Share {
+    client: ClientKey,
     _client: KeyedPermit<ClientKey>,
     _connection: Option<KeyedPermit<ConnectionId>>,
 }
@@ -110,10 +120,46 @@ impl WatchSlots {
         let share = share.map(|client| self.share(client, owner.connection.as_ref()));
         let holder = Holder {
             slots: 1,
-            _share: share.transpose()?,
+            share: share.transpose()?,
         };
         holders.insert(hash, holder);
         Ok(self.slot(hash))
+    }
+
+    /// Has the place of a transaction count for another client from now on, if it counts for this
+    /// one. With [`Excess::Allowed`] also beyond the other one's share, which then has no room.
+    ///
+    /// # Errors
+    /// The share of the other client is used.
+    pub(crate) fn hand_over(
+        &self,
+        hash: B256,
+        from: &ClientKey,
+        to: &ClientKey,
+        excess: Excess,
+    ) -> Result<(), WatchError> {
+        let mut holders = self.0.holders.lock();
+        let holder = holders.get_mut(&hash);
+        let share = holder.and_then(|holder| holder.share.as_mut());
+        let Some(share) = share.filter(|share| share.client == *from) else {
+            return Ok(());
+        };
+        let most = self.part(CLIENT_PARTS);
+        let limit = match excess {
+            Excess::Refused => most,
+            Excess::Allowed => u32::MAX,
+        };
+        let permit = self.0.clients.try_acquire(to, limit);
+        *share = Share {
+            client: to.clone(),
+            _client: permit.ok_or(WatchError::TooManyOfClient(most))?,
+            _connection: None,
+        };
+        Ok(())
+    }
+
+    fn part(&self, parts: usize) -> u32 {
+        u32::try_from((self.0.max / parts).max(1)).unwrap_or(u32::MAX)
     }
 
     /// A place in the share of a client and of its connection.
@@ -122,15 +168,15 @@ impl WatchSlots {
         client: &ClientKey,
         connection: Option<&ConnectionId>,
     ) -> Result<Share, WatchError> {
-        let part = |parts: usize| u32::try_from((self.0.max / parts).max(1)).unwrap_or(u32::MAX);
         let connection = connection.map(|connection| {
-            let most = part(CONNECTION_PARTS);
+            let most = self.part(CONNECTION_PARTS);
             let share = self.0.connections.try_acquire(connection, most);
             share.ok_or(WatchError::TooManyOfConnection(most))
         });
-        let most = part(CLIENT_PARTS);
+        let most = self.part(CLIENT_PARTS);
         let share = self.0.clients.try_acquire(client, most);
         Ok(Share {
+            client: client.clone(),
             _connection: connection.transpose()?,
             _client: share.ok_or(WatchError::TooManyOfClient(most))?,
         })
@@ -214,6 +260,33 @@ mod tests {
         drop(others);
         assert!(slots.reserve_for(fourth, &many).is_ok());
         assert!(slots.reserve(B256::ZERO).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_handed_over_to_another_client() {
+        let [ada, bob] = ["ada", "bob"].map(|name| owner(name, None));
+        let key = |owner: &RequestOwner| owner.client.clone().unwrap();
+        let (ada_key, bob_key) = (key(&ada), key(&bob));
+        let slots = WatchSlots::new(CLIENT_PARTS);
+        let [first, second, third] = [1, 2, 3].map(B256::repeat_byte);
+        let _first = slots.reserve_for(first, &ada).unwrap();
+        slots
+            .hand_over(first, &ada_key, &bob_key, Excess::Refused)
+            .unwrap();
+        // Ada has room again, and Bob has not.
+        let _second = slots.reserve_for(second, &ada).unwrap();
+        assert!(slots.reserve_for(third, &bob).is_err());
+        let refused = slots.hand_over(second, &ada_key, &bob_key, Excess::Refused);
+        assert_eq!(refused, Err(WatchError::TooManyOfClient(1)));
+        // It does not count for Bob.
+        slots
+            .hand_over(second, &bob_key, &ada_key, Excess::Allowed)
+            .unwrap();
+        assert!(slots.reserve_for(third, &ada).is_err());
+        slots
+            .hand_over(second, &ada_key, &bob_key, Excess::Allowed)
+            .unwrap();
+        assert!(slots.reserve_for(third, &ada).is_ok());
     }
 
     #[test]
