@@ -175,7 +175,7 @@ export class WebSocketClient {
     const queue =
       options.queue === false
         ? undefined
-        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, (request, done) => {
+        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, report, (request, done) => {
             start("publish", request, (error, position) => {
               // A lost link is the queue's own matter: it sends again.
               if (!error || isOpen()) {

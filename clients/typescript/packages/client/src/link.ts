@@ -118,14 +118,14 @@ export function openLink(
       let message: ServerMessage;
       try {
         message = parse(frame as string);
+        if (message.type === "welcome") {
+          ({ heartbeatMs } = message.data);
+          phase = "open";
+          watch();
+        }
       } catch (error) {
         onInvalid(reasonOf(error));
         return;
-      }
-      if (message.type === "welcome") {
-        phase = "open";
-        heartbeatMs = message.data.heartbeatMs;
-        watch();
       }
       onMessage(message);
     },

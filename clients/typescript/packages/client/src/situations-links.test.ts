@@ -126,6 +126,22 @@ describe("event streams", () => {
     await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "permission_denied" });
     streams.answer = () => Promise.resolve(new Response("<html>", { status: 502 }));
     await expect(client.request("alerts", {})).rejects.toMatchObject({ message: "HTTP status 502" });
+    streams.answer = () => Promise.resolve(new Response("null", { status: 503 }));
+    await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable", message: "HTTP status 503" });
+  });
+
+  it("an event that is no message is reported, and the stream goes on", async () => {
+    const errors: string[] = [];
+    client.on("error", ({ message }) => errors.push(message));
+    await fallBack();
+    const types: string[] = [];
+    client.on("message", ({ type }) => types.push(type));
+    streams.stream.receiveRaw("{");
+    streams.stream.receiveRaw("null");
+    streams.stream.receive({ type: "status", data: { state: "ok" } });
+    await until(() => types.includes("status"));
+    expect(errors).toMatchObject([expect.stringContaining("a frame is no message"), expect.stringContaining("a frame is no message")]);
+    expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
   });
 
   it("pushes that overtake the reply to subscribe are kept for it", async () => {
