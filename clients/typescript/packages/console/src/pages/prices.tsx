@@ -9,7 +9,7 @@ import { symbolsOf, useSources } from "../lib/sources.ts";
 import { PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Change, PriceFigure, PriceState, TrendLine, usePrice } from "../ui/price.tsx";
-import { Empty, Failure, Loading } from "../ui/state.tsx";
+import { Failure, Loading, NoSymbol } from "../ui/state.tsx";
 import { type Column, Table } from "../ui/table.tsx";
 import "./prices.css";
 
@@ -72,11 +72,7 @@ export function PricesPage(): ReactElement {
       <section className="card prices" aria-label="Prices">
         {loading && <Loading rows={8} what="the symbols" />}
         {!data && error && <Failure error={error} what="the symbols" retry={refresh} />}
-        {data && all.length === 0 && (
-          <Empty title="No symbol is configured">
-            <code>[prices] symbols</code> names the symbols, and a venue must offer them.
-          </Empty>
-        )}
+        {data && all.length === 0 && <NoSymbol />}
         {all.length > 0 && (
           <Table caption="Prices" columns={COLUMNS} rows={symbols} rowKey={(symbol) => symbol} rowData={(symbol) => ({ "data-symbol": symbol })} empty={`No symbol contains “${filter.trim()}”.`} />
         )}

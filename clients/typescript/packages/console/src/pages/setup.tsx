@@ -1,11 +1,12 @@
 /** Setup page: what the server is configured with, what is missing and how to add it, and its health. */
 import type { TidewireError } from "@tidewire/client";
-import { useConnection, useMarketOverview } from "@tidewire/react";
+import { useConnection } from "@tidewire/react";
 import type { ReactElement, ReactNode } from "react";
 import type { ServerSeries } from "../lib/api-types.ts";
 import { base } from "../lib/base.ts";
 import { age, count } from "../lib/format.ts";
 import { useText } from "../lib/health.ts";
+import { useMarket } from "../lib/market.ts";
 import { type Metric, metricOf } from "../lib/metrics.ts";
 import { type Loaded, usePoll } from "../lib/poll.ts";
 import { useSession } from "../lib/session.ts";
@@ -107,7 +108,7 @@ function probe(result: { readonly status: number; readonly text: string } | unde
 
 function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }): ReactElement {
   const { data: sources } = useSources();
-  const { overview } = useMarketOverview();
+  const { overview } = useMarket();
   const { wantsToken } = useSession();
   const series = usePoll<ServerSeries>("AdminService", "GetServerSeries", {}, 10_000);
   const push = usePoll<object>("NotifyService", "GetPushKey", {}, SETUP_MS);
