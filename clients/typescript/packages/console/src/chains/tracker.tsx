@@ -144,10 +144,12 @@ function Feed({ chain, address }: { readonly chain: number; readonly address: st
           <b>{what}</b> <span className={state === "" && tone === "up" ? "up" : ""}>{amount}</span>
           {state !== "" && <Chip tone={tone}>{state}</Chip>}
           {removed && <Chip tone="warn" title="A reorg took it back">taken back</Chip>}
-          {suspicious !== undefined && <Chip tone="bad" title={suspicious}>suspicious: {suspicious}</Chip>}
+          {suspicious !== undefined && <Chip tone="bad" ages={false} title={suspicious}>suspicious: {suspicious}</Chip>}
           <span className="soft">{detail}{ofChain === chain ? "" : ` · chain ${ofChain}`}</span>
-          {hash !== undefined && <a className="mono" href={href("chains", String(ofChain), "tx", hash)} title="Track the transaction">{short(hash)}</a>}
-          <time className="soft" dateTime={new Date(timestamp).toISOString()}>{age(now - timestamp)} ago</time>
+          <span className="when">
+            {hash !== undefined && <a className="mono" href={href("chains", String(ofChain), "tx", hash)} title="Track the transaction">{short(hash)}</a>}{" "}
+            <time className="soft" dateTime={new Date(timestamp).toISOString()}>{age(now - timestamp)} ago</time>
+          </span>
         </li>
       ))}
     </ul>

@@ -6,7 +6,7 @@ import { compact, percentChange } from "../lib/format.ts";
 import { useMarket } from "../lib/market.ts";
 import { usePoll } from "../lib/poll.ts";
 import { href } from "../lib/route.ts";
-import { dataText, useSources } from "../lib/sources.ts";
+import { isSample, isUsed, useSources } from "../lib/sources.ts";
 import type { Point } from "../lib/sparkline.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
@@ -54,7 +54,7 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
         link="#/setup"
         value={venuesUp}
         unit={last ? `of ${String(last.venues)}` : undefined}
-        hint={data && dataText(data) === "sample data" ? "sample data" : none}
+        hint={data && !data.sources.some(isUsed) ? "no symbol is configured" : data && isSample(data) ? "sample data" : none}
         tone={last && last.venuesUp < last.venues ? "warn" : undefined}
         history={history(({ venuesUp: up }) => up)}
         leastSpan={last?.venues ?? 1}

@@ -53,20 +53,22 @@ export function PricesPage(): ReactElement {
     <>
       <PageHead title="Prices">
         <span className="soft">{data && (wanted === "" ? count(all.length, "symbol") : `${String(symbols.length)} of ${count(all.length, "symbol")}`)}</span>
-        <span className="actions">
-          <input
-            type="search"
-            className="filter"
-            aria-label="Filter symbols"
-            placeholder="Filter symbols"
-            autoCapitalize="none"
-            spellCheck={false}
-            value={filter}
-            onChange={(event) => {
-              setFilter(event.target.value);
-            }}
-          />
-        </span>
+        {all.length > 0 && (
+          <span className="actions">
+            <input
+              type="search"
+              className="filter"
+              aria-label="Filter symbols"
+              placeholder="Filter symbols"
+              autoCapitalize="none"
+              spellCheck={false}
+              value={filter}
+              onChange={(event) => {
+                setFilter(event.target.value);
+              }}
+            />
+          </span>
+        )}
         <CopyMenu what="the prices" subject={() => ({ kind: "channels", channels: symbols.map((symbol) => `prices:${symbol}`) })} />
       </PageHead>
       <section className="card prices" aria-label="Prices">
@@ -77,7 +79,7 @@ export function PricesPage(): ReactElement {
           <Table caption="Prices" columns={COLUMNS} rows={symbols} rowKey={(symbol) => symbol} rowData={(symbol) => ({ "data-symbol": symbol })} empty={`No symbol contains “${filter.trim()}”.`} />
         )}
       </section>
-      <p className="note below">Each price is made of the live sources of its symbol: a symbol’s page has them.</p>
+      {all.length > 0 && <p className="note below">Each price is made of the live sources of its symbol: a symbol’s page has them.</p>}
     </>
   );
 }
