@@ -484,7 +484,7 @@ export class WebSocketClient {
           if (queue && isQueued) {
             queue.add(channel, data, idempotencyKey, done);
           } else {
-            start("publish", { channel, data, ...(idempotencyKey && { idempotencyKey }) }, done);
+            start("publish", { channel, data, idempotencyKey }, done);
           }
         }),
       send: (message) => link?.send(JSON.stringify(message)) ?? false,

@@ -86,7 +86,7 @@ export function openLink(
       lastFrameAt = -1;
       setTimer(PONG_TIMEOUT_MS, () => {
         if (lastFrameAt < 0) {
-          giveUp("the connection is dead: no frame came after a ping");
+          giveUp("no frame came after a ping");
         } else {
           watch();
         }

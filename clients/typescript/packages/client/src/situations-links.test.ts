@@ -186,7 +186,7 @@ describe("wrong addresses", () => {
   });
 
   it.each([
-    ["wss://test/v1/ws", (url: string) => url.startsWith("http:"), "the server speaks plain text, not TLS: use ws:, not wss:"],
+    ["wss://test/v1/ws", (url: string) => url.startsWith("http:"), "the server speaks plain text: use ws:, not wss:"],
     ["ws://test/v1/ws", (url: string) => url.startsWith("https:"), "the server speaks TLS: use wss:, not ws:"],
     ["ws://test/v1/wss", () => true, "nothing is at /v1/wss on the server, expected /v1/ws"],
   ])("%s says what is wrong after the first failures", async (url, answers, text) => {

@@ -134,8 +134,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
         position &&= { epoch: position.epoch, seq: Math.max(seq, position.seq) };
       }
     }
-    const isReplay = seq && seq <= top;
-    deliver({ ...message, channel: canonical, ...(isReplay && { replayed: true }) });
+    deliver({ ...message, channel: canonical, ...(seq && seq <= top && { replayed: true }) });
   };
 
   return {
@@ -183,7 +182,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       // A latest channel has no replay: it sends its newest value.
       const from = isLatest ? undefined : position;
       waiting = isWebSocket ? !!from : [];
-      return from || minIntervalMs ? { channel: name, ...(from && { since: from }), ...(minIntervalMs && { minIntervalMs }) } : name;
+      return from || minIntervalMs ? { channel: name, since: from, minIntervalMs } : name;
     },
 
     /** Applies the channel's entry in a `subscribed`: a reply, or one that the server pushes, which another reply may follow. */
