@@ -119,7 +119,8 @@ function Tracked({ chain, hash }: { readonly chain: number; readonly hash: strin
 export function WalletCard({ chain, value, onValue, isSample }: TrackerProps & { readonly isSample: boolean }): ReactElement {
   return (
     <Card title="Wallet" hint={<OldMark />} {...(value !== undefined && { copy: { what: "this wallet", subject: () => ({ kind: "channels", channels: [`wallet:${value}`] }) } })}>
-      <Paste key={value} label="Address" button="Follow" initial={value ?? (isSample ? SAMPLE_WALLET : "")} read={pastedAddress} onHash={onValue} />
+      {/* The first block says whether it is the sample: then the field begins anew. */}
+      <Paste key={value ?? String(isSample)} label="Address" button="Follow" initial={value ?? (isSample ? SAMPLE_WALLET : "")} read={pastedAddress} onHash={onValue} />
       {value === undefined ? <Empty title="Paste an address">{isSample ? "The sample's wallet is filled in. " : ""}Its transactions, balances, approvals and NFTs follow live, on all chains.</Empty> : <Feed key={value} chain={chain} address={value} />}
     </Card>
   );
