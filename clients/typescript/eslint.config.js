@@ -6,7 +6,7 @@ import tseslint from "typescript-eslint";
 const globals = (...names) => Object.fromEntries(names.map((name) => [name, "readonly"]));
 const nodeGlobals = globals("AbortController", "clearTimeout", "console", "fetch", "process", "setTimeout", "TextDecoderStream", "URL", "WebSocket");
 /** Globals of functions that the browser test runs in the page. */
-const pageGlobals = globals("CSSStyleSheet", "FontFace", "Event", "addEventListener", "history", "localStorage", "MutationObserver", "NodeFilter", "atob", "document", "navigator", "window");
+const pageGlobals = globals("CSSStyleSheet", "DOMException", "FontFace", "Event", "addEventListener", "history", "localStorage", "MutationObserver", "NodeFilter", "atob", "document", "navigator", "window");
 
 export default defineConfig(
   // The Next.js example has dependencies of its own; its build checks it.

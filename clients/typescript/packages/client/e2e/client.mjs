@@ -1,8 +1,10 @@
 // The client in a real browser: tabs, offline, a reload, the back-forward cache, a hidden tab and
-// its bytes, a phone that freezes a page, blocked WebSockets. Prints `ok` or `not ok` for each check.
+// its bytes, a phone that freezes a page, touches, blocked WebSockets, denied and full storage. Prints
+// `ok` or `not ok` for each check.
 //
 //     node e2e/client.mjs PATH_OF_THE_TIDEWIRE_BINARY
 import { createServer } from "node:http";
+import { devices } from "playwright-core";
 import { rolldown } from "rolldown";
 import { assert, check, failed, openBrowser, until } from "../../console/e2e/harness.mjs";
 import { startServer } from "../../console/e2e/server.mjs";
@@ -23,11 +25,30 @@ async function bundle() {
   return output[0].code;
 }
 
+/** A page of an application: a button that publishes, what the channel has, and a link away. */
+const APP = `<!doctype html><meta name="viewport" content="width=device-width, initial-scale=1"><title>app</title><script src="/client.js"></script>
+<button>Send</button> <a href="/other">Away</a><ul></ul>
+<script>
+  const url = new URLSearchParams(location.search).get("url");
+  const channel = new URLSearchParams(location.search).get("channel");
+  window.client = new tidewire.WebSocketClient(url);
+  client.subscribe(channel, ({ type, data, replayed }) => {
+    const line = document.createElement("li");
+    line.textContent = type === "gap" ? "gap" : data + (replayed ? " (missed)" : "");
+    document.querySelector("ul").append(line);
+  });
+  let count = 0;
+  document.querySelector("button").onclick = () => client.publish(channel, "tap " + (count += 1));
+  client.connect();
+</script>`;
+/** A page that may share and store nothing: a frame in a sandbox. It tells its state to the page around it. */
+const SANDBOX = '<!doctype html><iframe sandbox="allow-scripts" src="/frame"></iframe>';
+
 const script = await bundle();
 const pages = createServer((request, response) => {
-  const isScript = request.url === "/client.js";
-  response.setHeader("content-type", isScript ? "text/javascript" : "text/html");
-  response.end(isScript ? script : '<!doctype html><title>test</title><script src="/client.js"></script>');
+  const { pathname } = new URL(request.url, "http://pages");
+  response.setHeader("content-type", pathname === "/client.js" ? "text/javascript" : "text/html");
+  response.end({ "/client.js": script, "/app": APP, "/sandbox": SANDBOX }[pathname] ?? '<!doctype html><title>test</title><script src="/client.js"></script>');
 });
 await new Promise((resolve) => pages.listen(0, "127.0.0.1", resolve));
 const origin = `http://127.0.0.1:${pages.address().port}`;
@@ -203,6 +224,167 @@ await check("a phone freezes the page in the background: it has what it missed w
   await setHidden(page, false);
   await until("both messages", async () => (await seqs(page)) === "1,2");
   await phone.close();
+});
+
+/** A phone: its viewport, its touches, and the state of its pages. */
+async function openPhone() {
+  const phone = await openBrowser({ ...devices["Pixel 7"], ignoreDefaultArgs: ["--disable-back-forward-cache"] });
+  const page = await phone.context.newPage();
+  const lifecycle = await phone.context.newCDPSession(page);
+  return {
+    ...phone,
+    page,
+    async openApp(channel) {
+      await page.goto(`${origin}/app?url=${encodeURIComponent(url)}&channel=${channel}`);
+      await page.evaluate(() => window.client.ready());
+      await until("the subscription", async () => (await call("StreamService/GetPresence", { channel })).connections === 1);
+    },
+    lines: () => page.locator("li").allTextContents(),
+    /** The user goes to another application: the page is hidden, then frozen. */
+    async leave() {
+      await setHidden(page, true);
+      await lifecycle.send("Page.setWebLifecycleState", { state: "frozen" });
+    },
+    async comeBack() {
+      await lifecycle.send("Page.setWebLifecycleState", { state: "active" });
+      await setHidden(page, false);
+    },
+  };
+}
+
+await check("on a phone, what is tapped without a network is sent once when it returns, in order, also after a freeze", async () => {
+  const phone = await openPhone();
+  await phone.openApp("demo:taps");
+  const send = () => phone.page.getByRole("button", { name: "Send" }).tap();
+  await send();
+  await until("the first tap", async () => (await phone.lines()).join() === "tap 1");
+  await phone.context.setOffline(true);
+  await until("the loss", async () => (await status(phone.page)) !== "connected");
+  await send();
+  await send();
+  await phone.leave();
+  await phone.context.setOffline(false);
+  await phone.comeBack();
+  await until("all taps", async () => (await phone.lines()).join() === "tap 1,tap 2,tap 3");
+  const { messages } = await call("StreamService/GetHistory", { channel: "demo:taps" });
+  assert(messages.map(({ data }) => data).join() === "tap 1,tap 2,tap 3", `the history is ${messages.map(({ data }) => data).join()}`);
+  await phone.close();
+});
+
+await check("a short look at another application keeps a healthy link: the connection is the same", async () => {
+  const phone = await openPhone();
+  await phone.openApp("demo:short");
+  const connection = () => phone.page.evaluate(() => window.client.state.welcome?.connectionId);
+  const before = await connection();
+  await phone.leave();
+  await publish("demo:short", "missed");
+  await phone.comeBack();
+  await until("what was published meanwhile", async () => (await phone.lines()).length === 1);
+  assert((await connection()) === before, "expected the same connection");
+  assert((await phone.lines()).join() === "missed", `expected one message, got ${(await phone.lines()).join()}`);
+  await phone.close();
+});
+
+await check("a phone whose page was frozen while the server restarted resumes without a gap", async () => {
+  const phone = await openPhone();
+  await phone.openApp("demo:restart");
+  await publish("demo:restart", "one");
+  await until("the first message", async () => (await phone.lines()).length === 1);
+  await phone.leave();
+  await server.quit();
+  await server.start();
+  await publish("demo:restart", "two");
+  await phone.comeBack();
+  await until("the second message", async () => (await phone.lines()).join() === "one,two (missed)");
+  await phone.close();
+});
+
+await check("on a phone, a link away and the way back: the page of the cache has what it missed", async () => {
+  const phone = await openPhone();
+  await phone.openApp("demo:away");
+  await phone.page.evaluate(() => addEventListener("pageshow", (event) => (window.persisted = event.persisted)));
+  await phone.page.getByRole("link", { name: "Away" }).tap();
+  await phone.page.waitForURL("**/other");
+  await publish("demo:away", "missed");
+  await phone.page.evaluate(() => history.back()).catch(() => undefined);
+  await until("the page of the cache", () => phone.page.evaluate(() => window.persisted === true).catch(() => false));
+  await until("the message", async () => (await phone.lines()).join() === "missed (missed)");
+  await phone.close();
+});
+
+await check("what was disconnected stays so, whatever the browser tells", async () => {
+  const page = await openTab("demo:asked");
+  await browser.context.setOffline(true);
+  await page.evaluate(() => window.client.disconnect());
+  await setHidden(page, true);
+  await browser.context.setOffline(false);
+  await setHidden(page, false);
+  await page.goto(`${origin}/other`);
+  await page.evaluate(() => history.back()).catch(() => undefined);
+  await until("the page of the cache", () => page.evaluate(() => window.client !== undefined).catch(() => false));
+  // A socket would be open before the answer to a request of the page.
+  await page.evaluate(() => fetch("/other"));
+  assert((await status(page)) === "disconnected", `it is ${await status(page)}`);
+  assert((await sockets()) === 0, "expected no connection");
+  await page.close();
+});
+
+await check("the leader of three tabs follows a link away: another takes over without a gap, and the way back joins it", async () => {
+  const tabs = [await openTab("demo:link", { tabs: true }), await openTab("demo:link", { tabs: true }), await openTab("demo:link", { tabs: true })];
+  await until("one connection", async () => (await sockets()) === 1);
+  const [leader, ...others] = tabs;
+  await leader.goto(`${origin}/other`);
+  await publish("demo:link", 1);
+  for (const tab of others) {
+    await until("message 1", async () => (await seqs(tab)) === "1");
+  }
+  await leader.evaluate(() => history.back()).catch(() => undefined);
+  await until("the page of the cache", () => leader.evaluate(() => window.client !== undefined).catch(() => false));
+  await publish("demo:link", 2);
+  for (const tab of tabs) {
+    await until("message 2", async () => (await seqs(tab)) === "1,2");
+  }
+  assert((await sockets()) === 1, "expected one connection");
+  await Promise.all(tabs.map((tab) => tab.close()));
+});
+
+await check("a frame in a sandbox, without storage, locks and channels, connects by itself, and its publications are sent", async () => {
+  const open = await startServer(process.argv[2], { variables: { TIDEWIRE_SERVER__ALLOWED_ORIGINS: '["null"]' } });
+  const page = await browser.context.newPage();
+  await page.goto(`${origin}/sandbox`);
+  const frame = page.frames().find((each) => each.url().endsWith("/frame"));
+  const position = await frame.evaluate(
+    async ([to, token]) => {
+      window.client = window.tidewire.createTabClient(to, { token });
+      window.client.connect();
+      return window.client.publish("demo:sandbox", 1);
+    },
+    [open.url.replace("http", "ws"), open.token("ada")],
+  );
+  assert(position.seq === 1, `expected seq 1, got ${JSON.stringify(position)}`);
+  await page.close();
+  await open.close();
+});
+
+await check("a full storage: the publication is sent, and the loss of the queue's storage is an error event", async () => {
+  const page = await openTab("demo:full");
+  const { seq, errors } = await page.evaluate(async () => {
+    for (let size = 1 << 22; size > 0; size >>= 1) {
+      try {
+        localStorage.setItem(`fill-${size}`, "x".repeat(size));
+        localStorage.setItem(`more-${size}`, "x".repeat(size));
+      } catch {
+        // Full up to this size.
+      }
+    }
+    const found = [];
+    window.client.on("error", ({ code }) => found.push(code));
+    const position = await window.client.publish("demo:full", 1);
+    localStorage.clear();
+    return { seq: position.seq, errors: found };
+  });
+  assert(seq === 1 && errors.join() === "resource_exhausted", `expected seq 1 and one error, got ${seq} and ${errors.join()}`);
+  await page.close();
 });
 
 await check("a proxy that swallows frames: an event stream serves, and a WebSocket later", async () => {

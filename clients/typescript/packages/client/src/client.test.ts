@@ -277,4 +277,16 @@ describe("messages", () => {
     ]);
     expect(client.state.status).toBe("connected");
   });
+
+  it("that are JSON of another form are reported or ignored, and the connection stays", async () => {
+    const errors: string[] = [];
+    client.on("error", ({ code }) => errors.push(code));
+    await goLive();
+    for (const frame of ["null", "5", '"text"', "[]", "{}", '{"type":"welcome"}', '{"type":"subscribed"}', '{"type":"error","data":null}', '{"type":"price_batch","data":{}}', '{"type":"pong","data":null}']) {
+      fake.socket.receiveRaw(frame);
+    }
+    expect(new Set(errors)).toEqual(new Set(["invalid_argument"]));
+    expect(client.state.status).toBe("connected");
+    await expect(Promise.race([client.ready(), Promise.resolve("pending")])).resolves.toMatchObject({ connectionId: "c1" });
+  });
 });

@@ -175,7 +175,7 @@ export class WebSocketClient {
     const queue =
       options.queue === false
         ? undefined
-        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, (request, done) => {
+        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, report, (request, done) => {
             start("publish", request, (error, position) => {
               // A lost link is the queue's own matter: it sends again.
               if (!error || isOpen()) {
@@ -243,23 +243,22 @@ export class WebSocketClient {
       }
     };
     /** Fetches a token, and calls `use` unless another connection was opened meanwhile. */
-    const withToken = (use: (token: string | undefined) => void): void => {
+    const withToken = (use: (token: string | undefined) => unknown, isRenewal = false): void => {
       const mine = generation;
       let hasToken = false;
       fetchToken(options)
         .then((token) => {
           hasToken = true;
-          if (mine === generation) {
-            use(token);
-          }
+          return mine === generation && use(token);
         })
         .catch((error: unknown) => {
-          if (!hasToken) {
-            report("unauthenticated", `getToken failed: ${reasonOf(error)}`, error);
+          const reason = reasonOf(error);
+          if (isRenewal || !hasToken) {
+            report("unauthenticated", `${isRenewal ? "the token could not be renewed" : "getToken failed"}: ${reason}`, error);
           }
-          if (mine === generation) {
+          if (!isRenewal && mine === generation) {
             // A socket that can not be constructed is final: a bad token, or `ws:` in a page of `https:`.
-            onEnd({ code: ABNORMAL_CLOSE, reason: reasonOf(error) }, hasToken);
+            onEnd({ code: ABNORMAL_CLOSE, reason }, hasToken);
           }
         });
     };
@@ -322,8 +321,13 @@ export class WebSocketClient {
     const onWake = (): void => {
       if (isOpen()) {
         link?.probe();
-      } else if (self.state.status === "reconnecting" && !reconnection.isBarred()) {
-        open();
+      } else if (self.state.status === "reconnecting") {
+        const delayMs = reconnection.hurry();
+        if (delayMs > 0) {
+          setState({ ...self.state, retryAt: clock.wallTime() + delayMs });
+        } else {
+          open();
+        }
       }
     };
     const reconnection = new ReconnectionManager(
@@ -362,8 +366,8 @@ export class WebSocketClient {
         onHeartbeat(data.heartbeatMs);
       } else if (type === "reconnect") {
         reconnection.onReconnect(data.afterMs);
-      } else if (type === "token_expiring") {
-        renewToken();
+      } else if (type === "token_expiring" && options.getToken) {
+        withToken((token) => token && request("auth", { token }), true);
       } else if (type === "status") {
         emit("status", data);
       }
@@ -411,17 +415,6 @@ export class WebSocketClient {
       link?.setHeartbeat(heartbeatMs);
       if (self.state.status === "connected" && self.state.heartbeatMs !== heartbeatMs) {
         setState({ ...self.state, heartbeatMs });
-      }
-    };
-    const renewToken = (): void => {
-      const mine = generation;
-      if (options.getToken) {
-        fetchToken(options)
-          // A token that comes after its connection was replaced is dropped.
-          .then((token) => (token && mine === generation ? request("auth", { token }) : undefined))
-          .catch((error: unknown) => {
-            report("unauthenticated", `the token could not be renewed: ${reasonOf(error)}`, error);
-          });
       }
     };
 
@@ -491,7 +484,7 @@ export class WebSocketClient {
           if (queue && isQueued) {
             queue.add(channel, data, idempotencyKey, done);
           } else {
-            start("publish", { channel, data, ...(idempotencyKey && { idempotencyKey }) }, done);
+            start("publish", { channel, data, idempotencyKey }, done);
           }
         }),
       send: (message) => link?.send(JSON.stringify(message)) ?? false,

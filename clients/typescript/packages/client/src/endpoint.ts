@@ -40,7 +40,7 @@ export async function diagnose(fetch: Fetch, { href, pathname }: URL): Promise<s
   } catch {
     const other = url.startsWith("https") ? "http" : "https";
     return fetch(url.replace(/^https?/, other), { mode: "no-cors" }).then(
-      () => (other === "http" ? "the server speaks plain text, not TLS: use ws:, not wss:" : "the server speaks TLS: use wss:, not ws:"),
+      () => (other === "http" ? "the server speaks plain text: use ws:, not wss:" : "the server speaks TLS: use wss:, not ws:"),
       () => undefined,
     );
   }

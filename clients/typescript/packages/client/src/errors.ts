@@ -4,9 +4,9 @@ import type { ErrorCode, ErrorData } from "./types/common.ts";
 /** Why a request failed: the server's `error`, or the client's own reason under the same codes. */
 export class TidewireError extends Error {
   /** The kind of failure: a gRPC status code by name. */
-  readonly code: ErrorCode;
+  declare readonly code: ErrorCode;
   /** The delay before another try, in milliseconds, if the server names one. */
-  readonly retryAfterMs: number | undefined;
+  declare readonly retryAfterMs: number | undefined;
 
   constructor(error: ErrorData) {
     super(error.message);

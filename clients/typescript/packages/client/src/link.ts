@@ -86,7 +86,7 @@ export function openLink(
       lastFrameAt = -1;
       setTimer(PONG_TIMEOUT_MS, () => {
         if (lastFrameAt < 0) {
-          giveUp("the connection is dead: no frame came after a ping");
+          giveUp("no frame came after a ping");
         } else {
           watch();
         }
@@ -118,14 +118,14 @@ export function openLink(
       let message: ServerMessage;
       try {
         message = parse(frame as string);
+        if (message.type === "welcome") {
+          ({ heartbeatMs } = message.data);
+          phase = "open";
+          watch();
+        }
       } catch (error) {
         onInvalid(reasonOf(error));
         return;
-      }
-      if (message.type === "welcome") {
-        phase = "open";
-        heartbeatMs = message.data.heartbeatMs;
-        watch();
       }
       onMessage(message);
     },

@@ -6,9 +6,9 @@
  */
 import type { QueueOptions, QueueStorage } from "./api.ts";
 import type { Environment } from "./environment.ts";
-import { failure, type TidewireError } from "./errors.ts";
+import { failure, reasonOf, type TidewireError } from "./errors.ts";
 import type { Done } from "./requests.ts";
-import type { Json } from "./types/common.ts";
+import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, PublishRequest } from "./types/session.ts";
 
 const MAX_ENTRIES = 100;
@@ -47,13 +47,15 @@ export interface PublishQueue {
 }
 
 /**
- * Opens the queue of a client. `url` tells the queues of several servers apart. `send` sends
- * a publication now, and calls back unless the link is lost.
+ * Opens the queue of a client. `url` tells the queues of several servers apart. `report`
+ * gets what no promise of this page tells: a stored publication that is damaged or refused, a
+ * storage that fails. `send` sends a publication now, and calls back unless the link is lost.
  */
 export function openQueue(
   { clock, random }: Environment,
   url: string,
   options: QueueOptions | undefined,
+  report: (code: ErrorCode, message: string, cause?: unknown) => void,
   send: (request: PublishRequest, done: Done<ActiveSubscription>) => void,
 ): PublishQueue {
   const storage = options?.storage ?? findStorage();
@@ -64,22 +66,67 @@ export function openQueue(
   let isOpen = false;
   let link = 0;
   let lastAt = 0;
+  let hasStorageFailed = false;
 
-  const keyOf = (user: string | undefined, { idempotencyKey }: Partial<PublishRequest>): string => `tidewire|${url}|${user ?? ""}|${idempotencyKey ?? ""}`;
+  /** Uses the storage, which the browser may refuse, and which may be full: then publications wait in memory alone. */
+  const withStorage = (use: (storage: QueueStorage) => void): void => {
+    try {
+      if (storage) {
+        use(storage);
+      }
+    } catch (cause) {
+      if (!hasStorageFailed) {
+        hasStorageFailed = true;
+        report("resource_exhausted", `the queue can not be stored, and ends with the page: ${reasonOf(cause)}`, cause);
+      }
+    }
+  };
+  /** Encoded: the prefix of one user is that of no other. What is stored has no version: another form has another first word. */
+  const keyOf = (user = "", { idempotencyKey = "" }: Partial<PublishRequest>): string => `tidewire|${encodeURIComponent(url)}|${encodeURIComponent(user)}|${idempotencyKey}`;
   const save = (entry: Entry): void => {
     const { request, at, sentAt } = entry;
-    if (entry.owner !== undefined) {
-      try {
-        storage?.setItem(keyOf(entry.owner, request), JSON.stringify({ request, at, sentAt }));
-      } catch {
-        // The storage is full: the publication waits in memory alone.
-      }
+    const { owner } = entry;
+    if (owner !== undefined) {
+      withStorage((storage) => {
+        storage.setItem(keyOf(owner, request), JSON.stringify({ request, at, sentAt }));
+      });
     }
   };
   const finish = (entry: Entry, error: TidewireError | undefined, position?: ActiveSubscription): void => {
     entries = entries.filter((other) => other !== entry);
-    storage?.removeItem(keyOf(entry.owner, entry.request));
+    withStorage((storage) => {
+      storage.removeItem(keyOf(entry.owner, entry.request));
+    });
     entry.done?.(error, position);
+  };
+  /** Takes over what was stored before a reload, or by a tab that is gone. */
+  const load = (storage: QueueStorage, user: string): void => {
+    for (let index = storage.length; index--; ) {
+      const key = storage.key(index) ?? "";
+      const text = storage.getItem(key);
+      if (text !== null && key.startsWith(keyOf(user, {})) && !entries.some(({ request }) => keyOf(user, request) === key)) {
+        try {
+          const stored = JSON.parse(text) as Stored;
+          const { channel } = stored.request;
+          if (keyOf(user, stored.request) !== key || !(stored.at > 0)) {
+            throw new TypeError("it has another form");
+          }
+          entries.push({
+            ...stored,
+            owner: user,
+            done: (error) => {
+              // The promise of the call went with its page.
+              if (error) {
+                report(error.code, `a stored publication on ${channel} failed: ${error.message}`);
+              }
+            },
+          });
+        } catch (cause) {
+          storage.removeItem(key);
+          report("data_loss", `a stored publication is damaged: ${text}`, cause);
+        }
+      }
+    }
   };
   const pump = (): void => {
     for (const entry of isOpen ? entries : []) {
@@ -127,12 +174,9 @@ export function openQueue(
         }
         return isOwn;
       });
-      for (let index = storage?.length ?? 0; index--; ) {
-        const key = storage?.key(index) ?? "";
-        if (key.startsWith(keyOf(user, {})) && !entries.some(({ request }) => keyOf(user, request) === key)) {
-          entries.push({ ...(JSON.parse(storage?.getItem(key) ?? "") as Stored), owner });
-        }
-      }
+      withStorage((storage) => {
+        load(storage, user);
+      });
       entries.sort((a, b) => a.at - b.at);
       pump();
     },

@@ -42,8 +42,8 @@ export class ReconnectionManager {
   declare readonly onReconnect: (afterMs: number) => void;
   /** The server refuses connections for this time in milliseconds. */
   declare readonly bar: (forMs: number) => void;
-  /** Whether the server asked to stay away for now. */
-  declare readonly isBarred: () => boolean;
+  /** Plans the next attempt for the earliest time that the server allows. Returns its delay in milliseconds, below 0 for none. */
+  declare readonly hurry: () => number;
   /** Listens to the page from now on. */
   declare readonly start: () => void;
   /** Forgets the page, the timer and the attempts: what the application asked for outranks events. */
@@ -66,6 +66,8 @@ export class ReconnectionManager {
     let connectedAt: number | undefined;
     /** The earliest time of the next connection that the server allows, by the clock. */
     let notBefore = 0;
+    /** The earliest time of it while the page is hidden. */
+    let notBeforeHidden = 0;
     let timer: Timer | undefined;
     let removeListener: (() => void) | undefined;
     let rttMs: number | undefined;
@@ -81,10 +83,10 @@ export class ReconnectionManager {
     this.cancel = () => {
       timer?.cancel();
     };
-    this.isBarred = () => notBefore > clock.now();
     this.bar = (forMs) => {
       notBefore = clock.now() + forMs;
     };
+    this.hurry = () => wait(notBefore - clock.now());
     this.start = () => {
       this.isVisible = page.isVisible();
       removeListener ??= page.onChange((event) => {
@@ -104,11 +106,11 @@ export class ReconnectionManager {
       removeListener?.();
       removeListener = undefined;
       this.cancel();
-      this.attempt = notBefore = 0;
+      this.attempt = notBefore = notBeforeHidden = 0;
     };
     this.onConnected = () => {
       connectedAt = clock.now();
-      notBefore = jitterMs = 0;
+      notBefore = notBeforeHidden = jitterMs = 0;
       rttMs = undefined;
       losses = [];
     };
@@ -119,13 +121,15 @@ export class ReconnectionManager {
       connectedAt = undefined;
       const first = code === 4004 || code === 1013 ? OVERLOAD_DELAY_MS : FIRST_DELAY_MS;
       const longest = Math.min(this.isVisible ? VISIBLE_DELAY_MS : HIDDEN_DELAY_MS, first * 2 ** this.attempt++);
-      return wait(this.isBarred() ? notBefore - clock.now() : Math.round(longest * random()));
+      const barMs = (this.isVisible ? notBefore : Math.max(notBefore, notBeforeHidden)) - clock.now();
+      return wait(barMs > 0 ? barMs : Math.round(longest * random()));
     };
     this.onReconnect = (afterMs) => {
-      const delayMs = afterMs + (this.isVisible ? 0 : HIDDEN_DELAY_MS * random());
+      const spreadMs = this.isVisible ? 0 : HIDDEN_DELAY_MS * random();
       this.attempt = 0;
-      this.bar(delayMs);
-      wait(delayMs);
+      this.bar(afterMs);
+      notBeforeHidden = notBefore + spreadMs;
+      wait(afterMs + spreadMs);
     };
     this.onPing = (ms) => {
       losses = [...losses, ms === undefined ? 1 : 0].slice(-LOSS_PINGS);

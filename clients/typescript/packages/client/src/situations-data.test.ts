@@ -1,6 +1,6 @@
 /** Situations that users of other clients reported. Each test has the name of its situation. */
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import type { ClientOptions } from "./api.ts";
+import type { ClientError, ClientOptions } from "./api.ts";
 import type { WebSocketClient } from "./client.ts";
 import { StateSync } from "./state-sync.ts";
 import { FakeServer } from "./testing/server.ts";
@@ -96,6 +96,71 @@ describe("the queue", () => {
     await connect(again);
     await server.settle();
     expect(published()).toEqual(["of bob", "of alice"]);
+  });
+
+  it("a damaged entry of the storage is left out, removed and reported, and the rest is sent", async () => {
+    await connect();
+    server.blackHole();
+    void client.publish("demo:a", "held");
+    const [key = ""] = Array.from({ length: memory.length }, (_, index) => memory.key(index) ?? "");
+    const good = JSON.parse(memory.getItem(key) ?? "") as { readonly request: object };
+    const prefix = key.slice(0, key.lastIndexOf("|") + 1);
+    const damaged = ["{", "", "null", "[]", '"text"', "{}", '{"request":null,"at":1}', JSON.stringify({ ...good, at: "soon" }), JSON.stringify(good)];
+    for (const [index, text] of damaged.entries()) {
+      memory.setItem(`${prefix}damaged-${index}`, text);
+    }
+    memory.setItem("of another library", "{");
+    const again = open();
+    const errors: ClientError[] = [];
+    again.on("error", (error) => errors.push(error));
+    await connect(again);
+    await server.settle();
+    expect(published()).toEqual(["held"]);
+    expect(errors.map(({ code, message }) => `${code}: ${message}`).sort()).toEqual(damaged.map((text) => `data_loss: a stored publication is damaged: ${text}`).sort());
+    expect(memory.length).toBe(1);
+  });
+
+  it("a stored publication that is refused after a reload is reported: its promise went with the page", async () => {
+    client = open({ queue: { storage: memory, user: "" } });
+    void client.publish("secret:x", 1);
+    server.refuse("secret:x", { code: "permission_denied", message: "not yours" });
+    const again = open();
+    const errors: ClientError[] = [];
+    again.on("error", (error) => errors.push(error));
+    await connect(again);
+    await server.settle();
+    expect(errors).toMatchObject([{ code: "permission_denied", message: "a stored publication on secret:x failed: not yours" }]);
+    expect(memory.length).toBe(0);
+  });
+
+  it.each(["length", "key", "getItem", "setItem", "removeItem"] as const)("a storage whose `%s` fails: it is reported once, and the publications are sent", async (name) => {
+    const broken = new Proxy(memory, {
+      get(target, property) {
+        if (property === name) {
+          throw new DOMException("the quota is exceeded", "QuotaExceededError");
+        }
+        return Reflect.get(target, property) as unknown;
+      },
+    });
+    memory.setItem("of another library", "x");
+    client = open({ queue: { storage: broken, user: "" } });
+    const errors: ClientError[] = [];
+    client.on("error", (error) => errors.push(error));
+    const first = client.publish("demo:a", 1);
+    await connect();
+    await expect(first).resolves.toMatchObject({ seq: 1 });
+    await expect(client.publish("demo:a", 2)).resolves.toMatchObject({ seq: 2 });
+    expect(errors).toMatchObject([{ code: "resource_exhausted", message: "the queue can not be stored, and ends with the page: the quota is exceeded" }]);
+  });
+
+  it("a user whose name begins with another's and a bar: neither gets what the other has stored", async () => {
+    const held = open({ queue: { storage: memory, user: "ada|x" } });
+    void held.publish("demo:a", "of ada|x");
+    server.user = "ada";
+    await connect();
+    await server.settle();
+    expect(published()).toEqual([]);
+    expect(memory.length).toBe(1);
   });
 
   it("is bounded, and names its bound", async () => {

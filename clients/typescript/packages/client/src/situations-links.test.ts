@@ -126,6 +126,22 @@ describe("event streams", () => {
     await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "permission_denied" });
     streams.answer = () => Promise.resolve(new Response("<html>", { status: 502 }));
     await expect(client.request("alerts", {})).rejects.toMatchObject({ message: "HTTP status 502" });
+    streams.answer = () => Promise.resolve(new Response("null", { status: 503 }));
+    await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable", message: "HTTP status 503" });
+  });
+
+  it("an event that is no message is reported, and the stream goes on", async () => {
+    const errors: string[] = [];
+    client.on("error", ({ message }) => errors.push(message));
+    await fallBack();
+    const types: string[] = [];
+    client.on("message", ({ type }) => types.push(type));
+    streams.stream.receiveRaw("{");
+    streams.stream.receiveRaw("null");
+    streams.stream.receive({ type: "status", data: { state: "ok" } });
+    await until(() => types.includes("status"));
+    expect(errors).toMatchObject([expect.stringContaining("a frame is no message"), expect.stringContaining("a frame is no message")]);
+    expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
   });
 
   it("pushes that overtake the reply to subscribe are kept for it", async () => {
@@ -170,7 +186,7 @@ describe("wrong addresses", () => {
   });
 
   it.each([
-    ["wss://test/v1/ws", (url: string) => url.startsWith("http:"), "the server speaks plain text, not TLS: use ws:, not wss:"],
+    ["wss://test/v1/ws", (url: string) => url.startsWith("http:"), "the server speaks plain text: use ws:, not wss:"],
     ["ws://test/v1/ws", (url: string) => url.startsWith("https:"), "the server speaks TLS: use wss:, not ws:"],
     ["ws://test/v1/wss", () => true, "nothing is at /v1/wss on the server, expected /v1/ws"],
   ])("%s says what is wrong after the first failures", async (url, answers, text) => {

@@ -357,6 +357,33 @@ describe("the page and the network", () => {
     expect(await returned(15_000)).toHaveLength(220);
   });
 
+  it("a hidden tab that waits for its place after a drain is shown: it comes back as soon as the server allows", async () => {
+    const fake = new FakeEnvironment();
+    client = new WebSocketClient("ws://test", { environment: fake.environment });
+    client.connect();
+    await settle();
+    fake.socket.welcome();
+    fake.show(false);
+    fake.socket.receive({ type: "reconnect", data: { reason: "draining", afterMs: 2_000 } });
+    fake.socket.end(4003);
+    await fake.clock.advance(500);
+    fake.show(true);
+    expect(client.state).toMatchObject({ status: "reconnecting", retryAt: fake.clock.wallTime() + 1_500 });
+    await fake.clock.advance(1_499);
+    expect(fake.sockets).toHaveLength(1);
+    await fake.clock.advance(1);
+    expect(fake.sockets).toHaveLength(2);
+    fake.socket.welcome();
+    fake.show(false);
+    fake.socket.receive({ type: "reconnect", data: { reason: "draining", afterMs: 0 } });
+    fake.socket.end(4003);
+    await fake.clock.advance(500);
+    expect(fake.sockets).toHaveLength(2);
+    fake.show(true);
+    await settle();
+    expect(fake.sockets).toHaveLength(3);
+  });
+
   it("React Native: a close without a code is as 1006, and a socket that opens after close() is closed", async () => {
     const fake = new FakeEnvironment();
     client = new WebSocketClient("ws://test", { environment: fake.environment });

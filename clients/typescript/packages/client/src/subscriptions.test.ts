@@ -150,6 +150,35 @@ describe("channels", () => {
     expect(fake.socket.sent.map(({ type }) => type).slice(0, 2)).toEqual(["subscribe", "publish"]);
   });
 
+  it("tell a later handler of a confirmed channel so, with the position that was reached, and one of an unconfirmed channel when it is", async () => {
+    const results: SubscriptionResult[] = [];
+    const later = (): (() => void) => client.subscribe("demo:a", () => undefined, { onSubscribed: (result) => results.push(result) });
+    await goLive();
+    const stop = client.subscribe("demo:a", () => undefined);
+    await settle();
+    later();
+    await settle();
+    expect(results).toEqual([]);
+    subscribed("demo:a", "e", 3, false, { class: "history" });
+    message("demo:a", 4);
+    expect(results.splice(0)).toMatchObject([{ channel: "demo:a", epoch: "e", seq: 3 }]);
+    // A page that is left and opened again at once: the channel is still subscribed to.
+    client.unsubscribe("demo:a");
+    stop();
+    later();
+    await settle();
+    expect(results.splice(0)).toEqual([{ channel: "demo:a", epoch: "e", seq: 4, recovered: false, class: "history" }]);
+    expect(fake.socket.sentOf("subscribe")).toHaveLength(1);
+    fake.socket.end(1006);
+    later();
+    await settle();
+    expect(results).toEqual([]);
+    await fake.clock.advance(250);
+    fake.socket.welcome();
+    subscribed("demo:a", "e", 4, true, { class: "history" });
+    expect(results).toHaveLength(2);
+  });
+
   it("split a batch of prices, and give a later handler the newest value", async () => {
     const received = subscribe("prices:BTC-USD");
     await goLive();

@@ -34,7 +34,10 @@ export interface SubscribeOptions {
   readonly minIntervalMs?: number;
   /** Called when the server refuses the channel. The next connection requests it again. */
   readonly onError?: (error: TidewireError) => void;
-  /** Called each time the server confirms the subscription, before any message that follows: on every connection. */
+  /**
+   * Called each time the server confirms the subscription, before any message that follows: on every
+   * connection. A later handler of a confirmed channel is called with the position that was reached.
+   */
   readonly onSubscribed?: (result: SubscriptionResult) => void;
 }
 
@@ -72,6 +75,8 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
   let isBatched: boolean | undefined;
   /** Why the server refused the channel. */
   let refusal: TidewireError | undefined;
+  /** The server's confirmation, on this connection. */
+  let confirmed: SubscriptionResult | undefined;
   /** On a latest channel: the value for handlers that are added later. */
   let latest: ChannelMessage | undefined;
   let isDelivering = false;
@@ -96,6 +101,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
 
   const refuse = (error: TidewireError, only?: Subscriber): void => {
     waiting = false;
+    confirmed = undefined;
     refusal = error;
     for (const { onError } of only ? [only] : [...subscribers]) {
       if (onError) {
@@ -128,8 +134,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
         position &&= { epoch: position.epoch, seq: Math.max(seq, position.seq) };
       }
     }
-    const isReplay = seq && seq <= top;
-    deliver({ ...message, channel: canonical, ...(isReplay && { replayed: true }) });
+    deliver({ ...message, channel: canonical, ...(seq && seq <= top && { replayed: true }) });
   };
 
   return {
@@ -159,7 +164,12 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
         if (subscribers.has(subscriber)) {
           if (error) {
             refuse(error, subscriber);
-          } else if (value) {
+            return;
+          }
+          if (!isNew && confirmed && subscriber.onSubscribed) {
+            call(subscriber.onSubscribed, { ...confirmed, ...position, recovered: false });
+          }
+          if (value) {
             call(subscriber.handler, latest ?? value);
           }
         }
@@ -172,7 +182,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       // A latest channel has no replay: it sends its newest value.
       const from = isLatest ? undefined : position;
       waiting = isWebSocket ? !!from : [];
-      return from || minIntervalMs ? { channel: name, ...(from && { since: from }), ...(minIntervalMs && { minIntervalMs }) } : name;
+      return from || minIntervalMs ? { channel: name, since: from, minIntervalMs } : name;
     },
 
     /** Applies the channel's entry in a `subscribed`: a reply, or one that the server pushes, which another reply may follow. */
@@ -189,6 +199,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       const held = waiting;
       waiting = false;
       refusal = undefined;
+      confirmed = result;
       isLatest = result.class ? result.class === "latest" : isLatest;
       isBatched = result.batched ?? isBatched;
       top = seq;
@@ -224,6 +235,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
     /** Forgets a pending replay: the connection that it was requested on is lost. */
     onDisconnect(): void {
       waiting = false;
+      confirmed = undefined;
     },
 
     /** Returns its line of a new event stream's cursor, if the server subscribes the stream to it. Then a `subscribed` is to come. */

@@ -54,9 +54,13 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
     // A document with line breaks has a `data:` for each line.
     const text = event.replace(/^(?!data:).*\n?|^data:/gm, "");
     if (text) {
-      const { type, data } = JSON.parse(text) as ServerMessage;
-      if (type === "welcome") {
-        target = `${url}/${data.connectionId}?key=${data.postKey ?? ""}`;
+      try {
+        const { type, data } = JSON.parse(text) as ServerMessage;
+        if (type === "welcome") {
+          target = `${url}/${data.connectionId}?key=${data.postKey ?? ""}`;
+        }
+      } catch {
+        // No message: who parses the frame reports it.
       }
       onFrame(text);
     }
@@ -110,11 +114,12 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
   };
 };
 
-/** The error in the body of a response, or one that names its status. */
+/** The error in the body of a response, or one that names its status: a proxy may answer with anything. */
 function errorOf(body: string, status: number): ErrorData {
+  const error: ErrorData = { code: "unavailable", message: `HTTP status ${status}` };
   try {
-    return JSON.parse(body) as ErrorData;
+    return { ...error, ...(JSON.parse(body) as ErrorData) };
   } catch {
-    return { code: "unavailable", message: `HTTP status ${status}` };
+    return error;
   }
 }

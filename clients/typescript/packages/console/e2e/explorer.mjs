@@ -120,7 +120,7 @@ export async function checkExplorer(open, server) {
 
   await check("all panes pause at once, and the channels return with the page", async () => {
     await page.getByRole("button", { name: "Pause all" }).click();
-    assert((await page.locator('.pause[aria-pressed="true"]').count()) === 2, "a pane is not paused");
+    await until("two paused panes", async () => (await page.locator('.pause[aria-pressed="true"]').count()) === 2);
     await page.getByRole("button", { name: "Resume all" }).click();
     await page.getByRole("link", { name: "Overview", exact: true }).click();
     await page.locator("#explorer-note").waitFor({ state: "detached" });

@@ -1,9 +1,10 @@
 // Browser test of the pages Chains and Alerts, on the built-in sample with its chain and its user:
 // `node e2e/sample.mjs target/debug/tidewire`. It prints a line for each check.
 import { resolve } from "node:path";
+import { devices } from "playwright-core";
 import { checkAlerts } from "./alerts.mjs";
 import { checkChains } from "./chains.mjs";
-import { assert, check, failed, openBrowser } from "./harness.mjs";
+import { assert, check, failed, openBrowser, until } from "./harness.mjs";
 import { checkPage } from "./layout.mjs";
 import { startProxy } from "./proxy.mjs";
 import { startServer } from "./server.mjs";
@@ -65,6 +66,52 @@ await check("without a connection the pages say that they are old, and go on aft
   await page.close();
 });
 isCut = false;
+
+const phone = await openBrowser(devices["Pixel 7"]);
+await check("on a phone, taps go to each page, and what is followed is in sight", async () => {
+  const page = await phone.context.newPage();
+  await page.goto(`${server.url}/#/overview`);
+  for (const name of ["Prices", "Market", "Inbox", "Alerts", "Channels", "Connections", "Setup", "Chains"]) {
+    const tab = page.getByRole("navigation", { name: "Pages" }).getByRole("link", { name: new RegExp(`^${name}`) });
+    await tab.tap();
+    await page.getByRole("heading", { level: 1, name, exact: true }).waitFor();
+    await until(`the tab ${name} in sight`, () => tab.evaluate((element) => element.getBoundingClientRect().left >= 0 && element.getBoundingClientRect().right <= window.innerWidth));
+  }
+  await page.getByRole("button", { name: "Follow" }).tap();
+  await page.locator(".wallet-lines li").first().waitFor();
+  const isAbove = await page.evaluate(() => document.querySelector(".wallet-lines").getBoundingClientRect().top < document.querySelector("tr[data-block]").getBoundingClientRect().top);
+  assert(isAbove, "the wallet stands below the blocks");
+  const copy = page.getByRole("button", { name: "Copy the blocks as code" });
+  await copy.tap();
+  const menu = page.getByRole("menu");
+  const { x, width } = await menu.boundingBox();
+  assert(x >= 0 && x + width <= page.viewportSize().width, `the menu reaches from ${x} to ${x + width}`);
+  await page.getByRole("heading", { level: 1 }).tap();
+  await menu.waitFor({ state: "detached" });
+  await page.close();
+});
+await phone.close();
+
+await check("where the browser denies storage, the page works, and a user signs in until it is left", async () => {
+  const page = await browser.context.newPage();
+  page.on("pageerror", (error) => errors.push(String(error)));
+  await page.addInitScript(() => {
+    for (const name of ["localStorage", "sessionStorage"]) {
+      Object.defineProperty(window, name, {
+        get() {
+          throw new DOMException("denied", "SecurityError");
+        },
+      });
+    }
+  });
+  await page.goto(`${server.url}/#/inbox`);
+  await signIn(page);
+  await page.locator("#notifications > li").first().waitFor();
+  await page.getByRole("button", { name: /^Colours: / }).click();
+  await page.getByRole("button", { name: "Sign out", exact: true }).first().click();
+  await page.locator("main").getByLabel("Token", { exact: true }).waitFor();
+  await page.close();
+});
 
 await check("the pages log no error and no warning", () => assert(errors.length === 0, errors.join("\n")));
 

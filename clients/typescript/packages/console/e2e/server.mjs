@@ -7,11 +7,11 @@ import { join } from "node:path";
 import { startFront } from "./front.mjs";
 import { TIMEOUT_MS } from "./harness.mjs";
 
-/** Starts a server. `url` stays the same when it is started again. */
-export async function startServer(binary, { isSample = false } = {}) {
+/** Starts a server, with further variables of its environment. `url` stays the same when it is started again. */
+export async function startServer(binary, { isSample = false, variables = {} } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "tidewire-server-"));
   const own = Object.entries(process.env).filter(([name]) => !name.startsWith("TIDEWIRE_"));
-  const environment = (listen) => ({ ...Object.fromEntries(own), ...(!isSample && { TIDEWIRE_PRICES__SYMBOLS: "[]" }), TIDEWIRE_SERVER__LISTEN: listen });
+  const environment = (listen) => ({ ...Object.fromEntries(own), ...(!isSample && { TIDEWIRE_PRICES__SYMBOLS: "[]" }), TIDEWIRE_SERVER__LISTEN: listen, ...variables });
   const command = isSample ? ["replay", "--loop"] : ["serve"];
   let { child, address } = await run(binary, command, folder, environment("127.0.0.1:0"));
   // A built page in place of the server's: tests a change of the page without building the server.
@@ -31,6 +31,12 @@ export async function startServer(binary, { isSample = false } = {}) {
     },
     /** Kills the server. */
     stop,
+    /** Asks the server to end, as a deploy does: it stores its histories. */
+    async quit() {
+      const ended = new Promise((resolve) => child.once("close", resolve));
+      child.kill("SIGTERM");
+      await ended;
+    },
     /** Starts it again at the same address, with the same store. */
     async start() {
       ({ child } = await run(binary, command, folder, environment(address)));

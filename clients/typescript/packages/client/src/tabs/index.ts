@@ -49,7 +49,7 @@ type Note =
 
 /**
  * Creates a client whose tabs of one origin, URL and user share one socket.
- * Where the browser has no Web Locks or no BroadcastChannel, each tab has its own.
+ * Where the browser has no Web Locks or no BroadcastChannel, or denies them, each tab has its own.
  */
 export function createTabClient(url: string | URL, options: ClientOptions = {}, tabs: TabEnvironment = browserTabs()): WebSocketClient {
   const { locks, openChannel } = tabs;
@@ -57,7 +57,22 @@ export function createTabClient(url: string | URL, options: ClientOptions = {}, 
   if (!locks || !openChannel || !environment.webSocket) {
     return new WebSocketClient(url, options);
   }
-  const share = (socket: WebSocketConstructor, isStream: boolean): WebSocketConstructor => tabSocket(socket, isStream, environment, locks, openChannel);
+  let isDenied = false;
+  const share = (socket: WebSocketConstructor, isStream: boolean): WebSocketConstructor => {
+    const shared = tabSocket(socket, isStream, environment, locks, openChannel, () => {
+      isDenied = true;
+    });
+    // Not an arrow function: the client calls it with `new`.
+    return function openSocket(url: string, protocols: string[]) {
+      try {
+        return new (isDenied ? socket : shared)(url, protocols);
+      } catch {
+        // The channel is denied. What is wrong with the socket itself is thrown again.
+        isDenied = true;
+        return new socket(url, protocols);
+      }
+    } as unknown as WebSocketConstructor;
+  };
   const eventStream: OpenEventStream = (fetch, to, token, _cursor, onFrame, onEnd) =>
     openWebSocket(share(streamSocket(fetch), true), to, token, () => undefined, onFrame, onEnd);
   return new WebSocketClient(url, { ...options, environment: { ...options.environment, eventStream }, webSocket: share(environment.webSocket, false) });
@@ -120,19 +135,24 @@ function browserTabs(): TabEnvironment {
   return { locks: navigator?.locks, openChannel: Channel && ((name) => new Channel(name)) };
 }
 
-/** Returns a WebSocket class whose sockets share one real socket. */
+/**
+ * Returns a WebSocket class whose sockets share one real socket. `onDenied`: the browser has
+ * locks and lets this page have none, as one in a sandbox or without the right to store.
+ */
 function tabSocket(
   webSocket: WebSocketConstructor,
   isStream: boolean,
   { clock, random }: ReturnType<typeof environmentWith>,
   locks: LockManagerLike,
   openChannel: (name: string) => TabChannel,
+  onDenied: () => void,
 ): WebSocketConstructor {
   return class TabSocket extends Listening {
     constructor(url: string, protocols: string[]) {
       super();
       const tab = random().toString(36).slice(2) + random().toString(36).slice(2);
       const token = tokenOf(protocols);
+      // Tabs of another version share with each other: its notes have another first word.
       const name = `tidewire|${url}|${ownerOf(token) ?? token ?? ""}`;
       const channel = openChannel(name);
       const withdrawal = new AbortController();
@@ -200,8 +220,11 @@ function tabSocket(
             release = resolve;
           });
         };
-        locks.request(name, steal ? { steal } : { signal: withdrawal.signal }, () => (hasEnded ? Promise.resolve() : hold())).catch(() => {
+        locks.request(name, steal ? { steal } : { signal: withdrawal.signal }, () => (hasEnded ? Promise.resolve() : hold())).catch((error: unknown) => {
           // Withdrawn, or stolen: a thawed leader steps down.
+          if ((error as { readonly name?: string } | null)?.name !== "AbortError") {
+            onDenied();
+          }
           end(1012, "another tab leads");
         });
       };
@@ -213,11 +236,12 @@ function tabSocket(
         post({ from: tab, open: protocols });
       };
       channel.onmessage = ({ data }) => {
-        const note = data as Note;
-        if ("from" in note) {
-          lead?.onNote(note);
+        if (isNote(data)) {
+          if ("from" in data) {
+            lead?.onNote(data);
+          }
+          onNote(data);
         }
-        onNote(note);
       };
       this.send = (frame) => {
         post({ from: tab, frame });
@@ -229,4 +253,10 @@ function tabSocket(
       join();
     }
   };
+}
+
+/** Returns whether this is a note: other pages of the origin may say anything on the channel. */
+function isNote(data: unknown): data is Note {
+  const { from, to, leader, open = [], frame = "" } = (data ?? {}) as Readonly<Record<string, unknown>>;
+  return [from, to, leader].some((name) => typeof name === "string") && Array.isArray(open) && typeof frame === "string";
 }

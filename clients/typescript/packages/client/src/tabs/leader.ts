@@ -212,7 +212,14 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   };
 
   const onFrame = (text: string): void => {
-    const message = JSON.parse(text) as Frame & { readonly data: { channel?: string; afterMs?: number; subscriptions?: { channel: string }[] } | null };
+    const message = parse(text) as (Frame & { readonly data: { channel?: string; afterMs?: number; subscriptions?: { channel: string }[] } | null }) | undefined;
+    if (!message) {
+      // Each tab reports it.
+      for (const to of tabs.keys()) {
+        post({ to, frame: text });
+      }
+      return;
+    }
     const { type, id = "", data } = message;
     const onReply = requests.get(id);
     if (onReply) {
@@ -290,7 +297,10 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
           }
         }
       } else if (tabs.has(tab)) {
-        const frame = JSON.parse(note.frame) as Frame & { readonly data?: { channels?: string[]; state?: string } };
+        const frame = parse(note.frame) as (Frame & { readonly data?: { channels?: string[]; state?: string } }) | undefined;
+        if (!frame) {
+          return;
+        }
         const { type, id, data } = frame;
         if (type === "visibility") {
           const isActive = data?.state === "active";
@@ -300,7 +310,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
         } else if (type === "unsubscribe") {
           leave(tab, data?.channels ?? []);
           send(tab, { type: "unsubscribed", id, data });
-        } else if (type === "subscribe" && isStream) {
+        } else if (type === "subscribe" && isStream && Array.isArray(data?.channels)) {
           subscribeOnStream(frame, tab);
         } else {
           pass(frame, tab);
@@ -308,6 +318,15 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
       }
     },
   };
+}
+
+/** Parses a frame. Returns `undefined` for what is no message. */
+function parse(text: string): Frame | undefined {
+  try {
+    return Object(JSON.parse(text)) as Frame;
+  } catch {
+    return undefined;
+  }
 }
 
 function nameOf(one: Wanted): string {

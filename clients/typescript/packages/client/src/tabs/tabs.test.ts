@@ -305,6 +305,49 @@ describe("tabs", () => {
     expect(server.received.filter(({ type }) => type === "subscribe")).toHaveLength(2);
   });
 
+  const denied = (): never => {
+    throw new DOMException("denied", "SecurityError");
+  };
+  it.each([
+    ["locks", { locks: { request: () => Promise.resolve().then(denied) } }],
+    ["the channel", { openChannel: denied }],
+  ])("where the browser denies %s, have one socket each", async (_, part) => {
+    for (let tab = 0; tab < 2; tab += 1) {
+      const client = createTabClient("ws://test", { environment: server.environment }, { ...browser.open().environment, ...part });
+      client.connect();
+      await settle();
+      await server.advance(300);
+      await settle();
+      expect(client.state.status).toBe("connected");
+    }
+    expect(server.connections).toBe(2);
+  });
+
+  it("what others say on the channel, and frames that are no messages, harm no tab", async () => {
+    const errors: string[] = [];
+    const [first, second] = [await openTab(), await openTab()];
+    for (const { client } of [first, second]) {
+      client.on("error", ({ message }) => errors.push(message));
+    }
+    const other = browser.join(browser.open(), "tidewire|ws://test/v1/ws|");
+    const mine = { from: "other", open: ["tidewire.v1.json"] };
+    const notes = [null, 5, "from", [], {}, { from: 1 }, { from: "other", frame: 1 }, { from: "other", open: null }, mine, ...["{", "null", "5", "{}"].map((frame) => ({ from: "other", frame }))];
+    for (const note of notes) {
+      other.postMessage(note);
+    }
+    await settle();
+    expect(errors).toEqual([]);
+    for (const frame of ["{", "null", "5", "[]"]) {
+      server.fake.socket.receiveRaw(frame);
+    }
+    await settle();
+    expect(errors.filter((message) => message.startsWith("a frame is no message"))).toHaveLength(4);
+    server.publish("demo:a", 1);
+    await settle();
+    expect([first, second].map(seqs)).toEqual([[1], [1]]);
+    expect(server.connections).toBe(1);
+  });
+
   it("hidden tabs go to the background only when all of them are hidden", async () => {
     const [first, second] = [await openTab(), await openTab()];
     const states = (): unknown[] => server.received.flatMap(({ type, data }) => (type === "visibility" ? [data] : []));

@@ -20,9 +20,14 @@ export class FakeStream {
     this.response = new Response(body);
   }
 
-  /** Plays an event, in two chunks. */
+  /** Plays an event. */
   receive(message: ServerMessage): void {
-    const text = `event: ${message.type}\ndata: ${JSON.stringify(message)}\n\n`;
+    this.receiveRaw(JSON.stringify(message), message.type);
+  }
+
+  /** Plays an event with any data, in two chunks. */
+  receiveRaw(data: string, type = "message"): void {
+    const text = `event: ${type}\ndata: ${data}\n\n`;
     const bytes = new TextEncoder().encode(text);
     this.#controller?.enqueue(bytes.slice(0, 9));
     this.#controller?.enqueue(bytes.slice(9));

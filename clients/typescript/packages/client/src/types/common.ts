@@ -22,6 +22,7 @@ export type ErrorCode = Open<
   | "unimplemented"
   | "internal"
   | "unavailable"
+  | "data_loss"
   | "unauthenticated"
 >;
 

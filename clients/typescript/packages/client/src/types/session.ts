@@ -33,9 +33,9 @@ export interface Authenticated {
 export interface ChannelSubscription {
   readonly channel: string;
   /** Replay everything after this position. */
-  readonly since?: Position;
+  readonly since?: Position | undefined;
   /** On a latest channel: the shortest time between two messages, in milliseconds. */
-  readonly minIntervalMs?: number;
+  readonly minIntervalMs?: number | undefined;
 }
 
 /** Class of a channel: every publication counts on a `history`, only the newest on a `latest`. */
@@ -92,7 +92,7 @@ export interface PublishRequest {
   readonly channel: string;
   readonly data: Json;
   /** A repeated key returns the position of the first publication and publishes nothing. */
-  readonly idempotencyKey?: string;
+  readonly idempotencyKey?: string | undefined;
 }
 
 /** Whether the page is visible to the user. */

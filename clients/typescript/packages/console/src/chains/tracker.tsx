@@ -119,7 +119,8 @@ function Tracked({ chain, hash }: { readonly chain: number; readonly hash: strin
 export function WalletCard({ chain, value, onValue, isSample }: TrackerProps & { readonly isSample: boolean }): ReactElement {
   return (
     <Card title="Wallet" hint={<OldMark />} {...(value !== undefined && { copy: { what: "this wallet", subject: () => ({ kind: "channels", channels: [`wallet:${value}`] }) } })}>
-      <Paste key={value} label="Address" button="Follow" initial={value ?? (isSample ? SAMPLE_WALLET : "")} read={pastedAddress} onHash={onValue} />
+      {/* The first block says whether it is the sample: then the field begins anew. */}
+      <Paste key={value ?? String(isSample)} label="Address" button="Follow" initial={value ?? (isSample ? SAMPLE_WALLET : "")} read={pastedAddress} onHash={onValue} />
       {value === undefined ? <Empty title="Paste an address">{isSample ? "The sample's wallet is filled in. " : ""}Its transactions, balances, approvals and NFTs follow live, on all chains.</Empty> : <Feed key={value} chain={chain} address={value} />}
     </Card>
   );
@@ -144,10 +145,12 @@ function Feed({ chain, address }: { readonly chain: number; readonly address: st
           <b>{what}</b> <span className={state === "" && tone === "up" ? "up" : ""}>{amount}</span>
           {state !== "" && <Chip tone={tone}>{state}</Chip>}
           {removed && <Chip tone="warn" title="A reorg took it back">taken back</Chip>}
-          {suspicious !== undefined && <Chip tone="bad" title={suspicious}>suspicious: {suspicious}</Chip>}
+          {suspicious !== undefined && <Chip tone="bad" ages={false} title={suspicious}>suspicious: {suspicious}</Chip>}
           <span className="soft">{detail}{ofChain === chain ? "" : ` · chain ${ofChain}`}</span>
-          {hash !== undefined && <a className="mono" href={href("chains", String(ofChain), "tx", hash)} title="Track the transaction">{short(hash)}</a>}
-          <time className="soft" dateTime={new Date(timestamp).toISOString()}>{age(now - timestamp)} ago</time>
+          <span className="when">
+            {hash !== undefined && <a className="mono" href={href("chains", String(ofChain), "tx", hash)} title="Track the transaction">{short(hash)}</a>}{" "}
+            <time className="soft" dateTime={new Date(timestamp).toISOString()}>{age(now - timestamp)} ago</time>
+          </span>
         </li>
       ))}
     </ul>

@@ -41,7 +41,7 @@ function Undone({ undone }: { readonly undone: readonly TreeBlock[] }): ReactEle
   const [first, ...others] = undone;
   return first ? (
     <span className="undone-text">
-      <Chip tone="warn" title={`${first.block.hash}, replaced by block ${first.undoneBy?.hash ?? ""}`}>undone</Chip>{" "}
+      <Chip tone="warn" ages={false} title={`${first.block.hash}, replaced by block ${first.undoneBy?.hash ?? ""}`}>undone</Chip>{" "}
       <s className="mono from-m" title={first.block.hash}>{short(first.block.hash)}</s>
       {others.length > 0 && ` and ${others.length} more`}
     </span>
@@ -76,7 +76,7 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
                 <th scope="row" className="left">{row.number.toLocaleString("en-US")}</th>
                 <td className="left mono from-s" title={main?.hash}>{main ? short(main.hash) : "—"}</td>
                 <td className="left reorg">
-                  {depth > 0 && <span className="from-s"><Chip tone="accent" title="This block's branch replaced others">replaced {depth}</Chip></span>} <Undone undone={undone} />
+                  {depth > 0 && <span className="from-s"><Chip tone="accent" ages={false} title="This block's branch replaced others">replaced {depth}</Chip></span>} <Undone undone={undone} />
                 </td>
                 <td className="from-s">{main?.transactions ?? "—"}</td>
                 <td className="from-m">{gwei(main?.baseFeePerGas)}</td>

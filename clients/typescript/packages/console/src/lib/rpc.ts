@@ -65,5 +65,8 @@ async function send<Reply>(name: string, text: string, token: string | undefined
     const { code = "internal", message = "the server gave no reason" } = (reply ?? {}) as { readonly code?: string; readonly message?: string };
     throw new TidewireError({ code, message });
   }
+  if (Object(reply) !== reply && !asText) {
+    throw new TidewireError({ code: "internal", message: `the reply to ${name} is no JSON object` });
+  }
   return reply as Reply;
 }

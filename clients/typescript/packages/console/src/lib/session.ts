@@ -5,8 +5,9 @@
  * than a user may. A user who signs in gets a second connection, for the inbox and the alerts.
  * Where the server wants a token for everything, the user's connection serves all pages.
  */
-import { WebSocketClient } from "@tidewire/client";
+import { type ClientError, WebSocketClient } from "@tidewire/client";
 import { base } from "./base.ts";
+import { readStored, writeStored } from "./storage.ts";
 import { createStore, useStore } from "./store.ts";
 import { parseFrame } from "./wire.ts";
 
@@ -62,6 +63,13 @@ function followClient(client: WebSocketClient): void {
   });
 }
 
+/** Logs what a part of the page threw. What a server refuses is shown where it was asked for. */
+export function logFault({ message, cause }: ClientError): void {
+  if (cause !== undefined) {
+    console.error(message, cause);
+  }
+}
+
 /** Opens the connections. Called once, when the page starts. */
 export function startSession(): void {
   followClient(openClient);
@@ -71,7 +79,7 @@ export function startSession(): void {
     }
   });
   openClient.connect();
-  const token = sessionStorage.getItem(TOKEN_KEY);
+  const token = readStored("sessionStorage", TOKEN_KEY);
   if (token !== null) {
     signIn(token);
   }
@@ -94,12 +102,13 @@ export function signIn(text: string): string {
     change({ note });
     return note;
   }
-  sessionStorage.setItem(TOKEN_KEY, token);
+  writeStored("sessionStorage", TOKEN_KEY, token);
   const userClient = new WebSocketClient(socketUrl, { token, parse: parseFrame });
   followClient(userClient);
   let lastError = "";
-  userClient.on("error", ({ message }) => {
-    lastError = message;
+  userClient.on("error", (error) => {
+    lastError = error.message;
+    logFault(error);
   });
   userClient.on("state", (state) => {
     if (session.get().userClient !== userClient) {
@@ -123,7 +132,7 @@ function ownerOf(subscriptions: readonly { readonly channel: string }[]): string
 
 /** Signs the user out. `note` says why. */
 export function signOut(note = ""): void {
-  sessionStorage.removeItem(TOKEN_KEY);
+  writeStored("sessionStorage", TOKEN_KEY, null);
   const { userClient } = session.get();
   change({ userClient: undefined, token: undefined, user: undefined, note });
   userClient?.disconnect();

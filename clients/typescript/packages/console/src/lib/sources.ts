@@ -18,7 +18,13 @@ export function isSample({ sources }: SourceList): boolean {
 
 /** How much data there is, in words: `4 of 7 venues`. */
 export function dataText(list: SourceList): string {
-  return isSample(list) ? "sample data" : `${String(list.sources.filter(isLive).length)} of ${count(list.sources.length, "venue")}`;
+  const used = list.sources.filter(isUsed);
+  return isSample(list) ? "sample data" : used.length === 0 ? "no symbols" : `${String(used.filter(isLive).length)} of ${count(used.length, "venue")}`;
+}
+
+/** Whether a venue has a symbol to deliver. Without one it never connects. */
+export function isUsed({ symbols }: PriceSource): boolean {
+  return symbols.length > 0;
 }
 
 /** Whether a venue delivers data. */

@@ -1,4 +1,5 @@
 /** Theme: dark or light as the system is, or as the user chose. */
+import { readStored, writeStored } from "./storage.ts";
 import { createStore, useStore } from "./store.ts";
 
 const THEME_KEY = "tidewire.theme";
@@ -9,18 +10,9 @@ const THEMES = ["auto", "light", "dark"] as const;
 /** A theme. */
 export type Theme = (typeof THEMES)[number];
 
-const theme = createStore<Theme>(THEMES.find((name) => name === readTheme()) ?? "auto");
+const theme = createStore<Theme>(THEMES.find((name) => name === readStored("localStorage", THEME_KEY)) ?? "auto");
 /** Counts changes of the colours, so that charts are drawn again. */
 const changes = createStore(0);
-
-function readTheme(): string | null {
-  try {
-    return localStorage.getItem(THEME_KEY);
-  } catch {
-    // A browser may forbid storage.
-    return null;
-  }
-}
 
 function apply(): void {
   document.documentElement.dataset["theme"] = theme.get();
@@ -37,11 +29,7 @@ export function startTheme(): void {
 export function nextTheme(): void {
   const next = THEMES[(THEMES.indexOf(theme.get()) + 1) % THEMES.length] ?? "auto";
   theme.set(next);
-  try {
-    localStorage.setItem(THEME_KEY, next);
-  } catch {
-    // The choice then lasts until the page is left.
-  }
+  writeStored("localStorage", THEME_KEY, next);
   apply();
 }
 

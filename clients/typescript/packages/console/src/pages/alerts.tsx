@@ -202,7 +202,7 @@ function Fires({ title, fires, rules, more }: FiresProps): ReactElement {
               <time dateTime={new Date(fire.timestamp).toISOString()} title={new Date(fire.timestamp).toLocaleString()}>{timeOfDay(fire.timestamp)}</time>
               {isKnown ? <a href={href("alerts", fire.alertId)}>{name}</a> : rules && <span>{name}</span>}
               <span className="soft">{fireText(fire)} · {age(now - fire.timestamp)} ago</span>
-              {fire.retracted === true && <Chip tone="warn" title="A reorg took the transaction back">retracted</Chip>}
+              {fire.retracted === true && <Chip tone="warn" ages={false} title="A reorg took the transaction back">retracted</Chip>}
             </li>
           );
         })}

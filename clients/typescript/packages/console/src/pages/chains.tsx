@@ -78,7 +78,7 @@ function Chain({ chain, chains, tx, wallet }: ChainProps): ReactElement {
   const healthy = endpoints.filter((endpoint) => endpointState(endpoint, head?.number).tone === "up").length;
   return (
     <div className="grid">
-      <div className="tiles">
+      <div className="tiles chain-tiles">
         <Tile name={chainName(chain)} value={head?.number.toLocaleString("en-US")} hint={part?.fault ?? (head ? short(head.hash) : "waits for the first block")} tone={part?.fault === undefined ? undefined : "bad"} at={head?.timestamp} />
         <Tile name="Head's age" value={lag === undefined ? undefined : age(lag)} hint={part?.fault === undefined ? "the chain goes on" : "the chain stands still"} tone={part?.fault === undefined ? undefined : "bad"} at={head?.timestamp} />
         <Tile name="Base fee" value={head?.baseFeePerGas === undefined ? undefined : gwei(head.baseFeePerGas)} hint={head?.baseFeePerGas === undefined ? "the chain has none" : "of the newest block"} history={blocks.map((block): [number, number | null] => [block.timestamp, block.baseFeePerGas === undefined ? null : Number(block.baseFeePerGas) / 1e9])} leastSpan={1} historyName={`Base fee of ${count(blocks.length, "block")}`} at={head?.timestamp} />
@@ -89,7 +89,7 @@ function Chain({ chain, chains, tx, wallet }: ChainProps): ReactElement {
         <Card title="Blocks" hint={<OldMark at={head?.timestamp} />} copy={{ what: "the blocks", subject: () => ({ kind: "channels", channels: [`blocks:${chain}`] }) }}>
           {phase === "refused" && error ? <Failure error={error} what="the blocks" /> : tree.rows.length === 0 ? phase === "waiting" ? <Loading what="the blocks" rows={6} /> : <Empty title="No block yet">The server reads the first block of the chain.</Empty> : <TreeView tree={tree} now={now} />}
         </Card>
-        <div className="grid">
+        <div className="grid trackers">
           <TransactionCard chain={chain} value={tx ?? last.tx} onValue={(hash) => { go("chains", String(chain), "tx", hash); }} />
           <WalletCard chain={chain} value={wallet ?? last.wallet} isSample={head?.sample === true} onValue={(address) => { go("chains", String(chain), "wallet", address); }} />
         </div>

@@ -1,14 +1,14 @@
 /** Market page: the figures of the whole market, the largest moves, and trades as they come. */
 import type { RecentTrade } from "@tidewire/client";
-import { useMarketOverview } from "@tidewire/react";
 import type { ReactElement } from "react";
 import { digitsOf, fixed } from "../lib/digits.ts";
 import { age, compact, percent, size, timeOfDay } from "../lib/format.ts";
+import { useMarket } from "../lib/market.ts";
 import { href } from "../lib/route.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Change, TrendLine } from "../ui/price.tsx";
-import { Failure, Loading } from "../ui/state.tsx";
+import { Failure, Loading, NoSymbol } from "../ui/state.tsx";
 import { Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
 import "./market.css";
@@ -22,7 +22,7 @@ const NEEDS_SUPPLY = (
 
 /** The page. */
 export function MarketPage(): ReactElement {
-  const { overview, loading, error } = useMarketOverview();
+  const { overview, loading, error } = useMarket();
   const coverage = overview?.coverage;
   const supply = coverage?.withSupply === 0 ? NEEDS_SUPPLY : coverage && `of ${String(coverage.withSupply)} symbols with a known supply`;
   const supplyAge = coverage?.supplyAgeMs;
@@ -35,6 +35,8 @@ export function MarketPage(): ReactElement {
         <Failure error={error} what="the market" />
       ) : loading ? (
         <Loading rows={6} what="the market" />
+      ) : coverage?.symbols === 0 ? (
+        <NoSymbol />
       ) : (
         <>
           <div className="tiles market-tiles">

@@ -1,12 +1,12 @@
 /** Overview page: the figures of the server with an hour of history, the venues, and the largest moves. */
-import { useMarketOverview } from "@tidewire/react";
 import type { ReactElement } from "react";
 import type { ServerSample, ServerSeries } from "../lib/api-types.ts";
 import { digitsOf, fixed } from "../lib/digits.ts";
 import { compact, percentChange } from "../lib/format.ts";
+import { useMarket } from "../lib/market.ts";
 import { usePoll } from "../lib/poll.ts";
 import { href } from "../lib/route.ts";
-import { dataText, useSources } from "../lib/sources.ts";
+import { isSample, isUsed, useSources } from "../lib/sources.ts";
 import type { Point } from "../lib/sparkline.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
@@ -54,7 +54,7 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
         link="#/setup"
         value={venuesUp}
         unit={last ? `of ${String(last.venues)}` : undefined}
-        hint={data && dataText(data) === "sample data" ? "sample data" : none}
+        hint={data && !data.sources.some(isUsed) ? "no symbol is configured" : data && isSample(data) ? "sample data" : none}
         tone={last && last.venuesUp < last.venues ? "warn" : undefined}
         history={history(({ venuesUp: up }) => up)}
         leastSpan={last?.venues ?? 1}
@@ -100,7 +100,7 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
 }
 
 function Movers(): ReactElement {
-  const { overview } = useMarketOverview();
+  const { overview } = useMarket();
   return (
     <Card title="Largest moves" ages hint="24 h" copy={{ what: "the market", subject: () => ({ kind: "channels", channels: ["market:overview"] }) }}>
       <Table
@@ -112,7 +112,7 @@ function Movers(): ReactElement {
         ]}
         rows={overview?.topMovers.slice(0, MOVERS) ?? []}
         rowKey={({ symbol }) => symbol}
-        empty={overview ? "No price has changed yet." : "Waiting for the market…"}
+        empty={!overview ? "Waiting for the market…" : overview.coverage?.symbols === 0 ? "No symbol is configured." : "No price has changed yet."}
       />
     </Card>
   );

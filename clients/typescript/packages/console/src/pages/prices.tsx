@@ -9,7 +9,7 @@ import { symbolsOf, useSources } from "../lib/sources.ts";
 import { PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Change, PriceFigure, PriceState, TrendLine, usePrice } from "../ui/price.tsx";
-import { Empty, Failure, Loading } from "../ui/state.tsx";
+import { Failure, Loading, NoSymbol } from "../ui/state.tsx";
 import { type Column, Table } from "../ui/table.tsx";
 import "./prices.css";
 
@@ -53,35 +53,33 @@ export function PricesPage(): ReactElement {
     <>
       <PageHead title="Prices">
         <span className="soft">{data && (wanted === "" ? count(all.length, "symbol") : `${String(symbols.length)} of ${count(all.length, "symbol")}`)}</span>
-        <span className="actions">
-          <input
-            type="search"
-            className="filter"
-            aria-label="Filter symbols"
-            placeholder="Filter symbols"
-            autoCapitalize="none"
-            spellCheck={false}
-            value={filter}
-            onChange={(event) => {
-              setFilter(event.target.value);
-            }}
-          />
-        </span>
+        {all.length > 0 && (
+          <span className="actions">
+            <input
+              type="search"
+              className="filter"
+              aria-label="Filter symbols"
+              placeholder="Filter symbols"
+              autoCapitalize="none"
+              spellCheck={false}
+              value={filter}
+              onChange={(event) => {
+                setFilter(event.target.value);
+              }}
+            />
+          </span>
+        )}
         <CopyMenu what="the prices" subject={() => ({ kind: "channels", channels: symbols.map((symbol) => `prices:${symbol}`) })} />
       </PageHead>
       <section className="card prices" aria-label="Prices">
         {loading && <Loading rows={8} what="the symbols" />}
         {!data && error && <Failure error={error} what="the symbols" retry={refresh} />}
-        {data && all.length === 0 && (
-          <Empty title="No symbol is configured">
-            <code>[prices] symbols</code> names the symbols, and a venue must offer them.
-          </Empty>
-        )}
+        {data && all.length === 0 && <NoSymbol />}
         {all.length > 0 && (
           <Table caption="Prices" columns={COLUMNS} rows={symbols} rowKey={(symbol) => symbol} rowData={(symbol) => ({ "data-symbol": symbol })} empty={`No symbol contains “${filter.trim()}”.`} />
         )}
       </section>
-      <p className="note below">Each price is made of the live sources of its symbol: a symbol’s page has them.</p>
+      {all.length > 0 && <p className="note below">Each price is made of the live sources of its symbol: a symbol’s page has them.</p>}
     </>
   );
 }

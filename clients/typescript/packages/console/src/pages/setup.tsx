@@ -1,15 +1,16 @@
 /** Setup page: what the server is configured with, what is missing and how to add it, and its health. */
-import type { TidewireError } from "@tidewire/client";
-import { useConnection, useMarketOverview } from "@tidewire/react";
+import type { SourceList, TidewireError } from "@tidewire/client";
+import { useConnection } from "@tidewire/react";
 import type { ReactElement, ReactNode } from "react";
 import type { ServerSeries } from "../lib/api-types.ts";
 import { base } from "../lib/base.ts";
 import { age, count } from "../lib/format.ts";
 import { useText } from "../lib/health.ts";
+import { useMarket } from "../lib/market.ts";
 import { type Metric, metricOf } from "../lib/metrics.ts";
 import { type Loaded, usePoll } from "../lib/poll.ts";
 import { useSession } from "../lib/session.ts";
-import { isSample, symbolsOf, useSources } from "../lib/sources.ts";
+import { isLive, isSample, isUsed, symbolsOf, useSources } from "../lib/sources.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { Chip, type Tone } from "../ui/chip.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
@@ -107,7 +108,7 @@ function probe(result: { readonly status: number; readonly text: string } | unde
 
 function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }): ReactElement {
   const { data: sources } = useSources();
-  const { overview } = useMarketOverview();
+  const { overview } = useMarket();
   const { wantsToken } = useSession();
   const series = usePoll<ServerSeries>("AdminService", "GetServerSeries", {}, 10_000);
   const push = usePoll<object>("NotifyService", "GetPushKey", {}, SETUP_MS);
@@ -118,16 +119,7 @@ function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }
   const isLocal = /^https?:\/\/(localhost|127\.|\[::1\])/.test(base);
   const withSupply = overview?.coverage?.withSupply;
   const checks: readonly Check[] = [
-    sources === undefined
-      ? { name: "Venues", state: "unknown", text: "not known yet" }
-      : isSample(sources)
-        ? { name: "Venues", state: "missing", text: "No venue answers: sample data plays. Check the network and the proxy of this machine.", keys: "[[prices.source]]" }
-        : {
-            name: "Venues",
-            state: sources.sources.every(({ state }) => state === "live") ? "ok" : sources.sources.some(({ state }) => state === "live") ? "missing" : "fault",
-            text: `${String(sources.sources.filter(({ state }) => state === "live").length)} of ${count(sources.sources.length, "venue")} deliver`,
-            keys: "[[prices.source]]",
-          },
+    { name: "Venues", ...venuesCheck(sources), keys: "[[prices.source]]" },
     {
       name: "Symbols",
       state: sources === undefined ? "unknown" : symbolsOf(sources).length > 0 ? "ok" : "missing",
@@ -187,6 +179,23 @@ function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }
       />
     </Card>
   );
+}
+
+/** The line of the venues: whether they deliver, and which of the reasons why not it is. */
+function venuesCheck(list: SourceList | undefined): Pick<Check, "state" | "text"> {
+  if (list === undefined) {
+    return { state: "unknown", text: "not known yet" };
+  }
+  if (isSample(list)) {
+    return (list.tried ?? []).length > 0
+      ? { state: "missing", text: "No venue answers: sample data plays. Check the network and the proxy of this machine." }
+      : { state: "optional", text: "A recording plays in place of the venues." };
+  }
+  const used = list.sources.filter(isUsed);
+  const live = used.filter(isLive).length;
+  return used.length === 0
+    ? { state: "optional", text: "None is used: no symbol is configured that they offer." }
+    : { state: live === used.length ? "ok" : live > 0 ? "missing" : "fault", text: `${String(live)} of ${count(used.length, "venue")} ${live === 1 ? "delivers" : "deliver"}` };
 }
 
 function unknownText({ error }: Loaded<unknown>): string {

@@ -15,7 +15,7 @@ import { Chart } from "../ui/chart.tsx";
 import { Chip, type Tone } from "../ui/chip.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Change, PriceFigure, PriceState, usePrice } from "../ui/price.tsx";
-import { Empty, Failure, Loading } from "../ui/state.tsx";
+import { Empty, Failure, Loading, sentence } from "../ui/state.tsx";
 import { type Column, Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
 import "./symbol.css";
@@ -51,22 +51,26 @@ export function SymbolPage({ symbol }: { readonly symbol: string }): ReactElemen
           </>
         }
       >
-        <span className="symbol-price">
-          <PriceFigure symbol={symbol} />
-        </span>
-        <Change value={price?.change24h} />
-        <PriceState price={price} />
+        {(price !== undefined || error === undefined) && (
+          <>
+            <span className="symbol-price">
+              <PriceFigure symbol={symbol} />
+            </span>
+            {price && <Change value={price.change24h} />}
+            <PriceState price={price} />
+          </>
+        )}
         <CopyMenu what={`the price of ${symbol}`} subject={() => ({ kind: "channels", channels: [`prices:${symbol}`] })} />
       </PageHead>
       {error !== undefined && !price ? (
         <Empty title={`There is no price of ${symbol}`}>
-          {error}. <a href="#/prices">All prices</a>
+          {sentence(error)} <a href="#/prices">All prices</a>
         </Empty>
       ) : (
         <>
           <Figures symbol={symbol} price={price} detail={detail.data} at={detail.at} />
           <ChartCard symbol={symbol} />
-          {isLoading ? <Loading what="the price" /> : <SourcesCard symbol={symbol} detail={detail.data} />}
+          {isLoading && !detail.data ? <Loading what="the price" /> : <SourcesCard symbol={symbol} detail={detail.data} />}
           {!detail.data && detail.error && <Failure error={detail.error} what="the sources" retry={detail.refresh} />}
         </>
       )}
@@ -93,7 +97,7 @@ function Figures({ symbol, price, detail, at }: { readonly symbol: string; reado
         hint={spread ? `${spread.low} to ${spread.high}` : "needs two live sources"}
         at={at}
       />
-      <Tile name="Live sources" value={price?.sources} unit={sources.length > 0 ? `of ${String(sources.length)}` : undefined} hint={detail?.method?.replaceAll("_", " ")} tone={price?.sources === 0 ? "warn" : undefined} at={at} />
+      <Tile name="Live sources" value={price?.sources ?? detail?.sources} unit={sources.length > 0 ? `of ${String(sources.length)}` : undefined} hint={detail?.method?.replaceAll("_", " ")} tone={(price ?? detail)?.sources === 0 ? "warn" : undefined} at={at} />
     </div>
   );
 }

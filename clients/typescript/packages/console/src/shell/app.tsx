@@ -1,8 +1,8 @@
 /** App: the header, the tabs, and the page of the address. */
 import { WebSocketProvider } from "@tidewire/react";
-import { Component, type ComponentType, type ReactElement, type ReactNode, useEffect, useRef } from "react";
+import { type ComponentType, type ReactElement, useEffect, useRef } from "react";
 import { type Page, useRoute } from "../lib/route.ts";
-import { useSession } from "../lib/session.ts";
+import { logFault, useSession } from "../lib/session.ts";
 import { useTitlePart } from "../lib/title.ts";
 import { AlertsPage } from "../pages/alerts.tsx";
 import { ChainsPage } from "../pages/chains.tsx";
@@ -15,6 +15,7 @@ import { PricesPage } from "../pages/prices.tsx";
 import { SetupPage } from "../pages/setup.tsx";
 import { SymbolPage } from "../pages/symbol.tsx";
 import { CopyDialog } from "../ui/copy.tsx";
+import { Fence } from "../ui/fence.tsx";
 import { Empty } from "../ui/state.tsx";
 import { AccountDialog, SignInCard } from "./account.tsx";
 import { ConnectionBar, Header, SampleBanner } from "./header.tsx";
@@ -42,7 +43,7 @@ export function App(): ReactElement {
   const { client } = useSession();
   return (
     // The parts of the page show what they are refused, and the header why a connection ended.
-    <WebSocketProvider client={client} onError={() => undefined}>
+    <WebSocketProvider client={client} onError={logFault}>
       <a
         className="skip"
         href="#main"
@@ -58,7 +59,9 @@ export function App(): ReactElement {
       <Tabs />
       <div className="page">
         <ConnectionBar />
-        <SampleBanner />
+        <Fence fallback={null}>
+          <SampleBanner />
+        </Fence>
         <Main />
       </div>
       <AccountDialog />
@@ -108,26 +111,4 @@ function Main(): ReactElement {
 function PageOf({ page, args }: PageProps & { readonly page: Page }): ReactElement {
   const Shown = PAGE_COMPONENTS[page];
   return <Shown args={args} />;
-}
-
-/** Keeps the fault of one page from taking the others away. */
-class Fence extends Component<{ readonly children: ReactNode }, { readonly error: Error | undefined }> {
-  override readonly state: { readonly error: Error | undefined } = { error: undefined };
-
-  static getDerivedStateFromError(error: Error): { readonly error: Error } {
-    return { error };
-  }
-
-  override render(): ReactNode {
-    return this.state.error ? (
-      <>
-        <h1 tabIndex={-1}>This page failed</h1>
-        <Empty title="A fault of the console">
-          <code>{this.state.error.message}</code> The other pages work. Reload to try again.
-        </Empty>
-      </>
-    ) : (
-      this.props.children
-    );
-  }
 }

@@ -7,6 +7,7 @@ import { useOld, useOnline, useSession } from "../lib/session.ts";
 import { dataText, isSample, useSources } from "../lib/sources.ts";
 import { nextTheme, useTheme } from "../lib/theme.ts";
 import { useTitlePart } from "../lib/title.ts";
+import { Fence } from "../ui/fence.tsx";
 import { openAccount } from "./account.tsx";
 
 /** Text of each state. It changes only with the state, because screen readers read each change. */
@@ -88,7 +89,6 @@ function Degraded(): ReactElement | null {
 
 function ConnectionStates(): ReactElement {
   const { status, quality } = useConnection();
-  const { data } = useSources();
   const isOnline = useOnline();
   const isOld = useOld();
   useTitlePart("isOld", isOld);
@@ -106,13 +106,20 @@ function ConnectionStates(): ReactElement {
       <span id="state" role="status" data-status={status}>
         {status === "connecting" && isOld ? "Reconnecting" : STATE_TEXTS[status]}
       </span>
-      {isOnline && data && (
-        <span id="data-state" className="soft">
-          · {dataText(data)}
-        </span>
-      )}
+      <Fence fallback={null}>
+        <DataState />
+      </Fence>
     </span>
   );
+}
+
+function DataState(): ReactElement | null {
+  const { data } = useSources();
+  return useOnline() && data ? (
+    <span id="data-state" className="soft">
+      · {dataText(data)}
+    </span>
+  ) : null;
 }
 
 /** The bar that shows while the connection is lost, with the time until the next attempt. */

@@ -101,7 +101,7 @@ export function Chart(props: ChartProps): ReactElement {
       height,
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { show: kind === "line" } },
-      padding: [8, 0, 0, 14],
+      padding: [8, 0, 0, 20],
       scales: {
         x: {
           time: true,
@@ -216,8 +216,12 @@ function readingOf({ data, digits }: ChartProps, index: number | undefined): Rea
   const candle = data.candles[index ?? data.candles.length - 1];
   return candle ? (
     <>
-      <span>{time(candle.start)}</span> O <b>{fixed(candle.open, digits)}</b> H <b>{fixed(candle.high, digits)}</b> L <b>{fixed(candle.low, digits)}</b> C{" "}
-      <b className={candle.close >= candle.open ? "up" : "down"}>{fixed(candle.close, digits)}</b>
+      <span>{time(candle.start)}</span>{" "}
+      {([["O", "open"], ["H", "high"], ["L", "low"], ["C", "close"]] as const).map(([letter, part]) => (
+        <span key={part}>
+          {letter} <b className={part === "close" ? (candle.close >= candle.open ? "up" : "down") : ""}>{fixed(candle[part], digits)}</b>{" "}
+        </span>
+      ))}
     </>
   ) : null;
 }

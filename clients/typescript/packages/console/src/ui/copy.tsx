@@ -1,5 +1,5 @@
 /** Copy menu: copies what a part of the page shows as code in curl, TypeScript, Python or Rust. */
-import { type KeyboardEvent, type ReactElement, useEffect, useId, useRef, useState } from "react";
+import { type KeyboardEvent, type ReactElement, useEffect, useId, useLayoutEffect, useRef, useState } from "react";
 import { base } from "../lib/base.ts";
 import { currentSession } from "../lib/session.ts";
 import { LANGUAGES, type Language, snippet, type SnippetSubject } from "../lib/snippets.ts";
@@ -31,7 +31,8 @@ export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): Reac
   const button = useRef<HTMLButtonElement>(null);
   const id = useId();
 
-  useEffect(() => {
+  // Before the page is drawn: the keys of a quick user already belong to the menu.
+  useLayoutEffect(() => {
     if (!isOpen) {
       return;
     }

@@ -27,6 +27,15 @@ export function Empty({ title, children }: { readonly title: ReactNode; readonly
   );
 }
 
+/** A part that needs symbols, on a server that has none. */
+export function NoSymbol(): ReactElement {
+  return (
+    <Empty title="No symbol is configured">
+      <code>[prices] symbols</code> names the symbols, and a venue must offer them.
+    </Empty>
+  );
+}
+
 /** Why a part has no data: the right that is missing, or what the server said. */
 export function Failure({ error, what, retry }: { readonly error: TidewireError; readonly what: string; readonly retry?: () => void }): ReactElement {
   const isRefused = error.code === "permission_denied" || error.code === "unauthenticated";

@@ -23,11 +23,17 @@ const COLUMNS: readonly Column<PriceSource>[] = [
     head: "State",
     align: "left",
     className: "wrap",
-    cell: ({ state, lastError, refused = [] }) => (
+    cell: ({ state, lastError, refused = [], symbols }) => (
       <>
-        <Chip tone={TONES[state] ?? "plain"} title={MEANINGS[state]}>
-          {state}
-        </Chip>
+        {symbols.length === 0 && refused.length === 0 && state !== "live" ? (
+          <Chip tone="plain" title="No symbol is configured that it offers">
+            unused
+          </Chip>
+        ) : (
+          <Chip tone={TONES[state] ?? "plain"} title={MEANINGS[state]}>
+            {state}
+          </Chip>
+        )}
         {state !== "live" && lastError !== undefined && <span className="reason">{lastError}</span>}
         {refused.length > 0 && <span className="reason">refuses {refused.map(({ symbol, reason }) => `${symbol} (${reason})`).join(", ")}</span>}
       </>
