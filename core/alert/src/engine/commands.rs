@@ -653,7 +653,7 @@ fn refuse<T>(reply: &mut Reply<T>, error: &AlertError) {
     let _ = std::mem::replace(reply, nobody).send(Err(error.clone()));
 }
 
-/// What applied commands leave to be done.
+/// The work that applied commands leave.
 #[derive(Default)]
 struct Applied {
     /// Rows of changes that the judge refused, as they were before.

@@ -47,7 +47,7 @@ pub(crate) struct Killer {
     pub(crate) is_closed: AtomicBool,
 }
 
-/// What a flush that failed left.
+/// The state that a failed flush left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailedFlush {
     Written,

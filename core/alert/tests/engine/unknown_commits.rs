@@ -1,5 +1,5 @@
-//! Unknown commits: a flush fails, and the batch may be written all the same. What is judged agrees
-//! with what is stored before anything is answered.
+//! Unknown commits: a flush fails, and the batch may be written all the same. The judged rules agree
+//! with the stored ones before anything is answered.
 
 use std::sync::atomic::Ordering;
 

@@ -166,8 +166,8 @@ impl Revocations {
 
     /// Restores a revocation from the store, with its expiry in milliseconds since the
     /// Unix epoch. Listeners are not called, because no client is connected yet.
-    pub fn restore(&self, revocation: Revocation, expires_at_ms: i64) {
-        self.entries.lock().put(&revocation, expires_at_ms);
+    pub fn restore(&self, revocation: &Revocation, expires_at_ms: i64) {
+        self.entries.lock().put(revocation, expires_at_ms);
     }
 
     /// Takes over a revocation of another server, with its expiry in milliseconds since the Unix
@@ -177,11 +177,11 @@ impl Revocations {
     /// # Errors
     /// The table is full.
     pub fn merge(&self, revocation: &Revocation, expires_at_ms: i64) -> Result<(), StreamError> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.clock.retention_ms();
         if expires_at_ms <= now_ms {
             return Ok(());
         }
-        self.make_room(now_ms)?;
+        self.make_room()?;
         {
             let mut entries = self.entries.lock();
             if !entries.put(revocation, expires_at_ms) {
