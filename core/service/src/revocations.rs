@@ -71,7 +71,7 @@ impl RevocationStore {
             for (key, value) in page {
                 match decode(&key, &value) {
                     Some((revocation, expires_at_ms)) if expires_at_ms > now_ms => {
-                        revocations.restore(revocation, expires_at_ms);
+                        revocations.restore(&revocation, expires_at_ms);
                     }
                     Some(_) => expired.delete(TABLE, key),
                     None => {

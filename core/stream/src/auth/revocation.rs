@@ -166,8 +166,8 @@ impl Revocations {
 
     /// Restores a revocation from the store, with its expiry in milliseconds since the
     /// Unix epoch. Listeners are not called, because no client is connected yet.
-    pub fn restore(&self, revocation: Revocation, expires_at_ms: i64) {
-        self.entries.lock().put(&revocation, expires_at_ms);
+    pub fn restore(&self, revocation: &Revocation, expires_at_ms: i64) {
+        self.entries.lock().put(revocation, expires_at_ms);
     }
 
     /// Takes over a revocation of another server, with its expiry in milliseconds since the Unix
