@@ -6,6 +6,7 @@
 mod alerts;
 mod chain_notifications;
 mod cli;
+mod clock_mark;
 mod config;
 mod delivery;
 mod fallback;

@@ -28,8 +28,8 @@ use tidewire_service::{
 };
 use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
 use tidewire_stream::{
-    Namespace, Namespaces, PublishRight, SharedClock, StreamCore, StreamOptions, SystemClock,
-    deadline,
+    GuardedClock, Namespace, Namespaces, PublishRight, SharedClock, StreamCore, StreamOptions,
+    SystemClock, deadline,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -41,6 +41,7 @@ use crate::{
     alerts::{Alerts, ChainTap},
     chain_notifications::ChainNotifications,
     cli::NullPublisher,
+    clock_mark,
     config::Config,
     delivery::DeliveryChannels,
     fallback::VenueProbe,
@@ -154,6 +155,8 @@ pub(crate) struct Server {
     feed: OpenFeed,
     metrics: PrometheusHandle,
     pub(crate) clock: SharedClock,
+    /// The same clock, whose mark is stored.
+    guarded: Arc<GuardedClock>,
     pub(crate) store: Option<SharedStore>,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) prices: PriceEngine,
@@ -198,10 +201,14 @@ impl Server {
         metrics: PrometheusHandle,
         tried: Option<PriceEngine>,
     ) -> anyhow::Result<Self> {
-        let clock: SharedClock = Arc::new(SystemClock);
+        let guarded = Arc::new(GuardedClock::new(Arc::new(SystemClock)));
+        let clock: SharedClock = guarded.clone();
         let lifetime = Lifetime::default();
         let feed = feed.open()?;
         let store = open_store(&config, &feed)?;
+        if let Some(store) = &store {
+            clock_mark::resume(store, &guarded).await?;
+        }
         let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
         let options = StreamOptions {
             sample: feed.is_sample(),
@@ -249,6 +256,7 @@ impl Server {
             feed,
             metrics,
             clock,
+            guarded,
             store,
             stream,
             prices,
@@ -357,6 +365,10 @@ impl Server {
                 hang_ups,
                 halt.clone(),
             ));
+        }
+        if let Some(store) = &self.store {
+            let (clock, store) = (self.guarded.clone(), store.clone());
+            tasks.spawn(clock_mark::run(clock, store, halt.clone()));
         }
         tasks.spawn(self.candles.clone().run(halt.clone()));
         self.feed.start(&self.prices, tasks, halt);

@@ -205,9 +205,11 @@ impl Dispatcher {
 
 impl Shared {
     fn now(&self) -> Now {
+        let ms = self.clock.now_ms();
         Now {
             instant: Instant::now(),
-            ms: self.clock.now_ms(),
+            ms,
+            retention_ms: self.clock.retention_ms().min(ms),
         }
     }
 

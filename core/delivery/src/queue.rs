@@ -58,6 +58,9 @@ const REFUSAL_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// Pause of an endpoint whose channel is misconfigured.
 const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(60);
 
+/// Time between two looks at messages that have expired by a clock that is in doubt.
+const HELD: Duration = Duration::from_secs(60);
+
 /// Longest time for which a stored job's time is believed: the clock may have been wrong.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -66,8 +69,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Now {
     /// For pauses.
     pub(crate) instant: Instant,
-    /// For ages and the store, in milliseconds since the Unix epoch.
+    /// For times of the store, in milliseconds since the Unix epoch.
     pub(crate) ms: i64,
+    /// For ages. Earlier than `ms` while the clock is in doubt.
+    pub(crate) retention_ms: i64,
 }
 
 /// Place of a job in the order: when it is due, and when it was offered.
@@ -266,6 +271,7 @@ impl EndpointQueue {
 
     /// The next step.
     pub(crate) fn next(&mut self, now: Now) -> Step {
+        self.hold_expired(now);
         let Some((place, _)) = self.ready.first_key_value() else {
             return match self.known.is_empty() && self.open_at > now.instant {
                 true => Step::Wait(self.open_at),
@@ -337,6 +343,26 @@ impl EndpointQueue {
             .iter()
             .map(|(place, Ready { job, .. })| place.0.max(self.opening(job)));
         due.min().unwrap_or(self.open_at)
+    }
+
+    /// Lets messages wait that have expired by a clock that is in doubt: they are not sent, and
+    /// not ended either.
+    fn hold_expired(&mut self, now: Now) {
+        if now.retention_ms >= now.ms {
+            return;
+        }
+        let due = self.ready.range(..=(now.instant, u64::MAX));
+        let held = due.filter(|(_, ready)| {
+            let message = &ready.job.message;
+            message.is_expired(now.ms) && !message.is_expired(now.retention_ms)
+        });
+        let held: Vec<_> = held.map(|(place, _)| *place).collect();
+        for place in held {
+            if let Some(ready) = self.ready.remove(&place) {
+                self.ready.insert((now.instant + HELD, self.offered), ready);
+                self.offered += 1;
+            }
+        }
     }
 
     /// Ends a job that is too old.
@@ -511,7 +537,8 @@ impl EndpointQueue {
     ) -> Consequence {
         let changed = self.change(state);
         let wait = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
-        let not_before_ms = now.ms.saturating_add(wait);
+        // A step of the clock back must not lengthen the pause.
+        let not_before_ms = now.retention_ms.saturating_add(wait);
         let deferral = Deferral {
             attempts,
             not_before_ms,
@@ -536,10 +563,10 @@ impl EndpointQueue {
 
     /// The end of a message that is too old.
     fn end_by_age(&self, job: &Job, now: Now) -> Option<JobEnd> {
-        if job.message.is_expired(now.ms) {
+        if job.message.is_expired(now.retention_ms) {
             return Some(JobEnd::Expired);
         }
-        (self.dead_ms(job) <= now.ms).then(|| {
+        (self.dead_ms(job) <= now.retention_ms).then(|| {
             let reason = match &self.state {
                 EndpointState::Working => "too old".to_owned(),
                 EndpointState::Failing { reason }
@@ -565,7 +592,8 @@ impl EndpointQueue {
             let dead_ms = self.dead_ms(job);
             job.message.expires_ms.unwrap_or(dead_ms).min(dead_ms)
         });
-        let left = ends.unwrap_or(i64::MAX).saturating_sub(now.ms).max(0);
+        let left = ends.unwrap_or(i64::MAX);
+        let left = left.saturating_sub(now.retention_ms).max(0);
         now.instant + Duration::from_millis(left.unsigned_abs()).min(LONGEST_WAIT)
     }
 }

@@ -90,7 +90,8 @@ impl WebPushSender {
         if !self.refusals.lock().may_send(endpoint, now_ms) {
             return Refusals::held_up(&origin);
         }
-        if subscription.is_expired(now_ms) {
+        // Its registration ends, so a clock that is in doubt does not count.
+        if subscription.is_expired(self.clock.retention_ms()) {
             return Outcome::Gone {
                 reason: "the subscription's expirationTime has passed".to_owned(),
             };

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::{NotificationError, id::Order, inbox::NEVER_MS, kind::Class};
+use crate::{NotificationError, hub_time::HubTime, id::Order, inbox::NEVER_MS, kind::Class};
 
 /// Version of the stored record.
 const VERSION: u8 = 1;
@@ -84,6 +84,9 @@ pub(crate) fn decode(
 pub(crate) struct LiveBroadcasts {
     items: BTreeMap<Order, Broadcast>,
     classes: BTreeMap<Class, Vec<Order>>,
+    /// Those that have expired by a clock that is in doubt. No list has them, and they come back if
+    /// the clock is set right.
+    hidden: BTreeMap<Order, Broadcast>,
     /// The newest that was ever in the lists.
     newest: Order,
     /// None expires or gets too old before this time.
@@ -93,6 +96,11 @@ pub(crate) struct LiveBroadcasts {
 impl LiveBroadcasts {
     pub(crate) fn get(&self, order: Order) -> Option<&Broadcast> {
         self.items.get(&order)
+    }
+
+    /// One in the lists, or hidden.
+    pub(crate) fn find(&self, order: Order) -> Option<&Broadcast> {
+        self.items.get(&order).or_else(|| self.hidden.get(&order))
     }
 
     /// The places of each class, sorted.
@@ -112,7 +120,7 @@ impl LiveBroadcasts {
 
     /// The one with this collapse key.
     pub(crate) fn find_collapse(&self, hash: u64) -> Option<Order> {
-        let mut items = self.items.values();
+        let mut items = self.items.values().chain(self.hidden.values());
         items
             .find(|broadcast| broadcast.collapse == Some(hash))
             .map(|broadcast| broadcast.order)
@@ -120,7 +128,7 @@ impl LiveBroadcasts {
 
     /// The one that was scheduled under this place.
     pub(crate) fn find_scheduled(&self, order: Order) -> Option<Order> {
-        let mut items = self.items.values();
+        let mut items = self.items.values().chain(self.hidden.values());
         items
             .find(|broadcast| broadcast.scheduled == Some(order))
             .map(|broadcast| broadcast.order)
@@ -128,8 +136,16 @@ impl LiveBroadcasts {
 
     /// The oldest ones beyond a number.
     pub(crate) fn surplus(&self, max_items: usize) -> Vec<Order> {
-        let surplus = self.items.len().saturating_sub(max_items);
-        self.items.keys().take(surplus).copied().collect()
+        let all = self.items.len() + self.hidden.len();
+        let mut orders: Vec<_> = self
+            .items
+            .keys()
+            .chain(self.hidden.keys())
+            .copied()
+            .collect();
+        orders.sort_unstable();
+        orders.truncate(all.saturating_sub(max_items));
+        orders
     }
 
     pub(crate) fn newest(&self) -> Order {
@@ -151,24 +167,49 @@ impl LiveBroadcasts {
     }
 
     pub(crate) fn remove(&mut self, order: Order) {
-        let Some(broadcast) = self.items.remove(&order) else {
-            return;
-        };
+        self.hidden.remove(&order);
+        self.take(order);
+    }
+
+    /// Takes one out of the lists.
+    fn take(&mut self, order: Order) -> Option<Broadcast> {
+        let broadcast = self.items.remove(&order)?;
         if let Some(orders) = self.classes.get_mut(&broadcast.class) {
             orders.retain(|known| *known != order);
         }
         self.classes.retain(|_, orders| !orders.is_empty());
+        Some(broadcast)
     }
 
-    /// Removes those that have expired or are too old, and returns them.
-    pub(crate) fn expire(&mut self, now_ms: i64, max_age_ms: i64) -> Vec<Order> {
-        let due = self
-            .items
-            .values()
-            .filter(|item| due_ms(item, max_age_ms) <= now_ms);
+    /// Whether [`expire`](Self::expire) may change anything.
+    pub(crate) fn is_due(&self, time: HubTime) -> bool {
+        // Hidden ones are few, and there for a day at most.
+        time.now_ms >= self.next_due_ms() || !self.hidden.is_empty()
+    }
+
+    /// Removes those that have expired or are too old, and returns them. Hides those that have
+    /// expired by a clock that is in doubt, until it is set right.
+    pub(crate) fn expire(&mut self, time: HubTime, max_age_ms: i64) -> Vec<Order> {
+        let all = self.items.values().chain(self.hidden.values());
+        let due = all.filter(|item| due_ms(item, max_age_ms) <= time.retention_ms);
         let due: Vec<_> = due.map(|item| item.order).collect();
         for order in &due {
             self.remove(*order);
+        }
+        let (hidden, shown): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.hidden)
+            .into_iter()
+            .partition(|(_, item)| time.hides(item.expires_at_ms));
+        self.hidden = hidden;
+        for item in shown.into_values() {
+            self.insert(item, max_age_ms);
+        }
+        let hidden = self.items.values();
+        let hidden = hidden.filter(|item| time.hides(item.expires_at_ms));
+        let hidden: Vec<_> = hidden.map(|item| item.order).collect();
+        for order in hidden {
+            if let Some(item) = self.take(order) {
+                self.hidden.insert(order, item);
+            }
         }
         self.next_due_ms = self
             .items

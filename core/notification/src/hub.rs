@@ -67,14 +67,11 @@ impl NotificationHub {
         let core = &*self.0;
         let user = draft::check_user("user", user)?;
         if let Some(stored) = core.cache.get(&user) {
-            let state = record::decode_counts(&stored)?;
-            let now_ms = core.clock.now_ms();
-            if now_ms < state.next_due_ms {
-                return Ok(counts::unread(
-                    &state,
-                    &core.live(now_ms),
-                    core.floor(&state),
-                ));
+            let mut state = record::decode_counts(&stored)?;
+            let time = core.time();
+            state.correct_first_contact(time.now_ms);
+            if time.now_ms < state.next_due_ms {
+                return Ok(counts::unread(&state, &core.live(time), core.floor(&state)));
             }
         }
         self.with_user(&user, async |work| {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use tidewire_store::{Batch, Key, SharedStore, Table, Value};
+use tidewire_store::{Batch, Key, KeyPeriods, SharedStore, Table, Value};
 use tidewire_stream::SharedClock;
 use tokio::sync::Notify;
 
@@ -18,6 +18,7 @@ use crate::{
     admission::Admission,
     broadcast::{self, LiveBroadcasts},
     cache::StateCache,
+    hub_time::HubTime,
     id::{IdGenerator, Order},
     inbox::{NEVER_MS, Retention, UserState},
     kind::KindRegistry,
@@ -37,6 +38,7 @@ pub(crate) struct HubCore {
     pub(crate) config: NotificationConfig,
     pub(crate) kinds: KindRegistry,
     pub(crate) ids: IdGenerator,
+    pub(crate) key_periods: KeyPeriods,
     pub(crate) realm: u64,
     pub(crate) locks: Locks,
     pub(crate) admission: Admission,
@@ -96,12 +98,17 @@ impl HubCore {
         };
         store.commit(batch).await?;
         let live = read_live(&store, &config).await?;
+        let key_periods = KeyPeriods::load(&store, tables::KEYS).await?;
+        if newest > Order::default() {
+            clock.witness(newest.time_ms());
+        }
         Ok(Self {
             store,
             events,
             clock,
             kinds,
             ids: IdGenerator::after(newest),
+            key_periods,
             realm,
             locks: Locks::default(),
             admission: Admission::default(),
@@ -156,14 +163,19 @@ impl HubCore {
         )
     }
 
-    /// The broadcasts in the lists at `now_ms`.
-    pub(crate) fn live(&self, now_ms: i64) -> Arc<LiveBroadcasts> {
+    /// The present.
+    pub(crate) fn time(&self) -> HubTime {
+        HubTime::of(&*self.clock)
+    }
+
+    /// The broadcasts in the lists at a time.
+    pub(crate) fn live(&self, time: HubTime) -> Arc<LiveBroadcasts> {
         let live = self.live.read().clone();
-        if now_ms < live.next_due_ms() {
+        if !live.is_due(time) {
             return live;
         }
         self.update_live(|live| {
-            let ended = live.expire(now_ms, self.config.broadcast_max_age_ms);
+            let ended = live.expire(time, self.config.broadcast_max_age_ms);
             self.ended.lock().extend(ended);
         })
     }

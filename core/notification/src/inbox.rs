@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use crate::{
     broadcast::LiveBroadcasts,
     counts::Visibility,
+    hub_time::HubTime,
     id::Order,
     kind::{Class, Kind},
 };
@@ -84,6 +85,12 @@ impl UserState {
             next_due_ms: NEVER_MS,
             ..Self::default()
         }
+    }
+
+    /// Moves a first contact in the future to now: the clock was wrong then, and the user would
+    /// see no broadcast until that time.
+    pub(crate) fn correct_first_contact(&mut self, now_ms: i64) {
+        self.first_contact_ms = self.first_contact_ms.min(now_ms);
     }
 
     pub(crate) fn is_read(&self, entry: &Entry) -> bool {
@@ -261,9 +268,24 @@ impl Inbox {
     }
 
     /// Removes what has expired and what is too old. The blocks are loaded.
-    pub(crate) fn expire(&mut self, now_ms: i64, retention: Retention) {
-        self.remove_where(|entry| due_ms(entry, retention) <= now_ms);
+    pub(crate) fn expire(&mut self, retention_ms: i64, retention: Retention) {
+        self.remove_where(|entry| due_ms(entry, retention) <= retention_ms);
         self.update_due(retention);
+    }
+
+    /// The number of unread notifications that the user would see, and that have expired by a clock
+    /// that is in doubt. The blocks are loaded if anything is due.
+    pub(crate) fn hidden_unread(&self, time: HubTime) -> u64 {
+        if self.state.next_due_ms > time.now_ms {
+            return 0;
+        }
+        let visibility = self.state.visibility();
+        let hidden = self.entries().filter(|entry| {
+            time.hides(entry.expires_at_ms)
+                && !self.state.is_read(entry)
+                && visibility.shows(entry.class)
+        });
+        hidden.count() as u64
     }
 
     fn update_due(&mut self, retention: Retention) {

@@ -28,6 +28,7 @@ mod events;
 mod gathering;
 mod hub;
 mod hub_core;
+mod hub_time;
 mod id;
 mod idempotency;
 mod inbox;

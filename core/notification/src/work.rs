@@ -18,6 +18,7 @@ use crate::{
     broadcast::{Broadcast, LiveBroadcasts},
     counts,
     hub_core::{HubCore, scan_all},
+    hub_time::HubTime,
     id::Order,
     inbox::{Block, Entry, Inbox, NEVER_MS, Retention, UserState},
     kind::Class,
@@ -42,6 +43,7 @@ pub(crate) struct Work<'a> {
     core: &'a Arc<HubCore>,
     guards: Guards,
     pub(crate) now_ms: i64,
+    pub(crate) time: HubTime,
     pub(crate) live: Arc<LiveBroadcasts>,
     inboxes: HashMap<UserId, LoadedInbox>,
     pub(crate) bodies: Vec<Body>,
@@ -63,12 +65,13 @@ impl<'a> Work<'a> {
     /// An operation that holds these locks.
     pub(crate) async fn lock(core: &'a Arc<HubCore>, stripes: &BTreeSet<Stripe>) -> Self {
         let guards = core.locks.lock(stripes).await;
-        let now_ms = core.clock.now_ms();
+        let time = core.time();
         Self {
             core,
             guards,
-            now_ms,
-            live: core.live(now_ms),
+            now_ms: time.now_ms,
+            time,
+            live: core.live(time),
             inboxes: HashMap::new(),
             bodies: Vec::new(),
             batch: Batch::new(),
@@ -141,10 +144,11 @@ impl<'a> Work<'a> {
         user: &UserId,
         stored: Option<Arc<[u8]>>,
     ) -> Result<(), NotificationError> {
-        let state = match &stored {
+        let mut state = match &stored {
             Some(stored) => record::decode_state(stored)?,
-            None => UserState::new(self.now_ms),
+            None => UserState::new(self.time.retention_ms),
         };
+        state.correct_first_contact(self.now_ms);
         let loaded = LoadedInbox {
             stored_due_ms: state.next_due_ms,
             inbox: Inbox::new(state),
@@ -154,7 +158,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Expires what is due in the loaded inboxes.
+    /// Expires what is due in the loaded inboxes. Entries that have expired by a clock that is in
+    /// doubt stay, and are hidden.
     async fn settle(&mut self) -> Result<(), NotificationError> {
         let due = self.inboxes.iter();
         let due = due.filter(|(_, loaded)| loaded.inbox.state.next_due_ms <= self.now_ms);
@@ -163,8 +168,8 @@ impl<'a> Work<'a> {
             self.load_blocks(&user).await?;
             let before = self.unread(&user);
             let retention = self.core.retention();
-            let now_ms = self.now_ms;
-            self.inbox(&user).expire(now_ms, retention);
+            let retention_ms = self.time.retention_ms;
+            self.inbox(&user).expire(retention_ms, retention);
             self.push_count_if_changed(&user, before);
         }
         Ok(())
@@ -183,12 +188,12 @@ impl<'a> Work<'a> {
 
     /// A loaded inbox. Callers load it first; an inbox that was not loaded is a new user's.
     pub(crate) fn inbox(&mut self, user: &UserId) -> &mut Inbox {
-        let now_ms = self.now_ms;
+        let first_contact_ms = self.time.retention_ms;
         let loaded = self
             .inboxes
             .entry(user.clone())
             .or_insert_with(|| LoadedInbox {
-                inbox: Inbox::new(UserState::new(now_ms)),
+                inbox: Inbox::new(UserState::new(first_contact_ms)),
                 stored: None,
                 stored_due_ms: NEVER_MS,
             });
@@ -206,14 +211,17 @@ impl<'a> Work<'a> {
         let (order, class, collapses) = (entry.order, entry.class, entry.collapse.is_some());
         let expires_at_ms = entry.expires_at_ms;
         let live = self.live.clone();
-        let core = self.core;
+        let (core, time) = (self.core, self.time);
         let inbox = self.inbox(user);
         let floor = core.floor(&inbox.state);
-        let before = counts::unread(&inbox.state, &live, floor);
+        let unread = |inbox: &Inbox| {
+            counts::unread(&inbox.state, &live, floor).saturating_sub(inbox.hidden_unread(time))
+        };
+        let before = unread(inbox);
         let removed = inbox.removed.len();
         inbox.insert(entry, retention);
         let is_shown = inbox.state.visibility().shows(class);
-        let unread_count = counts::unread(&inbox.state, &live, floor);
+        let unread_count = unread(inbox);
         let ids = match is_shown {
             true => Vec::new(),
             false => core.id_texts(&inbox.removed[removed..]),
@@ -290,9 +298,10 @@ impl<'a> Work<'a> {
 
     /// The number of unread notifications that a user sees.
     pub(crate) fn unread(&mut self, user: &UserId) -> u64 {
-        let (live, core) = (self.live.clone(), self.core);
-        let state = &self.inbox(user).state;
-        counts::unread(state, &live, core.floor(state))
+        let (live, core, time) = (self.live.clone(), self.core, self.time);
+        let inbox = self.inbox(user);
+        let floor = core.floor(&inbox.state);
+        counts::unread(&inbox.state, &live, floor).saturating_sub(inbox.hidden_unread(time))
     }
 
     /// Adds a broadcast to the lists.
@@ -360,7 +369,7 @@ impl<'a> Work<'a> {
             inbox
                 .state
                 .marks
-                .retain(|mark| live.get(mark.order).is_some());
+                .retain(|mark| live.find(mark.order).is_some());
             let new_blocks = inbox.new_blocks.iter();
             let blocks = inbox.blocks.iter().flatten().filter(|block| block.is_dirty);
             for block in blocks.chain(new_blocks) {

@@ -197,9 +197,15 @@ impl PriceEngine {
         Ok(())
     }
 
-    /// The clock's own time, also while a recording is played, in milliseconds since the Unix epoch.
-    pub(crate) fn clock_ms(&self) -> i64 {
-        self.time.clock_us().div_euclid(1_000)
+    /// By how much the clock is ahead of the time by which ages are judged, in milliseconds.
+    pub(crate) fn doubted_ms(&self) -> i64 {
+        let now_ms = self.clock.now_ms();
+        now_ms.saturating_sub(self.clock.retention_ms()).max(0)
+    }
+
+    /// Notes that there is a record of this time.
+    pub(crate) fn witness(&self, stored_ms: i64) {
+        self.clock.witness(stored_ms);
     }
 
     /// Ticks the aggregator, in `tasks`, until cancelled. [`connect`](Self::connect) includes this;

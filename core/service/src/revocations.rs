@@ -60,7 +60,8 @@ impl RevocationStore {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        let now_ms = self.stream.clock().now_ms();
+        // A revocation that is removed is void, so a clock that is in doubt does not count.
+        let now_ms = self.stream.clock().retention_ms();
         let revocations = self.stream.authenticator().revocations();
         let mut expired = Batch::new();
         let mut after = None;

@@ -7,6 +7,7 @@
 mod batch;
 mod embedded;
 mod error;
+mod key_periods;
 mod memory;
 
 use std::{future::Future, pin::Pin, sync::Arc};
@@ -14,6 +15,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub use batch::{Batch, Write};
 pub use embedded::{EmbeddedStore, StoreOptions};
 pub use error::StoreError;
+pub use key_periods::KeyPeriods;
 pub use memory::MemoryStore;
 
 /// Name of a table.

@@ -27,6 +27,17 @@ pub fn deadline(start: Instant, after: Duration) -> Instant {
 pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
     /// Milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
+
+    /// The time by which something is removed for its age, in milliseconds since the Unix epoch:
+    /// that of [`now_ms`](Self::now_ms), unless this is in doubt
+    /// ([`GuardedClock`](crate::GuardedClock)). A removal cannot be taken back.
+    fn retention_ms(&self) -> i64 {
+        self.now_ms()
+    }
+
+    /// Notes, at a start, that an engine has a record of this time. A clock that is far ahead of the
+    /// newest record may be wrong.
+    fn witness(&self, _stored_ms: i64) {}
 }
 
 /// A clock shared by many parts.

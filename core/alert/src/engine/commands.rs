@@ -15,7 +15,7 @@ use super::{
     evaluations::Evaluation,
     id::Id,
     judge::{Arrival, Owned},
-    planning::{Registration, key_hash, key_row, periods},
+    planning::{Registration, key_hash, key_row},
     record::{KeyRecord, StateRecord},
     staging::{Chunk, STOPPED_REASON},
     tables, view,
@@ -175,7 +175,7 @@ impl Writer {
             return refuse_all(commands, &AlertError::Stopped);
         }
         let now = self.shared.clocks.now();
-        let mut rows = match self.load(&commands, now).await {
+        let mut rows = match self.load(&commands).await {
             Ok(rows) => rows,
             Err(error) => return refuse_all(commands, &error),
         };
@@ -207,7 +207,7 @@ impl Writer {
         self.shared.rules_changed.notify_one();
     }
 
-    async fn load(&self, commands: &[Command], now: Now) -> Result<Rows, AlertError> {
+    async fn load(&self, commands: &[Command]) -> Result<Rows, AlertError> {
         let mut keys: Vec<(Table, Key)> = Vec::new();
         for command in commands {
             match command {
@@ -217,7 +217,7 @@ impl Writer {
                     ..
                 } => {
                     let hash = key_hash(user, key);
-                    for period in periods(now.wall_ms) {
+                    for period in self.shared.key_periods.all() {
                         keys.push((tables::KEYS, key_row(period, &hash)));
                     }
                 }

@@ -66,6 +66,11 @@ impl Clocks {
         self.wall.now_ms()
     }
 
+    /// The time by which something is removed for its age.
+    pub(crate) fn retention_ms(&self) -> i64 {
+        self.wall.retention_ms()
+    }
+
     /// The time of a deadline of the evaluator.
     fn instant(&self, monotonic_ms: u64) -> Instant {
         tidewire_stream::deadline(self.started, Duration::from_millis(monotonic_ms))

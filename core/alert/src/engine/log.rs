@@ -62,7 +62,7 @@ async fn trim(shared: &Shared, user: &str) -> Result<bool, StoreError> {
 
 /// Removes fires that are too old, up to a batch. True if there may be more.
 async fn remove_old(shared: &Shared) -> Result<bool, StoreError> {
-    let oldest_ms = shared.clocks.now_ms() - shared.config.log_max_age_ms;
+    let oldest_ms = shared.clocks.retention_ms() - shared.config.log_max_age_ms;
     let oldest = Id::at(oldest_ms);
     let rows = shared
         .store
@@ -86,7 +86,7 @@ async fn remove_old(shared: &Shared) -> Result<bool, StoreError> {
 
 /// Removes idempotency keys that are not looked up any more.
 async fn remove_keys(shared: &Shared) -> Result<(), StoreError> {
-    let first = planning::period(shared.clocks.now_ms()).saturating_sub(1);
+    let first = planning::period(shared.clocks.retention_ms()).saturating_sub(1);
     let rows = shared.store.scan(tables::KEYS, Key::new(), None, 1).await?;
     let Some((key, _)) = rows.into_iter().next() else {
         return Ok(());
@@ -97,5 +97,7 @@ async fn remove_keys(shared: &Shared) -> Result<(), StoreError> {
     }
     let mut batch = Batch::new();
     batch.delete_range(tables::KEYS, Key::new(), end);
-    shared.store.commit(batch).await
+    shared.store.commit(batch).await?;
+    shared.key_periods.remove_before(first);
+    Ok(())
 }

@@ -49,7 +49,7 @@ use rust_decimal::Decimal;
 use tidewire_proto::v1::{
     AlertEvent, AlertRule, EvaluateRequest, NotifyRequest, TransactionState, evaluate_request,
 };
-use tidewire_store::{SharedStore, StoreError};
+use tidewire_store::{KeyPeriods, SharedStore, StoreError};
 use tidewire_stream::{ChannelName, SharedClock, UserId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -162,6 +162,8 @@ pub(crate) struct Shared {
     config: AlertConfig,
     clocks: Clocks,
     ids: IdSource,
+    /// The days under which idempotency keys are stored.
+    key_periods: KeyPeriods,
     judge: Mutex<Judge>,
     inputs: Inputs,
     commands: mpsc::Sender<Command>,
@@ -207,6 +209,7 @@ impl AlertEngine {
     ) -> Result<(Self, AlertTasks), AlertError> {
         config.check()?;
         let ids = load::ids(&store).await?;
+        let key_periods = KeyPeriods::load(&store, tables::KEYS).await?;
         let (commands, receiver) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             judge: Mutex::new(Judge::new(config.catch_up_ms)),
@@ -216,6 +219,7 @@ impl AlertEngine {
             config,
             clocks: Clocks::new(clock),
             ids,
+            key_periods,
             inputs: Inputs::default(),
             commands,
             commands_added: Notify::new(),

@@ -70,7 +70,9 @@ impl Writer {
                 rule: id.0,
                 request,
             };
-            let row = key_row(period(now.wall_ms), &hash);
+            let period = period(now.wall_ms);
+            self.shared.key_periods.insert(period);
+            let row = key_row(period, &hash);
             chunk
                 .batch
                 .put(tables::KEYS, row.clone(), record.encode_to_vec());
@@ -250,14 +252,10 @@ fn request_hash(rule: &AlertRule) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|place| hash[place]))
 }
 
-/// The day of a time. A key is known for 24 to 48 hours.
+/// The day of a time. A key is known for 24 to 48 hours, and is looked up under each day that the
+/// table has, whatever the clock shows.
 pub(crate) fn period(time_ms: i64) -> u32 {
     u32::try_from(time_ms.max(0) / DAY_MS).unwrap_or(u32::MAX)
-}
-
-pub(super) fn periods(time_ms: i64) -> [u32; 2] {
-    let now = period(time_ms);
-    [now, now.saturating_sub(1)]
 }
 
 pub(crate) fn key_row(period: u32, hash: &[u8]) -> Key {

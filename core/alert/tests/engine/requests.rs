@@ -1,12 +1,21 @@
 //! Requests: register, change, list, delete, evaluate; and whose rules they concern.
 
+use std::{sync::Arc, time::Duration};
+
 use tidewire_alert::AlertError;
 use tidewire_proto::v1::{
     AlertRule, AlertState, ErrorCode, EvaluateRequest, ListAlertsRequest, ListFiresRequest,
     PortfolioCondition, PortfolioValue, alert_condition::Kind, evaluate_request,
 };
 
+use tidewire_stream::GuardedClock;
+
 use crate::support::{World, above, decimal, recurring};
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// Midnight of a day, in milliseconds since the Unix epoch.
+const MIDNIGHT_MS: i64 = 20_000 * DAY_MS;
 
 async fn listed(run: &crate::support::Run, user: &str) -> Vec<AlertRule> {
     let request = ListAlertsRequest::default();
@@ -100,6 +109,54 @@ async fn a_repeated_registration_under_a_key_is_one_rule() {
     let key = Some("k".to_owned());
     let known = run.engine.register("ada", above("BTC-USD", "1"), key).await;
     assert_eq!(known.unwrap().id, first.id);
+    run.stop().await;
+}
+
+/// The clock is set back over midnight, goes far ahead, and is set right: each key stays known, and
+/// the log keeps its fires.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_clock_forgets_no_key_and_no_fire() {
+    let mut world = World::new();
+    world.clock.set(MIDNIGHT_MS + 3_000);
+    world.shown = Arc::new(GuardedClock::new(world.clock.clone()));
+    let run = world.start().await;
+    let register = |key: String| run.engine.register("ada", above("BTC-USD", "1"), Some(key));
+    let mut known = Vec::new();
+    for (number, step_ms) in [0, -11_000, 100 * DAY_MS, -100 * DAY_MS, 8_000]
+        .into_iter()
+        .enumerate()
+    {
+        world.clock.advance(step_ms);
+        let key = format!("k{number}");
+        known.push((key.clone(), register(key).await.unwrap().id));
+        if number == 0 {
+            let fired = run.engine.trigger("ada", &known[0].1).await;
+            fired.unwrap();
+        }
+        // The log is bounded each second.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        world.clock.advance(3_000);
+        for (key, id) in &known {
+            assert_eq!(
+                register(key.clone()).await.unwrap().id,
+                *id,
+                "{key} at step {number}"
+            );
+        }
+        assert_eq!(world.fired().await.len(), 1, "step {number}");
+    }
+    run.stop().await;
+    let run = world.start().await;
+    for (key, id) in known {
+        let again = run.engine.register("ada", above("BTC-USD", "1"), Some(key));
+        assert_eq!(again.await.unwrap().id, id);
+    }
+    run.stop().await;
+    // The clock is right after all.
+    world.clock.advance(100 * DAY_MS);
+    let run = world.start().await;
+    tokio::time::sleep(Duration::from_secs(24 * 60 * 60 + 10)).await;
+    assert_eq!(world.fired().await.len(), 0);
     run.stop().await;
 }
 

@@ -18,7 +18,7 @@ use tidewire_proto::v1::{
     alert_condition::Kind, alert_repeat, evaluate_request,
 };
 use tidewire_store::{Batch, Key, MemoryStore, Store, StoreError, StoreFuture, Table, Value};
-use tidewire_stream::{ManualClock, UserId};
+use tidewire_stream::{ManualClock, SharedClock, UserId};
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinHandle,
@@ -264,6 +264,8 @@ impl Catalog for Symbols {
 pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<ManualClock>,
+    /// The clock as the engine sees it.
+    pub(crate) shown: SharedClock,
     pub(crate) hub: Arc<HubStub>,
     pub(crate) config: AlertConfig,
     pub(crate) symbols: Vec<&'static str>,
@@ -281,9 +283,11 @@ pub(crate) struct Run {
 
 impl World {
     pub(crate) fn new() -> Self {
+        let clock = ManualClock::at(START_MS);
         Self {
             store: Arc::new(MemoryStore::new()),
-            clock: ManualClock::at(START_MS),
+            shown: clock.clone(),
+            clock,
             hub: Arc::default(),
             config: AlertConfig::default(),
             symbols: vec!["BTC-USD", "ETH-USD"],
@@ -309,7 +313,7 @@ impl World {
             store,
             sink.clone(),
             Arc::new(Symbols(self.symbols.clone())),
-            self.clock.clone(),
+            self.shown.clone(),
             self.config.clone(),
         )
         .await

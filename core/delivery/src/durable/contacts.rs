@@ -92,6 +92,9 @@ impl Contacts {
         let is_own = own.iter().any(|(_, id)| Some(id) == known.as_ref());
         own.retain(|(_, id)| Some(id) != known.as_ref());
         own.sort();
+        // After the others, also where a clock that was ahead wrote these: the oldest make room.
+        let newest_ms = own.last().map_or(0, |(created_ms, _)| *created_ms);
+        let created_ms = self.clock.now_ms().max(newest_ms.saturating_add(1));
         let surplus = (own.len() + 1).saturating_sub(MAX_REGISTRATIONS);
         let surplus = own.drain(..surplus).map(|(_, id)| id);
         let (same, ended) = match is_own {
@@ -104,7 +107,6 @@ impl Contacts {
             }
         }
         let id = same.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
-        let created_ms = self.clock.now_ms();
         let registration = StoredRegistration {
             user: user.as_str().to_owned(),
             subscription: json.to_vec(),
@@ -262,11 +264,14 @@ impl Contacts {
             .filter(|(other, _)| *other != key)
             .collect();
         others.sort_unstable_by(|(_, one), (_, other)| one.cmp(other));
+        // After the others, as with registrations.
+        let newest = others.last().and_then(|(_, time)| time.first_chunk());
+        let newest_ms = newest.map_or(0, |time| i64::from_be_bytes(*time));
+        let now_ms = self.clock.now_ms().max(newest_ms.saturating_add(1));
         let surplus = (others.len() + 1).saturating_sub(MAX_UNSUBSCRIBED);
         for (key, _) in others.drain(..surplus) {
             batch.delete(tables::UNSUBSCRIBED, key);
         }
-        let now_ms = self.clock.now_ms();
         batch.put(tables::UNSUBSCRIBED, key, now_ms.max(0).to_be_bytes());
         Ok(())
     }

@@ -41,6 +41,8 @@ struct Bench {
     queue: EndpointQueue,
     start: Instant,
     at: Duration,
+    /// By how much the clock is ahead of the right one, of which the queue is in doubt.
+    ahead_ms: i64,
 }
 
 impl Bench {
@@ -49,18 +51,22 @@ impl Bench {
         let now = Now {
             instant: start,
             ms: CREATED_MS,
+            retention_ms: CREATED_MS,
         };
         Self {
             queue: EndpointQueue::new(limits, now),
             start,
             at: Duration::ZERO,
+            ahead_ms: 0,
         }
     }
 
     fn now(&self) -> Now {
+        let retention_ms = CREATED_MS + i64::try_from(self.at.as_millis()).unwrap();
         Now {
             instant: self.start + self.at,
-            ms: CREATED_MS + i64::try_from(self.at.as_millis()).unwrap(),
+            ms: retention_ms + self.ahead_ms,
+            retention_ms,
         }
     }
 
@@ -272,6 +278,30 @@ fn an_expired_message_is_not_sent() {
     bench.at += Duration::from_millis(500);
     let step = bench.queue.next(bench.now());
     assert!(matches!(step, Step::End(_, JobEnd::Expired)), "{step:?}");
+}
+
+/// A clock that is in doubt ends nothing by its age, and sends nothing that has expired by it.
+#[test]
+fn a_clock_that_is_ahead_ends_no_message() {
+    let mut bench = Bench::new(LIMITS);
+    let mut expiring = job("expiring");
+    expiring.message.expires_ms = Some(CREATED_MS + 3_600_000);
+    bench.offer(expiring);
+    bench.offer(job("a"));
+    bench.ahead_ms = 400 * 24 * 3_600_000;
+    let failed = bench.fail(None);
+    assert_eq!(failed.job.id.as_str(), "a");
+    // Its pause is that of the right clock.
+    let pause_ms = failed.result.unwrap_err().not_before_ms - CREATED_MS;
+    assert_eq!(pause_ms, 2_000);
+    bench.at += 2 * SECOND;
+    let again = bench.send();
+    assert_eq!(again.id.as_str(), "a");
+    bench.finish(again, Outcome::Delivered);
+    assert_eq!(bench.wait(), Some(58 * SECOND));
+    bench.ahead_ms = 0;
+    bench.at += 58 * SECOND;
+    assert_eq!(bench.send().id.as_str(), "expiring");
 }
 
 #[test]
@@ -488,16 +518,31 @@ proptest! {
         for (number, (kind, seconds)) in steps.into_iter().enumerate() {
             match kind {
                 0 | 1 => {
-                    let job = job(&format!("j{number}"));
+                    let mut job = job(&format!("j{number}"));
+                    let expires_ms = bench.now().retention_ms + 500_000;
+                    job.message.expires_ms = (seconds % 2 == 0).then_some(expires_ms);
                     let id = job.id.clone();
                     if bench.offer(job) == Offer::Queued {
                         open.insert(id);
                     }
                 }
+                2 if seconds < 40 => bench.ahead_ms = match bench.ahead_ms {
+                    0 => 400 * 24 * 3_600_000,
+                    _ => 0,
+                },
                 2 => bench.at += u32::try_from(seconds).unwrap() * SECOND,
                 3..6 => match bench.queue.next(bench.now()) {
-                    Step::Send(job) => in_flight.push(*job),
-                    Step::End(job, _) => ended(&mut open, &job.id)?,
+                    Step::Send(job) => {
+                        prop_assert!(!job.message.is_expired(bench.now().ms));
+                        in_flight.push(*job);
+                    }
+                    Step::End(job, end) => {
+                        let age_ms = bench.now().retention_ms - CREATED_MS;
+                        let is_old = age_ms >= i64::try_from(LIMITS.max_age.as_millis()).unwrap();
+                        prop_assert_eq!(is_old || end == JobEnd::Expired, true);
+                        prop_assert!(is_old || job.message.is_expired(bench.now().retention_ms));
+                        ended(&mut open, &job.id)?;
+                    }
                     Step::Wait(at) => prop_assert!(at > bench.now().instant),
                     Step::Idle => {}
                 },
@@ -528,6 +573,7 @@ proptest! {
         }
         // All that is left is too old one day.
         bench.at += LIMITS.max_age * 3;
+        bench.ahead_ms = 0;
         while let Step::End(job, _) = bench.queue.next(bench.now()) {
             ended(&mut open, &job.id)?;
         }

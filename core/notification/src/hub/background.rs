@@ -13,6 +13,7 @@ use super::{NotificationHub, schedules};
 use crate::{
     HubEvent, NotificationError,
     hub_core::HubCore,
+    hub_time::HubTime,
     id::Order,
     idempotency,
     inbox::NEVER_MS,
@@ -75,55 +76,72 @@ impl NotificationHub {
     /// The store cannot be read or written.
     pub async fn step(&self) -> Result<StepOutcome, NotificationError> {
         let core = &*self.0;
-        let now_ms = core.clock.now_ms();
+        let time = core.time();
+        let now_ms = time.now_ms;
         // Work that is added from here on wakes the task.
         core.sleep_until(NEVER_MS);
         self.settle_unknown().await?;
-        let (mut has_more, next_due_ms) = self.step_due(now_ms).await?;
-        has_more |= end_broadcasts(core, now_ms).await?;
-        has_more |= remove_keys(core, now_ms).await?;
-        has_more |= remove_old_texts(core, now_ms).await?;
+        let (mut has_more, next_due_ms) = self.step_due(time).await?;
+        has_more |= end_broadcasts(core, time).await?;
+        has_more |= remove_keys(core, time.retention_ms).await?;
+        has_more |= remove_old_texts(core, time.retention_ms).await?;
         has_more |= remove_garbage(core).await?;
         if has_more {
             return Ok(StepOutcome::More);
         }
-        let due_ms = next_due_ms.min(core.live(now_ms).next_due_ms());
+        // What is due by a clock that is in doubt waits for its end.
+        let live_due_ms = match core.live(time).next_due_ms() {
+            due_ms if due_ms <= now_ms => now_ms.saturating_add(MAX_PAUSE_MS),
+            due_ms => due_ms,
+        };
+        let due_ms = next_due_ms.min(live_due_ms);
         core.sleep_until(due_ms.min(now_ms.saturating_add(MAX_PAUSE_MS)));
         Ok(StepOutcome::Idle(due_ms))
     }
 
     /// Expires and delivers. Returns whether more is due, and when the next is.
-    async fn step_due(&self, now_ms: i64) -> Result<(bool, i64), NotificationError> {
+    async fn step_due(&self, time: HubTime) -> Result<(bool, i64), NotificationError> {
         let core = &*self.0;
-        let rows = core
-            .store
-            .scan(tables::DUE, Key::new(), None, STEP_ROWS)
-            .await?;
-        let is_full = rows.len() == STEP_ROWS;
-        for (key, _) in rows {
-            let Some((due_ms, due)) = tables::parse_due(&key) else {
-                return Err(NotificationError::Damaged("time of due work"));
-            };
-            if due_ms > now_ms {
-                return Ok((false, due_ms));
-            }
-            match &due {
-                DueWork::Expiry(user) => {
-                    self.with_user(user, async |work| {
-                        work.load([user], Vec::new()).await.map(drop)
-                    })
-                    .await?;
+        let mut after = None;
+        loop {
+            let rows = core
+                .store
+                .scan(tables::DUE, Key::new(), after.take(), STEP_ROWS)
+                .await?;
+            let is_full = rows.len() == STEP_ROWS;
+            after = rows.last().map(|(key, _)| key.clone());
+            let mut done = 0;
+            for (key, _) in rows {
+                let Some((due_ms, due)) = tables::parse_due(&key) else {
+                    return Err(NotificationError::Damaged("time of due work"));
+                };
+                if due_ms > time.now_ms {
+                    return Ok((false, due_ms));
                 }
-                DueWork::Delivery(order) => schedules::deliver_due(&self.0, *order).await?,
+                done += usize::from(match &due {
+                    // By a clock that is in doubt.
+                    DueWork::Expiry(_) if due_ms > time.retention_ms => false,
+                    DueWork::Expiry(user) => {
+                        self.with_user(user, async |work| {
+                            work.load([user], Vec::new()).await.map(drop)
+                        })
+                        .await?;
+                        true
+                    }
+                    DueWork::Delivery(order) => schedules::deliver_due(&self.0, *order).await?,
+                });
+            }
+            // Rows that wait for the end of a doubt must not hold up those after them.
+            if !is_full || done > 0 {
+                return Ok((is_full, NEVER_MS));
             }
         }
-        Ok((is_full, NEVER_MS))
     }
 }
 
 /// Removes the records of broadcasts that left the lists by time.
-async fn end_broadcasts(core: &HubCore, now_ms: i64) -> Result<bool, NotificationError> {
-    core.live(now_ms);
+async fn end_broadcasts(core: &HubCore, time: HubTime) -> Result<bool, NotificationError> {
+    core.live(time);
     let ended = core.take_ended();
     if ended.is_empty() {
         return Ok(false);
@@ -142,9 +160,8 @@ async fn end_broadcasts(core: &HubCore, now_ms: i64) -> Result<bool, Notificatio
 }
 
 /// Removes idempotency keys whose time is over.
-async fn remove_keys(core: &HubCore, now_ms: i64) -> Result<bool, NotificationError> {
-    let time_ms = now_ms.max(core.ids.last().time_ms());
-    let oldest = idempotency::period(time_ms).saturating_sub(1);
+async fn remove_keys(core: &HubCore, retention_ms: i64) -> Result<bool, NotificationError> {
+    let oldest = idempotency::first_kept(retention_ms);
     let rows = core
         .store
         .scan(tables::KEYS, Key::new(), None, STEP_ROWS)
@@ -157,13 +174,16 @@ async fn remove_keys(core: &HubCore, now_ms: i64) -> Result<bool, NotificationEr
     }
     let has_more = batch.writes().len() == STEP_ROWS;
     core.store.commit(batch).await?;
+    if !has_more {
+        core.key_periods.remove_before(oldest);
+    }
     Ok(has_more)
 }
 
 /// Removes texts of notifications that are too old for every inbox.
-async fn remove_old_texts(core: &HubCore, now_ms: i64) -> Result<bool, NotificationError> {
+async fn remove_old_texts(core: &HubCore, retention_ms: i64) -> Result<bool, NotificationError> {
     let age_ms = core.config.max_age_ms.saturating_add(TEXT_MARGIN_MS);
-    let end = Order::at(now_ms.saturating_sub(age_ms));
+    let end = Order::at(retention_ms.saturating_sub(age_ms));
     let chunks = core.store.scan(tables::BODIES, Key::new(), None, 1).await?;
     let is_old = |key: &Key| tables::order(key).is_some_and(|first| first < end);
     if !chunks.iter().any(|(key, _)| is_old(key)) {

@@ -247,8 +247,8 @@ impl NotificationHub {
         id: NotificationId,
     ) -> Result<Option<(Notification, Class)>, NotificationError> {
         let core = &self.0;
-        let live = core.live(core.clock.now_ms());
-        let found = core.order(id).and_then(|order| live.get(order).cloned());
+        let live = core.live(core.time());
+        let found = core.order(id).and_then(|order| live.find(order).cloned());
         let Some(found) = found else { return Ok(None) };
         let item = OutgoingItem {
             id,

@@ -146,7 +146,7 @@ pub(super) async fn find(
     query: &ListQuery,
 ) -> Result<Vec<ListedItem>, NotificationError> {
     let before = query.before.map_or(Order(u64::MAX), |id| id.order);
-    let live = work.live.clone();
+    let (live, time) = (work.live.clone(), work.time);
     let inbox = work.inbox(user);
     let state = &inbox.state;
     let (visibility, floor) = (state.visibility(), core.floor(state));
@@ -172,13 +172,16 @@ pub(super) async fn find(
     };
     let listed = |entry: &Entry| {
         let is_read = state.is_read(entry);
-        (entry.order < before && is_shown(entry.class, is_read)).then_some(ListedItem {
-            order: entry.order,
-            class: entry.class,
-            is_read,
-            expires_at_ms: entry.expires_at_ms,
-            is_broadcast: false,
-        })
+        let is_hidden = time.hides(entry.expires_at_ms);
+        (entry.order < before && !is_hidden && is_shown(entry.class, is_read)).then_some(
+            ListedItem {
+                order: entry.order,
+                class: entry.class,
+                is_read,
+                expires_at_ms: entry.expires_at_ms,
+                is_broadcast: false,
+            },
+        )
     };
     let mut direct: VecDeque<ListedItem> = match &inbox.blocks {
         // All entries are in memory: there is no block, or something has just expired.

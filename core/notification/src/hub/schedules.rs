@@ -82,7 +82,7 @@ impl NotificationHub {
         let order = core.order(parse_id("id", id)?).ok_or_else(unknown)?;
         let stripes = BTreeSet::from([locks::SCHEDULES, locks::BROADCASTS]);
         let mut work = Work::lock(core, &stripes).await;
-        let live = work.live.get(order).map(|broadcast| broadcast.order);
+        let live = work.live.find(order).map(|broadcast| broadcast.order);
         match live.or_else(|| work.live.find_scheduled(order)) {
             Some(live) => work.remove_broadcasts(vec![live]),
             None => {
@@ -168,7 +168,9 @@ fn remove(core: &HubCore, work: &mut Work<'_>, schedule: &Schedule) {
             tables::KEYS,
             idempotency::row(idempotency::SCHEDULED, &hash),
         );
-        let row = idempotency::row(idempotency::period(time_ms), &hash);
+        let period = idempotency::period(time_ms);
+        let row = idempotency::row(period, &hash);
+        core.key_periods.insert(period);
         work.batch
             .put(tables::KEYS, row, idempotency::encode(&record));
     }
@@ -185,14 +187,14 @@ async fn load(core: &HubCore, order: Order) -> Result<Option<Schedule>, Notifica
 }
 
 /// Delivers a scheduled notification whose time has come, unless it was cancelled or replaced
-/// meanwhile.
+/// meanwhile. Returns whether that is done: one that has expired by a clock that is in doubt waits.
 pub(super) async fn deliver_due(
     core: &Arc<HubCore>,
     order: Order,
-) -> Result<(), NotificationError> {
+) -> Result<bool, NotificationError> {
     // Its recipients never change, so the locks can be chosen before they are held.
     let Some(schedule) = load(core, order).await? else {
-        return Ok(());
+        return Ok(true);
     };
     let mut stripes = BTreeSet::from([locks::SCHEDULES]);
     if let Some((hash, _)) = &schedule.key {
@@ -205,17 +207,18 @@ pub(super) async fn deliver_due(
     }
     let mut work = Work::lock(core, &stripes).await;
     let Some(mut schedule) = load(core, order).await? else {
-        return Ok(());
+        return Ok(true);
     };
     if schedule.due_ms > work.now_ms {
-        return Ok(());
+        return Ok(true);
+    }
+    let expires_at_ms = schedule.message.expiry.at_ms(work.now_ms);
+    if work.time.hides(expires_at_ms) {
+        return Ok(false);
     }
     remove(core, &mut work, &schedule);
     let message = &mut schedule.message;
-    let has_expired = message
-        .expiry
-        .at_ms(work.now_ms)
-        .is_some_and(|at_ms| at_ms <= work.now_ms);
+    let has_expired = expires_at_ms.is_some_and(|at_ms| at_ms <= work.now_ms);
     if !has_expired {
         let shared = Notification::decode(message.text.as_slice());
         let mut shared =
@@ -229,5 +232,6 @@ pub(super) async fn deliver_due(
         let delivered = work.next_order();
         sending::deliver(core, &mut work, delivered, message, Some(order)).await?;
     }
-    work.commit().await
+    work.commit().await?;
+    Ok(true)
 }

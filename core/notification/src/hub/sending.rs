@@ -164,11 +164,10 @@ impl<'a> Sending<'a> {
         let mut rows: Vec<(Table, Key)> = Vec::new();
         let mut subjects = Vec::new();
         let mut users = HashSet::new();
-        // Places never go back, so neither do the periods.
-        let time_ms = work.now_ms.max(core.ids.last().time_ms());
+        let periods = core.key_periods.all();
         for draft in drafts.iter().flatten() {
             if let Some(key) = &draft.key {
-                for period in idempotency::periods(time_ms) {
+                for period in periods.iter().copied() {
                     rows.push((tables::KEYS, idempotency::row(period, &key.hash)));
                     subjects.push(key.hash);
                 }
@@ -254,6 +253,7 @@ impl<'a> Sending<'a> {
 
     fn remember(&mut self, work: &mut Work<'_>, key: &SenderKey, period: u32, record: KeyRecord) {
         let row = idempotency::row(period, &key.hash);
+        self.core.key_periods.insert(period);
         work.batch
             .put(tables::KEYS, row, idempotency::encode(&record));
         self.keys.insert(key.hash, record);

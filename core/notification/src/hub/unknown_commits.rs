@@ -54,14 +54,14 @@ impl NotificationHub {
             UnknownCommit::Preferences(user) => self.settle_preferences(user).await?,
             UnknownCommit::Gap(user) => core.events.publish(HubEvent::Gap { user: user.clone() }),
             UnknownCommit::Broadcast { order, event } => {
-                if core.live(core.clock.now_ms()).get(*order).is_some() {
+                if core.live(core.time()).find(*order).is_some() {
                     core.events.publish(event.clone());
                 }
             }
             UnknownCommit::Removal(ids) => {
-                let live = core.live(core.clock.now_ms());
+                let live = core.live(core.time());
                 let mut ids = ids.clone();
-                ids.retain(|id| live.get(id.order).is_none());
+                ids.retain(|id| live.find(id.order).is_none());
                 if !ids.is_empty() {
                     core.events.publish(HubEvent::BroadcastRemoval { ids });
                 }

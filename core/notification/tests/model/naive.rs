@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use tidewire_proto::v1::NotifyRequest;
 
-use crate::config;
+use crate::{config, support::DAY_MS};
 
 /// A notification, in whichever list it is.
 #[derive(Debug, Clone)]
@@ -43,7 +43,15 @@ pub(crate) struct ModelSchedule {
 
 #[derive(Debug, Default)]
 pub(crate) struct Model {
+    /// The time of the clock.
     pub(crate) now_ms: i64,
+    /// The time by which something is removed. Behind `now_ms` while the clock is in doubt.
+    pub(crate) retention_ms: i64,
+    /// For how long it has been in doubt.
+    pub(crate) doubted_ms: i64,
+    /// Ids that were given out, and those that are stored, as numbers.
+    pub(crate) taken: u64,
+    pub(crate) stored: u64,
     pub(crate) next_seq: u64,
     pub(crate) users: Vec<ModelUser>,
     pub(crate) broadcasts: Vec<Item>,
@@ -54,10 +62,48 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// Lets time pass.
+    pub(crate) fn pass(&mut self, ms: i64) {
+        self.now_ms += ms;
+        self.retention_ms += ms;
+        if self.retention_ms == self.now_ms {
+            return;
+        }
+        self.doubted_ms += ms;
+        if self.doubted_ms >= DAY_MS {
+            (self.retention_ms, self.doubted_ms) = (self.now_ms, 0);
+        }
+    }
+
+    /// Sets the clock.
+    pub(crate) fn step(&mut self, ms: i64) {
+        self.now_ms += ms;
+        if self.now_ms - self.retention_ms <= DAY_MS {
+            (self.retention_ms, self.doubted_ms) = (self.now_ms, 0);
+        }
+        for user in &mut self.users {
+            if let Some(first_ms) = &mut user.first_contact_ms {
+                *first_ms = self.now_ms.min(*first_ms);
+            }
+        }
+    }
+
+    /// Takes ids, which never fall behind those of before. The counter has 16 bits.
+    pub(crate) fn take(&mut self, count: u64) {
+        let first = (self.now_ms.unsigned_abs() << 16).max(self.taken + 1);
+        self.taken = first + count - 1;
+    }
+
+    /// The time of the id that was taken last.
+    pub(crate) fn taken_ms(&self) -> i64 {
+        (self.taken >> 16).cast_signed()
+    }
+
     pub(crate) fn expire(&mut self) {
-        let now_ms = self.now_ms;
+        let retention_ms = self.retention_ms;
         let is_live = |item: &Item, age_ms: i64| {
-            item.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms) && item.time_ms + age_ms > now_ms
+            item.expires_at_ms.is_none_or(|at_ms| at_ms > retention_ms)
+                && item.time_ms + age_ms > retention_ms
         };
         for user in &mut self.users {
             user.items.retain(|item| is_live(item, config().max_age_ms));
@@ -66,19 +112,29 @@ impl Model {
             .retain(|item| is_live(item, config().broadcast_max_age_ms));
     }
 
-    pub(crate) fn contact(&mut self, user: usize) {
-        let now_ms = self.now_ms;
-        self.users[user].first_contact_ms.get_or_insert(now_ms);
+    /// Whether an item has expired by the clock, and is not removed yet.
+    pub(crate) fn is_hidden(&self, item: &Item) -> bool {
+        item.expires_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms)
     }
 
-    /// All that a user has, newest first, hidden ones too.
+    pub(crate) fn contact(&mut self, user: usize) {
+        let retention_ms = self.retention_ms;
+        self.users[user]
+            .first_contact_ms
+            .get_or_insert(retention_ms);
+    }
+
+    /// All that a user has, newest first, also what preferences hide, and notifications that have
+    /// expired by the clock. Broadcasts that have are left out.
     pub(crate) fn all(&self, user: usize) -> Vec<Item> {
         let of = &self.users[user];
         let first_ms =
-            of.first_contact_ms.unwrap_or(self.now_ms) - config().first_contact_window_ms;
+            of.first_contact_ms.unwrap_or(self.retention_ms) - config().first_contact_window_ms;
         let broadcasts = self.broadcasts.iter();
         let broadcasts = broadcasts.filter(|item| {
-            item.time_ms >= first_ms && !of.dismissed_broadcasts.contains(&item.seq)
+            item.time_ms >= first_ms
+                && !of.dismissed_broadcasts.contains(&item.seq)
+                && !self.is_hidden(item)
         });
         let broadcasts = broadcasts.map(|item| Item {
             is_read: of.read_broadcasts.contains(&item.seq),
@@ -96,7 +152,9 @@ impl Model {
                 || item.kind == 6
                 || (item.priority >= of.min_priority && !of.muted.contains(&item.kind))
         };
-        self.all(user).into_iter().filter(is_visible).collect()
+        let all = self.all(user).into_iter();
+        all.filter(|item| is_visible(item) && !self.is_hidden(item))
+            .collect()
     }
 
     pub(crate) fn unread(&self, user: usize) -> u64 {
@@ -106,12 +164,12 @@ impl Model {
             .count() as u64
     }
 
-    /// Delivers an item, and returns its place.
-    pub(crate) fn deliver(&mut self, target: Option<&[usize]>, item: &Item) -> u64 {
+    /// Delivers an item with the time of its id, and returns its place.
+    pub(crate) fn deliver(&mut self, target: Option<&[usize]>, item: &Item, time_ms: i64) -> u64 {
         self.next_seq += 1;
         let item = Item {
             seq: self.next_seq,
-            time_ms: self.now_ms,
+            time_ms,
             ..item.clone()
         };
         match target {

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tidewire_notification::{HubEvent, NotificationError, ScheduleRef};
+use tidewire_notification::{HubEvent, NotificationError, NotificationId, ScheduleRef};
 use tidewire_proto::v1::{ListNotificationsRequest, Notification, NotifyRequest, Preferences};
 
-use tidewire_stream::UserId;
+use tidewire_stream::{Clock as _, UserId};
 
 use crate::{
     MINUTE_MS, USERS, config,
@@ -47,11 +47,12 @@ impl Run {
     pub(crate) async fn new(seed: u64) -> Self {
         let model = Model {
             now_ms: START_MS,
+            retention_ms: START_MS,
             users: vec![ModelUser::default(); USERS],
             ..Model::default()
         };
         Self {
-            world: World::with(config()).await,
+            world: World::guarded(config()).await,
             model,
             random: StdRng::seed_from_u64(seed),
             titles: 0,
@@ -149,13 +150,16 @@ impl Run {
     }
 
     /// Applies a request that the hub accepted under this id.
-    fn accept(&mut self, sending: &Sending, id: String) {
+    fn accept(&mut self, sending: &Sending, id: NotificationId) {
         let request = &sending.request;
-        let now_ms = self.model.now_ms;
+        let (now_ms, retention_ms) = (self.model.now_ms, self.model.retention_ms);
+        let (time_ms, id) = (id.time_ms(), id.to_string());
+        assert_eq!(time_ms, self.model.taken_ms(), "the time of an id");
+        self.model.stored = self.model.taken;
         if let Some(key) = &request.idempotency_key {
             self.model
                 .keys
-                .insert(key.clone(), (request.clone(), id.clone(), now_ms));
+                .insert(key.clone(), (request.clone(), id.clone(), retention_ms));
         }
         let ttl_ms = request.ttl_ms.map(|ttl_ms| ttl_ms as i64);
         if let Some(due_ms) = request.not_before {
@@ -186,7 +190,9 @@ impl Run {
         if let Some(ttl_ms) = ttl_ms {
             item.expires_at_ms = Some(now_ms + ttl_ms);
         }
-        let seq = self.model.deliver(sending.target.as_deref(), &item);
+        let seq = self
+            .model
+            .deliver(sending.target.as_deref(), &item, time_ms);
         self.model.ids.insert(seq, id);
     }
 
@@ -205,9 +211,10 @@ impl Run {
         match self.random.random_range(0..100) {
             0..30 => {
                 let sending = self.draw(false);
+                self.model.take(1);
                 let result = hub.notify(&sender(), sending.request.clone()).await;
                 if self.is_ok(&result) {
-                    self.accept(&sending, result.unwrap().id.to_string());
+                    self.accept(&sending, result.unwrap().id);
                 }
                 sending.target.map(|users| users[0])
             }
@@ -223,10 +230,11 @@ impl Run {
                     .iter()
                     .map(|sending| sending.request.clone())
                     .collect();
+                self.model.take(sendings.len() as u64);
                 let results = hub.notify_batch(&sender(), requests).await;
                 for (sending, result) in sendings.iter().zip(results) {
                     if self.is_ok(&result) {
-                        self.accept(sending, result.unwrap().id.to_string());
+                        self.accept(sending, result.unwrap().id);
                     }
                 }
                 sendings
@@ -236,9 +244,10 @@ impl Run {
             }
             36..41 => {
                 let sending = self.draw(true);
+                self.model.take(1);
                 let result = hub.notify(&sender(), sending.request.clone()).await;
                 if self.is_ok(&result) {
-                    self.accept(&sending, result.unwrap().id.to_string());
+                    self.accept(&sending, result.unwrap().id);
                 }
                 None
             }
@@ -287,7 +296,12 @@ impl Run {
                 let result = hub.mark_all_read(&name(user), id.as_deref()).await;
                 if self.is_ok(&result) {
                     self.model.contact(user);
-                    self.mark(user, |_, seq| up_to.is_none_or(|up_to| seq <= up_to));
+                    let is_meant = |seq| up_to.is_none_or(|up_to| seq <= up_to);
+                    self.mark(user, |_, seq| is_meant(seq));
+                    // Also those that come back with the right clock.
+                    let broadcasts = self.model.broadcasts.iter().map(|item| item.seq);
+                    let meant: Vec<_> = broadcasts.filter(|seq| is_meant(*seq)).collect();
+                    self.model.users[user].read_broadcasts.extend(meant);
                     assert_eq!(
                         result.unwrap().unread_count,
                         self.model.unread(user),
@@ -334,11 +348,7 @@ impl Run {
                     0 => self.random.random_range(0..12 * MINUTE_MS),
                     _ => self.random.random_range(0..20_000),
                 };
-                // Counts change with the time: events of before must not be taken for later ones.
-                self.follow_events().await;
-                self.badges.fill(None);
-                self.world.advance(ms);
-                self.model.now_ms += ms;
+                self.pass(ms).await;
                 None
             }
             90..96 => {
@@ -346,7 +356,13 @@ impl Run {
                 None
             }
             96 => {
-                self.world.restart().await;
+                match self.random.random_ratio(1, 4) {
+                    true => self.step_clock().await,
+                    false => {
+                        self.world.restart().await;
+                        self.model.taken = self.model.stored;
+                    }
+                }
                 None
             }
             _ => {
@@ -356,6 +372,59 @@ impl Run {
                     false => self.world.store.accept_commits(),
                 }
                 None
+            }
+        }
+    }
+
+    /// Lets time pass.
+    pub(crate) async fn pass(&mut self, ms: i64) {
+        // Counts change with the time: events of before must not be taken for later ones.
+        self.follow_events().await;
+        self.badges.fill(None);
+        self.world.pass(ms).await;
+        self.model.pass(ms);
+        self.check_clock();
+    }
+
+    fn check_clock(&self) {
+        let guard = self.world.guard.as_ref().unwrap();
+        assert_eq!(guard.retention_ms(), self.model.retention_ms);
+    }
+
+    /// Sets the clock ahead or back, by up to some days.
+    async fn step_clock(&mut self) {
+        self.is_failing = false;
+        self.world.store.accept_commits();
+        self.follow_events().await;
+        // The model removes at once what is due, and the hub when it looks.
+        self.background().await;
+        // An id of now, so that the model knows which were taken by failed deliveries.
+        let sending = self.draw(false);
+        self.model.take(1);
+        let sent = self
+            .world
+            .hub
+            .notify(&sender(), sending.request.clone())
+            .await;
+        self.accept(&sending, sent.unwrap().id);
+        self.follow_events().await;
+        self.badges.fill(None);
+        let ms = match self.random.random_range(0..4) {
+            0 => self.random.random_range(-2 * MINUTE_MS..2 * MINUTE_MS),
+            1 => self.random.random_range(-DAY_MS..DAY_MS),
+            // Back to the right time.
+            2 => self.model.retention_ms - self.model.now_ms,
+            _ => self.random.random_range(DAY_MS..5 * DAY_MS),
+        };
+        self.world.advance(ms);
+        self.model.step(ms);
+        self.check_clock();
+        // A first contact that is in the future now is corrected with the next change or list.
+        for user in 0..USERS {
+            if self.model.users[user].first_contact_ms.is_some() {
+                let query = ListNotificationsRequest::default();
+                let query = self.world.hub.list_query(&query).unwrap();
+                self.world.hub.list(&name(user), &query).await.unwrap();
             }
         }
     }
@@ -410,10 +479,11 @@ impl Run {
             true => self.model.keys.remove(&key).unwrap(),
             false => self.model.keys[&key].clone(),
         };
-        if sent_ms + DAY_MS <= self.model.now_ms {
+        if sent_ms + DAY_MS <= self.model.retention_ms {
             self.model.keys.remove(&key);
             return;
         }
+        self.model.take(1);
         let result = self.world.hub.notify(&sender(), request.clone()).await;
         // Something of the recipients may be due, which has to be stored.
         if !self.is_ok(&result) {
@@ -421,6 +491,7 @@ impl Run {
         }
         assert_eq!(result.unwrap().id.to_string(), id, "a repeated request");
         let other = with(request, |notification| notification.body.push('x'));
+        self.model.take(1);
         let refused = self.world.hub.notify(&sender(), other).await;
         assert_eq!(refused.map(drop), Err(NotificationError::KeyReuse(key)));
     }
@@ -479,22 +550,35 @@ impl Run {
         if !self.is_ok(&done) {
             return;
         }
-        let now_ms = self.model.now_ms;
+        let (now_ms, retention_ms) = (self.model.now_ms, self.model.retention_ms);
+        let has_expired = |schedule: &ModelSchedule, time_ms| {
+            let expires_at_ms = schedule.item.expires_at_ms;
+            expires_at_ms.is_some_and(|at_ms| at_ms <= time_ms)
+        };
+        // One that has expired by a clock that is in doubt waits.
+        let is_due = |schedule: &ModelSchedule| {
+            schedule.due_ms <= now_ms
+                && (has_expired(schedule, retention_ms) || !has_expired(schedule, now_ms))
+        };
         let mut due: Vec<_> = self
             .model
             .schedules
-            .extract_if(.., |schedule| schedule.due_ms <= now_ms)
+            .extract_if(.., |schedule| is_due(schedule))
             .collect();
         due.sort_by(|a, b| (a.due_ms, &a.id).cmp(&(b.due_ms, &b.id)));
         for schedule in due {
-            let mut item = schedule.item;
-            if item.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            if has_expired(&schedule, now_ms) {
                 continue;
             }
+            let mut item = schedule.item;
             if let Some(ttl_ms) = schedule.ttl_ms {
                 item.expires_at_ms = Some(now_ms + ttl_ms);
             }
-            self.model.deliver(schedule.target.as_deref(), &item);
+            self.model.take(1);
+            self.model.stored = self.model.taken;
+            let time_ms = self.model.taken_ms();
+            self.model
+                .deliver(schedule.target.as_deref(), &item, time_ms);
         }
     }
 

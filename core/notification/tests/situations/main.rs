@@ -7,6 +7,7 @@
 )]
 
 mod broadcasts;
+mod clock;
 mod failures;
 mod inboxes;
 mod outgoing;

@@ -1,7 +1,7 @@
 //! Test support: a hub on a store in memory, a clock that tests set, and a recorder of events.
 #![allow(dead_code, reason = "each test program uses what it needs")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tidewire_notification::{
@@ -12,7 +12,7 @@ use tidewire_proto::v1::{
     ListNotificationsRequest, Notification, NotificationType, NotifyRequest, Priority,
 };
 use tidewire_store::MemoryStore;
-use tidewire_stream::{ManualClock, UserId};
+use tidewire_stream::{GuardedClock, ManualClock, SharedClock, UserId};
 
 /// The start of the tests' time, in milliseconds since the Unix epoch.
 pub(crate) const START_MS: i64 = 1_750_000_000_000;
@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) config: NotificationConfig,
     pub(crate) hub: NotificationHub,
+    /// The guard of the clock, where a test has one.
+    pub(crate) guard: Option<Arc<GuardedClock>>,
     now_ms: i64,
 }
 
@@ -53,15 +55,29 @@ impl World {
     }
 
     pub(crate) async fn with(config: NotificationConfig) -> Self {
-        let store = Arc::new(MemoryStore::new());
         let clock = ManualClock::at(START_MS);
+        Self::with_clock(config, clock, None).await
+    }
+
+    /// A hub whose clock is guarded, as that of the server. The time of the test must be paused.
+    pub(crate) async fn guarded(config: NotificationConfig) -> Self {
+        let clock = ManualClock::at(START_MS);
+        let guard = Arc::new(GuardedClock::new(clock.clone()));
+        Self::with_clock(config, clock, Some(guard)).await
+    }
+
+    async fn with_clock(
+        config: NotificationConfig,
+        clock: Arc<ManualClock>,
+        guard: Option<Arc<GuardedClock>>,
+    ) -> Self {
+        let store = Arc::new(MemoryStore::new());
         let recorder = Arc::new(Recorder::default());
-        let hub = NotificationHub::open(
-            store.clone(),
-            recorder.clone(),
-            clock.clone(),
-            config.clone(),
-        );
+        let shown: SharedClock = match &guard {
+            Some(guard) => guard.clone(),
+            None => clock.clone(),
+        };
+        let hub = NotificationHub::open(store.clone(), recorder.clone(), shown, config.clone());
         let hub = hub.await.unwrap();
         Self {
             store,
@@ -69,6 +85,7 @@ impl World {
             recorder,
             config,
             hub,
+            guard,
             now_ms: START_MS,
         }
     }
@@ -76,8 +93,14 @@ impl World {
     /// Opens the hub again, as after a crash.
     pub(crate) async fn restart(&mut self) {
         let (store, recorder) = (self.store.clone(), self.recorder.clone());
-        let hub =
-            NotificationHub::open(store, recorder, self.clock.clone(), self.config.clone()).await;
+        let mut clock: SharedClock = self.clock.clone();
+        if let Some(guard) = &mut self.guard {
+            let mark = guard.mark();
+            *guard = Arc::new(GuardedClock::new(self.clock.clone()));
+            guard.resume(mark);
+            clock = guard.clone();
+        }
+        let hub = NotificationHub::open(store, recorder, clock, self.config.clone()).await;
         self.hub = hub.unwrap();
     }
 
@@ -85,6 +108,13 @@ impl World {
         self.now_ms
     }
 
+    /// Lets time pass, on both clocks.
+    pub(crate) async fn pass(&mut self, ms: i64) {
+        self.advance(ms);
+        tokio::time::advance(Duration::from_millis(ms.unsigned_abs())).await;
+    }
+
+    /// Sets the clock on or back. No time passes.
     pub(crate) fn advance(&mut self, ms: i64) {
         self.now_ms += ms;
         self.clock.set(self.now_ms);

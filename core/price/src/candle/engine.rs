@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tidewire_proto::v1::server_message::Data;
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
 use tidewire_stream::{ChannelName, Publisher};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -39,13 +39,6 @@ pub(crate) const DAYS: i64 = 30;
 /// How far a minute may be ahead of the clock, which may be set back a little. One that is further
 /// ahead was formed by a clock that was wrong, and stands in the way of those of the right one.
 pub(super) const MAX_AHEAD_MS: i64 = MINUTE_MS;
-
-/// A step of the clock ahead that may be a fault of the clock: nothing is removed at once because
-/// of it.
-const DOUBTED_STEP_MS: i64 = DAY_MS;
-
-/// Time without removals after such a step, in which an operator can set the clock right.
-const DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Hours of a symbol that wait for a store that fails. Beyond, the oldest are lost.
 const MAX_UNSAVED_HOURS: usize = 24;
@@ -139,8 +132,6 @@ struct Inner {
     publisher: Arc<dyn Publisher>,
     /// Whether the prices are made up.
     is_sample: AtomicBool,
-    /// When old days may be removed again.
-    prune_from: Mutex<Option<Instant>>,
 }
 
 /// The result of loading a symbol.
@@ -202,7 +193,6 @@ impl Candles {
             store,
             publisher,
             is_sample: AtomicBool::new(false),
-            prune_from: Mutex::new(None),
         }));
         // The engine keeps its listeners, and the candles keep the engine.
         let listener = Arc::downgrade(&candles.0);
@@ -275,7 +265,7 @@ impl Candles {
             );
         }
         if newest_ms > 0 {
-            self.doubt_step(newest_ms, self.0.prices.clock_ms());
+            self.0.prices.witness(newest_ms);
         }
         Ok(())
     }
@@ -388,22 +378,10 @@ impl Candles {
         self.load().await
     }
 
-    /// Puts off removals after a step of the clock that may be a fault of it.
-    fn doubt_step(&self, before_ms: i64, now_ms: i64) {
-        if now_ms - before_ms > DOUBTED_STEP_MS {
-            let ahead_hours = (now_ms - before_ms) / HOUR_MS;
-            tracing::warn!(
-                ahead_hours,
-                "the clock is far ahead of the newest candle: candles that are older than {DAYS} days are removed in 24 hours, unless it is set right"
-            );
-            *self.0.prune_from.lock() = Some(Instant::now() + DOUBT);
-        }
-    }
-
-    /// Whether old days may be removed.
-    pub(super) fn may_prune(&self) -> bool {
-        let prune_from = *self.0.prune_from.lock();
-        prune_from.is_none_or(|from| from <= Instant::now())
+    /// The first day that is kept.
+    pub(super) fn oldest_ms(&self) -> i64 {
+        let now_ms = self.now_ms() - self.0.prices.doubted_ms();
+        CandleInterval::Day.start_of(now_ms) - DAYS * DAY_MS
     }
 
     /// Publishes and saves until cancelled, and then saves once more.
@@ -412,7 +390,6 @@ impl Candles {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pruned_hour = 0;
         let mut count = 0_u32;
-        let mut clock_ms = self.0.prices.clock_ms();
         let mut failure: Option<StoreError> = None;
         while cancel.run_until_cancelled(ticks.tick()).await.is_some() {
             let mut result = match self.is_ahead_of_clock() {
@@ -424,13 +401,11 @@ impl Candles {
             if !count.is_multiple_of(PUBLICATIONS_A_WRITE) {
                 continue;
             }
-            let before_ms = std::mem::replace(&mut clock_ms, self.0.prices.clock_ms());
-            self.doubt_step(before_ms, clock_ms);
             let hour = self.now_ms().div_euclid(HOUR_MS);
             if result.is_ok() {
                 result = self.save().await;
             }
-            if result.is_ok() && pruned_hour != hour && self.may_prune() {
+            if result.is_ok() && pruned_hour != hour {
                 result = self.prune().await;
                 pruned_hour = hour;
             }
@@ -544,7 +519,7 @@ impl Candles {
 
     /// Removes the days that are over, also of symbols that are not configured any more.
     pub(super) async fn prune(&self) -> Result<(), StoreError> {
-        let oldest_ms = CandleInterval::Day.start_of(self.now_ms()) - DAYS * DAY_MS;
+        let oldest_ms = self.oldest_ms();
         let mut batch = Batch::new();
         let mut after = None;
         loop {

@@ -104,7 +104,7 @@ impl Revocations {
         token_expires_at_ms: Option<i64>,
     ) -> Result<usize, StreamError> {
         let expires_at_ms = token_expires_at_ms.unwrap_or(NEVER_MS);
-        self.make_room(self.clock.now_ms())?;
+        self.make_room()?;
         self.entries
             .lock()
             .tokens
@@ -126,7 +126,7 @@ impl Revocations {
     ) -> Result<usize, StreamError> {
         let now_ms = self.clock.now_ms();
         let expires_at_ms = tokens_expire_at_ms.unwrap_or(NEVER_MS);
-        self.make_room(now_ms)?;
+        self.make_room()?;
         self.entries
             .lock()
             .users
@@ -213,7 +213,8 @@ impl Revocations {
         self.len() == 0
     }
 
-    fn make_room(&self, now_ms: i64) -> Result<(), StreamError> {
+    fn make_room(&self) -> Result<(), StreamError> {
+        let now_ms = self.clock.retention_ms();
         let mut entries = self.entries.lock();
         if entries.tokens.len() + entries.users.len() < MAX_ENTRIES {
             return Ok(());
