@@ -52,6 +52,8 @@ const pages = createServer((request, response) => {
 });
 await new Promise((resolve) => pages.listen(0, "127.0.0.1", resolve));
 const origin = `http://127.0.0.1:${pages.address().port}`;
+// A page in place of the server's is for tests of the console: its front answers pages of its own origin alone.
+delete process.env.CONSOLE_PAGE;
 const server = await startServer(process.argv[2]);
 const url = server.url.replace("http", "ws");
 const browser = await openBrowser({ ignoreDefaultArgs: ["--disable-back-forward-cache"] });
