@@ -470,3 +470,38 @@ fn a_level_with_a_hysteresis_ends_when_the_price_is_back_by_it() {
     assert_eq!(world.prices(&["99", "104.99", "100"]), 1);
     assert_eq!(world.prices(&["105", "100"]), 1);
 }
+
+/// A change stores the state of a rule at once, a price is stored later. After a crash, the stored
+/// price may be on the side of the first new one already.
+#[test]
+fn a_deferred_passage_is_dropped_by_the_first_value_after_a_crash() {
+    let either = leaf(Test::CrossesEither {
+        threshold: decimal("100"),
+        hysteresis: decimal("0"),
+    });
+    // A new baseline crosses back as well, but not in the other direction.
+    let absences = [
+        (above("100"), SECOND_MS),
+        (crosses_up("100", "0"), SECOND_MS),
+        (either, HOUR_MS),
+    ];
+    for (condition, away_ms) in absences {
+        let mut world = World::of(&Rule {
+            snoozed_until_ms: Some(START_MS + 2 * HOUR_MS as i64),
+            ..rule(condition)
+        });
+        assert_eq!(world.prices(&["95"]), 0);
+        let stored = world.evaluator.changed_values(usize::MAX);
+        assert_eq!(world.prices(&["105"]), 0);
+        world.restart_from(stored, away_ms);
+        assert_eq!(world.prices(&["96"]), 0);
+        assert!(
+            !world.reason(0).contains("fires at the end"),
+            "{}",
+            world.reason(0)
+        );
+        world.advance(2 * HOUR_MS);
+        assert_eq!(world.slots(), [0; 0]);
+        assert_eq!(world.prices(&["105"]), 1);
+    }
+}

@@ -454,13 +454,18 @@ impl Evaluator {
             };
             let moment = self.subject_present(Some(subject), now);
             self.judge_simple(slot, &one, &moment);
-        } else if record.has(flag::MISSED) {
-            self.end_block(slot, now);
-        } else if let Some(value) = signal.value {
+            return;
+        }
+        if let Some(value) = signal.value {
+            // It may have been judged by a value that was not stored. The next one may then pass none
+            // of its boundaries.
             let test = record.test(self.records.second(&record));
             if test.step(value, record.leaf, false).state != record.leaf {
                 self.leave_unresolved(slot);
             }
+        }
+        if record.has(flag::MISSED) {
+            self.end_block(slot, now);
         }
     }
 
