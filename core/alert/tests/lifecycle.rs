@@ -505,3 +505,24 @@ fn a_deferred_passage_is_dropped_by_the_first_value_after_a_crash() {
         assert_eq!(world.prices(&["105"]), 1);
     }
 }
+
+/// A crossing of Bitcoin at the moment in which the others made the condition false for sure.
+#[test]
+fn a_rule_that_was_armed_again_knows_that_its_condition_was_false() {
+    let leaves = Condition::Leaf(Leaf {
+        subject: Subject::Symbol("ETH-USD".into()),
+        signal: SignalKind::Value,
+        test: Test::Above(decimal("50")),
+    });
+    let exits = leaf(Test::Exits {
+        low: decimal("99"),
+        high: decimal("101"),
+    });
+    let any = Condition::Any(vec![above("100"), exits]);
+    let mut world = World::of(&rule(Condition::All(vec![any, leaves])));
+    world.update(0, |rule| rule.is_enabled = false);
+    world.update(0, |rule| rule.is_enabled = true);
+    assert_eq!(world.prices(&["103", "100", "95", "103"]), 0);
+    let other = Subject::Symbol("ETH-USD".into());
+    assert_eq!(world.price_of(&other, "60"), [0]);
+}

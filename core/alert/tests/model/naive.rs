@@ -511,7 +511,7 @@ impl Naive {
                 && !is_quiet
         };
         let judged_single = is_single && sides[0][0].is_some() && known[0];
-        if judged_single || !is_single && at_once.is_some() {
+        if judged_single || !is_single && (at_once.is_some() || level.is_some()) {
             rule.is_quiet = false;
         }
         if !is_single && level.is_some() {
