@@ -526,3 +526,27 @@ fn a_rule_that_was_armed_again_knows_that_its_condition_was_false() {
     let other = Subject::Symbol("ETH-USD".into());
     assert_eq!(world.price_of(&other, "60"), [0]);
 }
+
+#[test]
+fn a_fire_at_registration_needs_no_transaction_if_the_price_is_enough() {
+    let (subject, test) = transaction(TransactionState::Confirming);
+    // The transaction is known before the price.
+    let mut world = World::new();
+    world.insert(1, &rule(test.clone()));
+    reach(&mut world, &subject, TransactionState::Confirmed, false);
+    world.price("105");
+    world.insert(0, &rule(Condition::Any(vec![test, above("100")])));
+    assert_eq!(world.slots(), [0]);
+    world.price("95");
+    // Only the fire of the other rule.
+    assert_eq!(
+        reach(&mut world, &subject, TransactionState::Dropped, false),
+        1
+    );
+    assert!(
+        !world
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::Retract { slot: 0, .. }))
+    );
+}

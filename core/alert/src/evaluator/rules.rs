@@ -474,7 +474,12 @@ impl Evaluator {
             .iter()
             .map(|(number, _)| self.signals[*number as usize].subject)
             .collect();
-        subjects.sort_unstable();
+        // Transactions last: a fire needs none if the condition is true without them.
+        let is_transaction = |number: u32| {
+            let subject = self.subjects.get(number as usize);
+            subject.is_some_and(|subject| matches!(subject.key, Subject::Transaction { .. }))
+        };
+        subjects.sort_unstable_by_key(|number| (is_transaction(*number), *number));
         subjects.dedup();
         for number in subjects {
             let moment = self.subject_present(self.subjects.get(number as usize), now);
