@@ -333,6 +333,9 @@ impl Evaluator {
                 TestKind::Complex => arrival,
                 _ => moment.arrival,
             };
+            if !record.has(flag::NOTED) {
+                self.forget_fires(slot, &record);
+            }
             self.note_fire(slot, subject, arrival);
         }
         if record.cooldown_ms > 0
