@@ -274,3 +274,44 @@ fn a_fire_of_an_age_is_told_though_other_subjects_are_forgotten() {
         "the newest value fired it",
     );
 }
+
+/// The slot had another rule, which the portfolio's newest value fired. The gas that fired the new
+/// rule is forgotten with it, so that the portfolio's value is the newest again.
+#[test]
+fn a_fire_of_a_rule_before_is_not_told_of_the_one_after() {
+    let value = |subject: &Subject, test| {
+        Condition::Leaf(Leaf {
+            subject: subject.clone(),
+            signal: SignalKind::Value,
+            test,
+        })
+    };
+    let portfolio = Subject::Portfolio {
+        user: "ada".into(),
+        portfolio: "main".into(),
+    };
+    let gas = Subject::Gas(1);
+    let tick = |value: &str| tidewire_alert::Tick::new(decimal(value), 1);
+    let worth = || value(&portfolio, Test::Above(decimal("100")));
+    let cheap = value(&gas, Test::Below(decimal("10")));
+    let mut world = World::new();
+    // Keeps the portfolio known.
+    world.insert(1, &rule(value(&portfolio, Test::Above(decimal("1000")))));
+    world.insert(0, &rule(Condition::Any(vec![worth(), cheap.clone()])));
+    world.apply(
+        &portfolio,
+        Input::Portfolio {
+            tick: tick("150"),
+            currency: "USD".into(),
+        },
+    );
+    assert_eq!(world.slots(), [0]);
+    world.evaluator.remove(0);
+    let dear = value(&portfolio, Test::Above(decimal("200")));
+    let new = once(Condition::Any(vec![dear, cheap]));
+    world.insert(0, &new);
+    world.apply(&gas, Input::Gas(tick("5")));
+    assert_eq!(world.slots(), [0]);
+    let told = explain(&world, &new);
+    assert_eq!(told.decision, Decision::Unknown, "{}", told.reason);
+}

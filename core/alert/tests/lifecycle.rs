@@ -470,3 +470,83 @@ fn a_level_with_a_hysteresis_ends_when_the_price_is_back_by_it() {
     assert_eq!(world.prices(&["99", "104.99", "100"]), 1);
     assert_eq!(world.prices(&["105", "100"]), 1);
 }
+
+/// A change stores the state of a rule at once, a price is stored later. After a crash, the stored
+/// price may be on the side of the first new one already.
+#[test]
+fn a_deferred_passage_is_dropped_by_the_first_value_after_a_crash() {
+    let either = leaf(Test::CrossesEither {
+        threshold: decimal("100"),
+        hysteresis: decimal("0"),
+    });
+    // A new baseline crosses back as well, but not in the other direction.
+    let absences = [
+        (above("100"), SECOND_MS),
+        (crosses_up("100", "0"), SECOND_MS),
+        (either, HOUR_MS),
+    ];
+    for (condition, away_ms) in absences {
+        let mut world = World::of(&Rule {
+            snoozed_until_ms: Some(START_MS + 2 * HOUR_MS as i64),
+            ..rule(condition)
+        });
+        assert_eq!(world.prices(&["95"]), 0);
+        let stored = world.evaluator.changed_values(usize::MAX);
+        assert_eq!(world.prices(&["105"]), 0);
+        world.restart_from(stored, away_ms);
+        assert_eq!(world.prices(&["96"]), 0);
+        assert!(
+            !world.reason(0).contains("fires at the end"),
+            "{}",
+            world.reason(0)
+        );
+        world.advance(2 * HOUR_MS);
+        assert_eq!(world.slots(), [0; 0]);
+        assert_eq!(world.prices(&["105"]), 1);
+    }
+}
+
+/// A crossing of Bitcoin at the moment in which the others made the condition false for sure.
+#[test]
+fn a_rule_that_was_armed_again_knows_that_its_condition_was_false() {
+    let leaves = Condition::Leaf(Leaf {
+        subject: Subject::Symbol("ETH-USD".into()),
+        signal: SignalKind::Value,
+        test: Test::Above(decimal("50")),
+    });
+    let exits = leaf(Test::Exits {
+        low: decimal("99"),
+        high: decimal("101"),
+    });
+    let any = Condition::Any(vec![above("100"), exits]);
+    let mut world = World::of(&rule(Condition::All(vec![any, leaves])));
+    world.update(0, |rule| rule.is_enabled = false);
+    world.update(0, |rule| rule.is_enabled = true);
+    assert_eq!(world.prices(&["103", "100", "95", "103"]), 0);
+    let other = Subject::Symbol("ETH-USD".into());
+    assert_eq!(world.price_of(&other, "60"), [0]);
+}
+
+#[test]
+fn a_fire_at_registration_needs_no_transaction_if_the_price_is_enough() {
+    let (subject, test) = transaction(TransactionState::Confirming);
+    // The transaction is known before the price.
+    let mut world = World::new();
+    world.insert(1, &rule(test.clone()));
+    reach(&mut world, &subject, TransactionState::Confirmed, false);
+    world.price("105");
+    world.insert(0, &rule(Condition::Any(vec![test, above("100")])));
+    assert_eq!(world.slots(), [0]);
+    world.price("95");
+    // Only the fire of the other rule.
+    assert_eq!(
+        reach(&mut world, &subject, TransactionState::Dropped, false),
+        1
+    );
+    assert!(
+        !world
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::Retract { slot: 0, .. }))
+    );
+}

@@ -174,7 +174,7 @@ impl Evaluator {
             || record.has(flag::QUIET) && passing == 0;
         let rises = at_once == Some(true) && !is_suppressed;
         let mut flags = record.flags;
-        if at_once.is_some() {
+        if at_once.is_some() || lasting.is_some() {
             flags &= !flag::QUIET;
         }
         if let Some(lasting) = lasting {
@@ -333,6 +333,9 @@ impl Evaluator {
                 TestKind::Complex => arrival,
                 _ => moment.arrival,
             };
+            if !record.has(flag::NOTED) {
+                self.forget_fires(slot, &record);
+            }
             self.note_fire(slot, subject, arrival);
         }
         if record.cooldown_ms > 0

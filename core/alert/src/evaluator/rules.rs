@@ -454,13 +454,18 @@ impl Evaluator {
             };
             let moment = self.subject_present(Some(subject), now);
             self.judge_simple(slot, &one, &moment);
-        } else if record.has(flag::MISSED) {
-            self.end_block(slot, now);
-        } else if let Some(value) = signal.value {
+            return;
+        }
+        if let Some(value) = signal.value {
+            // It may have been judged by a value that was not stored. The next one may then pass none
+            // of its boundaries.
             let test = record.test(self.records.second(&record));
             if test.step(value, record.leaf, false).state != record.leaf {
                 self.leave_unresolved(slot);
             }
+        }
+        if record.has(flag::MISSED) {
+            self.end_block(slot, now);
         }
     }
 
@@ -469,7 +474,12 @@ impl Evaluator {
             .iter()
             .map(|(number, _)| self.signals[*number as usize].subject)
             .collect();
-        subjects.sort_unstable();
+        // Transactions last: a fire needs none if the condition is true without them.
+        let is_transaction = |number: u32| {
+            let subject = self.subjects.get(number as usize);
+            subject.is_some_and(|subject| matches!(subject.key, Subject::Transaction { .. }))
+        };
+        subjects.sort_unstable_by_key(|number| (is_transaction(*number), *number));
         subjects.dedup();
         for number in subjects {
             let moment = self.subject_present(self.subjects.get(number as usize), now);

@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::{Evaluator, OwnerId, jobs::Job};
+use super::{
+    Evaluator, OwnerId,
+    jobs::Job,
+    records::{Record, TestKind},
+};
 use crate::{
     Leaf, Now, Rule, SignalKind, Subject, SubjectValue,
     signal::{Basis, Signal},
@@ -56,6 +60,11 @@ impl FiredRules {
         if arrival == self.arrival {
             self.slots.push(slot);
         }
+    }
+
+    /// Forgets a rule, if it is among them.
+    fn remove(&mut self, slot: u32) {
+        self.slots.retain(|other| *other != slot);
     }
 
     /// Whether this value fired a rule.
@@ -241,6 +250,20 @@ impl Evaluator {
             }
         }
         self.release_subject(number, count);
+    }
+
+    /// Forgets which values of its subjects fired a rule of several tests before it was armed. A rule
+    /// of one test has one subject, whose next fire forgets the others.
+    pub(super) fn forget_fires(&mut self, slot: u32, record: &Record) {
+        if record.kind != TestKind::Complex {
+            return;
+        }
+        let tests = self.complexes.get(record.signal as usize);
+        let tests = tests.into_iter().flat_map(|complex| &complex.tests);
+        for one in tests {
+            let subject = self.signals[one.signal as usize].subject;
+            self.subjects[subject as usize].fired.remove(slot);
+        }
     }
 
     /// Notes that a value of a subject fired a rule.

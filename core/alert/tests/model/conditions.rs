@@ -70,7 +70,7 @@ impl Naive {
     pub(crate) fn explanation(&self, slot: u32, now: Now) -> (Decision, bool, Option<Decimal>) {
         let rule = &self.rules[&slot];
         let (newest, arrival) = self.newest(slot);
-        let has_fired = rule.fired_at == Some(arrival);
+        let has_fired = rule.fired_at.contains(&arrival);
         let is_deferred = rule.is_active() && rule.is_deferred && self.stands(slot) != Some(false);
         let leaves = rule.rule.condition.leaves().into_iter();
         let truths: Vec<Option<bool>> = leaves

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tidewire_alert::{
-    Condition, Decimal, Evaluator, EvaluatorConfig, Input, Now, Output, Phase, Rule, RuleState,
-    SignalKind, Subject, SubjectValue, Tick,
+    Condition, Decimal, Evaluator, EvaluatorConfig, Input, Leaf, Now, Output, Phase, Rule,
+    RuleState, SignalKind, Subject, SubjectValue, Tick,
 };
 use tidewire_proto::v1::TransactionState;
 
@@ -217,8 +217,7 @@ impl Run {
                 let value = ours.value.filter(|_| is_plain);
                 // The last fire may have ended what one of several tests is about: then the newest
                 // value may be forgotten, and the page does not say which fire is told.
-                let is_forgotten =
-                    |leaf: &tidewire_alert::Leaf| !self.naive.subjects.contains_key(&leaf.subject);
+                let is_forgotten = |leaf: &Leaf| !self.naive.subjects.contains_key(&leaf.subject);
                 let leaves = rule.condition.leaves();
                 let is_partly_known =
                     leaves.len() > 1 && leaves.iter().any(|leaf| is_forgotten(leaf));
@@ -419,11 +418,15 @@ impl Run {
         self.naive.store_rule(slot, self.now);
     }
 
-    /// Judges what waits, before an edit of a rule about a subject that is forgotten with its last
-    /// rule: whether that has fired for the last time decides what the edited rule knows.
+    /// Judges what waits, before an edit of a rule about a subject or a window that is forgotten
+    /// with its last rule: whether that has fired for the last time decides what the edited rule
+    /// knows. The page says so of windows.
     fn judge_before(&mut self, rule: &Rule) {
-        let mut subjects = rule.subjects().into_iter();
-        if subjects.any(|subject| !matches!(subject, Subject::Symbol(_))) {
+        let is_forgotten = |leaf: &Leaf| {
+            let is_kept = matches!(leaf.signal, SignalKind::Value | SignalKind::Age);
+            !is_kept || !matches!(leaf.subject, Subject::Symbol(_))
+        };
+        if rule.condition.leaves().into_iter().any(is_forgotten) {
             self.drain();
         }
     }

@@ -1,7 +1,7 @@
 //! Naive evaluator: `docs/alerts.md`, section "How a rule is judged", word by word. It keeps whole
 //! histories and looks at every rule at every input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidewire_alert::{Condition, Decimal, Leaf, Now, Phase, Repeat, Rule, SignalKind, Subject};
 
@@ -46,8 +46,9 @@ pub(crate) struct NaiveRule {
     is_quiet: bool,
     /// Whether the last fire would not have been without its transactions.
     needs_transaction: bool,
-    /// The newest value of its subjects when it last fired in this run.
-    pub(crate) fired_at: Option<u64>,
+    /// The newest value of its subjects at each fire in this run, by number. Values are forgotten
+    /// with their subjects, so that an older one may be the newest again.
+    pub(crate) fired_at: BTreeSet<u64>,
     is_stopped: bool,
     has_expired: bool,
     /// Whether the condition was true, without crossings.
@@ -99,7 +100,7 @@ impl NaiveRule {
             is_deferred: false,
             is_quiet: false,
             needs_transaction: false,
-            fired_at: None,
+            fired_at: BTreeSet::new(),
             is_stopped: false,
             has_expired: false,
             level: None,
@@ -260,7 +261,7 @@ impl Naive {
         if is_new_condition {
             old.sides = vec![[None; 2]; old.rule.condition.leaves().len()];
             old.passed = vec![[false; 2]; old.sides.len()];
-            old.fired_at = None;
+            old.fired_at.clear();
         }
         if is_armed_again {
             let left = old.left;
@@ -511,7 +512,7 @@ impl Naive {
                 && !is_quiet
         };
         let judged_single = is_single && sides[0][0].is_some() && known[0];
-        if judged_single || !is_single && at_once.is_some() {
+        if judged_single || !is_single && (at_once.is_some() || level.is_some()) {
             rule.is_quiet = false;
         }
         if !is_single && level.is_some() {
@@ -582,7 +583,7 @@ impl Naive {
         let newest = self.newest(slot).1;
         let rule = self.rules.get_mut(&slot).unwrap();
         rule.needs_transaction = needs;
-        rule.fired_at = Some(newest);
+        rule.fired_at.insert(newest);
         let leaves = rule.rule.condition.leaves();
         let leaf = leaves[0].clone();
         let is_plain = rule.is_single() && leaf.signal == SignalKind::Value;
@@ -648,7 +649,7 @@ impl Naive {
         self.rules.clear();
         for (slot, (stored, at)) in &self.stored {
             let mut rule = stored.clone();
-            rule.fired_at = None;
+            rule.fired_at.clear();
             // Wall-clock age of a time of the old monotonic clock.
             let age = |old: i64| now.wall_ms - (at.wall_ms + old - ms(*at));
             let whole = i64::from(rule.rule.cooldown_ms);

@@ -167,7 +167,13 @@ impl World {
     /// Stores everything, stops, and starts again after `away_ms`.
     pub(crate) fn restart(&mut self, away_ms: u64) {
         self.poll();
-        let values: Vec<(Subject, SubjectValue)> = self.evaluator.changed_values(usize::MAX);
+        let values = self.evaluator.changed_values(usize::MAX);
+        self.restart_from(values, away_ms);
+    }
+
+    /// Starts again with values that were stored before the states of the rules.
+    pub(crate) fn restart_from(&mut self, values: Vec<(Subject, SubjectValue)>, away_ms: u64) {
+        self.poll();
         let states: Vec<_> = self
             .rules
             .keys()
