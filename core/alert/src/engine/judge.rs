@@ -19,6 +19,7 @@ use super::{
     id::{Id, IdHasher, IdMap},
     inputs::Inputs,
     pending::Pending,
+    summaries::Summaries,
     unknown_commit::Unsettled,
 };
 use crate::{
@@ -82,15 +83,6 @@ pub(crate) struct User {
     logged: u32,
 }
 
-/// The fires of a user in a minute.
-#[derive(Debug)]
-pub(crate) struct FireCount {
-    minute: i64,
-    pub(crate) fires: u32,
-    /// The summary of the fires beyond the limit, and their number.
-    pub(crate) summary: Option<(Id, u64)>,
-}
-
 /// A rule in its slot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
@@ -148,11 +140,8 @@ pub(crate) struct Judge {
     users: Vec<User>,
     free_users: Vec<u32>,
     by_name: HashMap<Arc<str>, u32>,
-    /// Users with a fire in the last minutes, with rules or without: a user whose last rule is deleted
-    /// has no further share of the minute.
-    fire_counts: HashMap<Arc<str>, FireCount>,
-    /// The minute in which old counts were removed.
-    counted_minute: i64,
+    /// The fires that share notifications.
+    pub(crate) summaries: Summaries,
     /// Slots of deleted rules, until their outputs are stored.
     retired: Vec<u32>,
     /// Whether the evaluator may have more outputs.
@@ -186,8 +175,7 @@ impl Judge {
             users: Vec::new(),
             free_users: Vec::new(),
             by_name: HashMap::new(),
-            fire_counts: HashMap::new(),
-            counted_minute: 0,
+            summaries: Summaries::default(),
             retired: Vec::new(),
             has_more: false,
             unsettled: Unsettled::default(),
@@ -219,20 +207,6 @@ impl Judge {
             user.logged = 0;
         }
         is_due
-    }
-
-    /// The fires of a user in a minute.
-    pub(crate) fn fire_count(&mut self, name: &Arc<str>, minute: i64) -> &mut FireCount {
-        if self.counted_minute != minute {
-            self.counted_minute = minute;
-            self.fire_counts.retain(|_, count| count.minute == minute);
-        }
-        let new = || FireCount {
-            minute,
-            fires: 0,
-            summary: None,
-        };
-        self.fire_counts.entry(name.clone()).or_insert_with(new)
     }
 
     pub(crate) fn rules(&self) -> usize {
