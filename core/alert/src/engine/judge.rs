@@ -38,6 +38,9 @@ const STEP_INPUTS: usize = 64;
 /// Outputs that are polled in one step.
 const STEP_OUTPUTS: usize = 1_024;
 
+/// Milliseconds between two looks at the wall clock while something is due by it.
+const CLOCK_LOOK_MS: u64 = 60_000;
+
 /// The time between two looks at outputs that cannot be polled.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
@@ -398,11 +401,7 @@ impl Judge {
                 false => is_busy = true,
             }
         }
-        if self
-            .evaluator
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= now.monotonic_ms)
-        {
+        if self.evaluator.is_due(now) {
             self.evaluator.advance(now);
             self.has_more = true;
         }
@@ -567,8 +566,13 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
                 shared.outputs_added.notify_one();
             }
             let is_full = judge.evaluator.waiting_outputs() >= MOST_UNPOLLED;
-            let deadline = judge.evaluator.next_deadline();
-            (has_more, if is_full { None } else { deadline })
+            let mut deadline = judge.evaluator.next_deadline().filter(|_| !is_full);
+            if judge.evaluator.follows_wall_clock() {
+                // The clock may be set while the task sleeps.
+                let look_ms = shared.clocks.now().monotonic_ms + CLOCK_LOOK_MS;
+                deadline = deadline.map(|deadline| deadline.min(look_ms));
+            }
+            (has_more, deadline)
         };
         if cancel.is_cancelled() {
             return;
