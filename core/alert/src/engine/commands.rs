@@ -204,7 +204,10 @@ impl Writer {
             };
             match is_stored {
                 Some(true) => {}
-                Some(false) => return self.shared.settle(),
+                Some(false) => {
+                    self.shared.discard(&chunk);
+                    return self.shared.settle();
+                }
                 // The next start reads the store.
                 None => return,
             }

@@ -2,17 +2,24 @@
 //! stored them.
 //!
 //! A row that is handed over again after a crash has the same idempotency key, so that the user
-//! sees one notification. While the hub refuses for reasons of its own, rows wait.
+//! sees one notification. While the hub refuses for reasons of its own, rows wait. Summaries are
+//! closed before they are handed over, see [`summaries`](super::summaries).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prost::Message as _;
 use tidewire_proto::v1::NotifyRequest;
-use tidewire_store::{Batch, Key};
+use tidewire_store::{Batch, Key, Value};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, SinkError, notice, record::OutgoingRecord, tables};
+use super::{
+    Shared, SinkError,
+    config::MINUTE_MS,
+    notice,
+    record::{OutgoingKind, OutgoingRecord},
+    tables,
+};
 use crate::AlertError;
 
 /// Rows that are read together.
@@ -33,6 +40,9 @@ const WAY_STEP: Duration = Duration::from_millis(5);
 
 /// Pause after a hand-over that failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Pause before a look at a summary of which a batch has a form that is not stored yet.
+const STAGED_PAUSE_MS: i64 = 250;
 
 /// The longest pause between two looks at rows that are due at a time.
 const PAUSE_MS: i64 = 60_000;
@@ -104,19 +114,16 @@ async fn step(shared: &Shared) -> Result<Step, DeliveryError> {
         .scan(tables::OUTGOING, Key::new(), None, ROWS)
         .await
         .map_err(AlertError::from)?;
+    let (rows, next_ms) = due_rows(shared, rows, now_ms).await?;
     let mut due: Vec<DueRow> = Vec::new();
     let mut requests = Vec::new();
     let mut removed = Batch::new();
-    let mut next_ms = i64::MAX;
     let mut count = 0;
     for (key, value) in rows {
-        let due_ms = tables::due_ms(&key).unwrap_or(0);
-        if due_ms > now_ms {
-            // A summary.
-            next_ms = next_ms.min(due_ms);
+        let Some(value) = value else {
             count += 1;
             continue;
-        }
+        };
         if requests.len() >= REQUESTS {
             break;
         }
@@ -165,6 +172,51 @@ async fn step(shared: &Shared) -> Result<Step, DeliveryError> {
         Some(reason) => Err(DeliveryError::Sink(reason)),
         None => Ok(Step::More),
     }
+}
+
+/// Leaves out the contents of rows that are not due, and reads summaries that are due once they do not
+/// change any more. Returns the time of the next that is due.
+async fn due_rows(
+    shared: &Shared,
+    rows: Vec<(Key, Value)>,
+    now_ms: i64,
+) -> Result<(Vec<(Key, Option<Value>)>, i64), AlertError> {
+    let mut next_ms = i64::MAX;
+    let mut found = Vec::with_capacity(rows.len());
+    let mut summaries = Vec::new();
+    for (key, value) in rows {
+        let due_ms = tables::due_ms(&key).unwrap_or(0);
+        // A row is due within a minute, unless the clock was set back since.
+        if due_ms > now_ms && due_ms.saturating_sub(now_ms) <= MINUTE_MS {
+            next_ms = next_ms.min(due_ms);
+            found.push((key, None));
+            continue;
+        }
+        let record = OutgoingRecord::decode(value.as_slice());
+        let is_summary = record.is_ok_and(|record| record.kind == OutgoingKind::Summary as i32);
+        if is_summary {
+            summaries.push(key.clone());
+        }
+        found.push((key, (!is_summary).then_some(value)));
+    }
+    if summaries.is_empty() {
+        return Ok((found, next_ms));
+    }
+    let count = summaries.len();
+    let closed = shared.judge.lock().summaries.close(summaries);
+    if closed.len() < count {
+        // The batch that has a form of it wakes the delivery once it is stored.
+        next_ms = next_ms.min(now_ms.saturating_add(STAGED_PAUSE_MS));
+    }
+    let keys = closed.iter().map(|key| (tables::OUTGOING, key.clone()));
+    let values = shared.store.get_many(keys.collect()).await?;
+    let mut values: HashMap<Key, Option<Value>> = closed.into_iter().zip(values).collect();
+    for (key, value) in &mut found {
+        if let Some(newest) = values.remove(key) {
+            *value = newest;
+        }
+    }
+    Ok((found, next_ms))
 }
 
 /// A row that is handed over, and the number of its notifications.

@@ -19,6 +19,7 @@ use super::{
     id::{Id, IdHasher, IdMap},
     inputs::Inputs,
     pending::Pending,
+    summaries::Summaries,
     unknown_commit::Unsettled,
 };
 use crate::{
@@ -36,6 +37,9 @@ const STEP_INPUTS: usize = 64;
 
 /// Outputs that are polled in one step.
 const STEP_OUTPUTS: usize = 1_024;
+
+/// Milliseconds between two looks at the wall clock while something is due by it.
+const CLOCK_LOOK_MS: u64 = 60_000;
 
 /// The time between two looks at outputs that cannot be polled.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
@@ -85,15 +89,6 @@ pub(crate) struct User {
     pub(crate) rules: u32,
     /// Fires that were logged since the log was last bounded.
     logged: u32,
-}
-
-/// The fires of a user in a minute.
-#[derive(Debug)]
-pub(crate) struct FireCount {
-    minute: i64,
-    pub(crate) fires: u32,
-    /// The summary of the fires beyond the limit, and their number.
-    pub(crate) summary: Option<(Id, u64)>,
 }
 
 /// A rule in its slot.
@@ -153,11 +148,8 @@ pub(crate) struct Judge {
     users: Vec<User>,
     free_users: Vec<u32>,
     by_name: HashMap<Arc<str>, u32>,
-    /// Users with a fire in the last minutes, with rules or without: a user whose last rule is deleted
-    /// has no further share of the minute.
-    fire_counts: HashMap<Arc<str>, FireCount>,
-    /// The minute in which old counts were removed.
-    counted_minute: i64,
+    /// The fires that share notifications.
+    pub(crate) summaries: Summaries,
     /// Slots of deleted rules, until their outputs are stored.
     retired: Vec<u32>,
     /// Whether the evaluator may have more outputs.
@@ -191,8 +183,7 @@ impl Judge {
             users: Vec::new(),
             free_users: Vec::new(),
             by_name: HashMap::new(),
-            fire_counts: HashMap::new(),
-            counted_minute: 0,
+            summaries: Summaries::default(),
             retired: Vec::new(),
             has_more: false,
             unsettled: Unsettled::default(),
@@ -224,20 +215,6 @@ impl Judge {
             user.logged = 0;
         }
         is_due
-    }
-
-    /// The fires of a user in a minute.
-    pub(crate) fn fire_count(&mut self, name: &Arc<str>, minute: i64) -> &mut FireCount {
-        if self.counted_minute != minute {
-            self.counted_minute = minute;
-            self.fire_counts.retain(|_, count| count.minute == minute);
-        }
-        let new = || FireCount {
-            minute,
-            fires: 0,
-            summary: None,
-        };
-        self.fire_counts.entry(name.clone()).or_insert_with(new)
     }
 
     pub(crate) fn rules(&self) -> usize {
@@ -429,11 +406,7 @@ impl Judge {
                 false => is_busy = true,
             }
         }
-        if self
-            .evaluator
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= now.monotonic_ms)
-        {
+        if self.evaluator.is_due(now) {
             self.evaluator.advance(now);
             self.has_more = true;
         }
@@ -598,8 +571,13 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
                 shared.outputs_added.notify_one();
             }
             let is_full = judge.evaluator.waiting_outputs() >= MOST_UNPOLLED;
-            let deadline = judge.evaluator.next_deadline();
-            (has_more, if is_full { None } else { deadline })
+            let mut deadline = judge.evaluator.next_deadline().filter(|_| !is_full);
+            if judge.evaluator.follows_wall_clock() {
+                // The clock may be set while the task sleeps.
+                let look_ms = shared.clocks.now().monotonic_ms + CLOCK_LOOK_MS;
+                deadline = deadline.map(|deadline| deadline.min(look_ms));
+            }
+            (has_more, deadline)
         };
         if cancel.is_cancelled() {
             return;

@@ -28,6 +28,7 @@ mod reading;
 mod record;
 mod saving;
 mod staging;
+mod summaries;
 mod tables;
 mod tasks;
 mod unknown_commit;

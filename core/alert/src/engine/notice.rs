@@ -65,13 +65,12 @@ pub(crate) fn request(record: &OutgoingRecord) -> Option<NotifyRequest> {
     };
     notification.set_type(match kind {
         OutgoingKind::Stop | OutgoingKind::Vanish => NotificationType::SystemAnnouncement,
-        OutgoingKind::Fire | OutgoingKind::Retraction => type_of(rule, event),
-        OutgoingKind::Summary => NotificationType::PriceAlert,
+        // The fires of a summary are all of one type and one priority.
+        OutgoingKind::Fire | OutgoingKind::Retraction | OutgoingKind::Summary => {
+            type_of(rule, event)
+        }
     });
-    notification.set_priority(match rule.priority() {
-        Priority::Unspecified => Priority::Medium,
-        priority => priority,
-    });
+    notification.set_priority(priority_of(rule));
     Some(NotifyRequest {
         user: Some(record.user.clone()),
         notification: Some(notification),
@@ -88,8 +87,16 @@ fn dropped(count: u64) -> String {
     }
 }
 
+/// The priority of a rule's notifications.
+pub(super) fn priority_of(rule: &AlertRule) -> Priority {
+    match rule.priority() {
+        Priority::Unspecified => Priority::Medium,
+        priority => priority,
+    }
+}
+
 /// The type of an event's notification. The exact state of a transaction is in its data.
-fn type_of(rule: &AlertRule, event: &AlertEvent) -> NotificationType {
+pub(super) fn type_of(rule: &AlertRule, event: &AlertEvent) -> NotificationType {
     let Some(Kind::TransactionState(one)) = view::test_of(rule, event) else {
         return NotificationType::PriceAlert;
     };

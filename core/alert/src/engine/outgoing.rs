@@ -30,6 +30,11 @@ impl Outgoing {
         self.due.push((key, record));
     }
 
+    /// Whether it has a summary.
+    pub(crate) fn has_summary(&self, key: &Key) -> bool {
+        self.summaries.contains_key(key)
+    }
+
     /// Sets the newest form of a summary.
     pub(crate) fn set_summary(&mut self, key: Key, record: OutgoingRecord) {
         self.summaries.insert(key, record);

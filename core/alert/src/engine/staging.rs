@@ -9,10 +9,10 @@ use tidewire_stream::UserId;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    config::MINUTE_MS,
     id::{Id, IdMap},
     outgoing::Outgoing,
     record::{OutgoingKind, OutgoingRecord, StateRecord},
+    summaries::{Group, Share},
     tables, view,
     writer::Writer,
 };
@@ -35,6 +35,8 @@ pub(crate) struct Chunk {
     pub(crate) outputs: usize,
     /// Fires without a notification of their own.
     pub(crate) summarised: u64,
+    /// The rows of the summaries that it has, each once.
+    pub(crate) summaries: Vec<Key>,
     outgoing: Outgoing,
     /// Bytes of the events.
     bytes: usize,
@@ -296,8 +298,9 @@ impl Writer {
         event: AlertEvent,
         price: Option<String>,
     ) {
+        let group = Group::of(&event);
         let record = self.stage_logged(chunk, OutgoingKind::Fire, id, user, event);
-        self.stage_outgoing(chunk, id, user, OutgoingRecord { price, ..record });
+        self.stage_outgoing(chunk, (id, group), user, OutgoingRecord { price, ..record });
     }
 
     /// Stages the log row of an event, which is published later. Returns the record of its
@@ -324,34 +327,39 @@ impl Writer {
         }
     }
 
-    /// Stages the outgoing notification of a fire. Beyond the limit of a minute, fires share one at
-    /// its end.
-    fn stage_outgoing(&self, chunk: &mut Chunk, id: Id, user: &Arc<str>, record: OutgoingRecord) {
+    /// Stages the outgoing notification of a fire. Beyond the limit of a minute, fires of a group share
+    /// one at its end.
+    fn stage_outgoing(
+        &self,
+        chunk: &mut Chunk,
+        (id, group): (Id, Group),
+        user: &Arc<str>,
+        record: OutgoingRecord,
+    ) {
+        let config = &self.shared.config;
         let now_ms = self.shared.clocks.now_ms();
-        let minute = now_ms.div_euclid(MINUTE_MS);
         let mut judge = self.shared.judge.lock();
-        let is_long = judge.count_logged(user, self.shared.config.log_items / 20);
-        let of_user = judge.fire_count(user, minute);
-        of_user.fires = of_user.fires.saturating_add(1);
-        let summary = (of_user.fires > self.shared.config.fires_per_minute).then(|| {
-            let (first, count) = of_user.summary.unwrap_or((id, 0));
-            of_user.summary = Some((first, count + 1));
-            (first, count + 1)
-        });
+        let is_long = judge.count_logged(user, config.log_items / 20);
+        let summaries = &mut judge.summaries;
+        let share = summaries.count(user, (id, group), config.fires_per_minute, now_ms);
+        if let Share::Summary(key, _) = &share
+            && !chunk.outgoing.has_summary(key)
+        {
+            summaries.stage(key.clone());
+            chunk.summaries.push(key.clone());
+        }
         drop(judge);
         if is_long {
             self.shared.to_trim.lock().insert(user.clone());
         }
-        match summary {
-            None => chunk.outgoing.add(tables::outgoing(now_ms, id), record),
-            Some((first, count)) => {
-                let end_ms = (minute + 1).saturating_mul(MINUTE_MS);
+        match share {
+            Share::Own => chunk.outgoing.add(tables::outgoing(now_ms, id), record),
+            Share::Summary(key, count) => {
                 let record = OutgoingRecord {
                     kind: OutgoingKind::Summary.into(),
                     count,
                     ..record
                 };
-                let key = tables::outgoing(end_ms, first);
                 chunk.outgoing.set_summary(key, record);
                 chunk.summarised += 1;
             }

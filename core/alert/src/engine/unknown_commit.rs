@@ -21,6 +21,7 @@ use super::{
     Shared,
     commands::refuse_all,
     id::Id,
+    staging::Chunk,
     tables,
     writer::{FAILURE_PAUSE, Writer},
 };
@@ -104,6 +105,15 @@ impl Shared {
     /// Notes that the rows of some rules may differ from what is judged.
     pub(super) fn unsettle(&self, rules: impl Iterator<Item = Id>) {
         self.judge.lock().unsettled.0.extend(rules);
+    }
+
+    /// Forgets a batch that is not stored. Its summaries end as they were stored before.
+    pub(super) fn discard(&self, chunk: &Chunk) {
+        if !chunk.summaries.is_empty() {
+            let mut judge = self.judge.lock();
+            judge.summaries.unstage(&chunk.summaries);
+            judge.summaries.close(chunk.summaries.clone());
+        }
     }
 
     /// Notes that all rules are judged as they are stored.

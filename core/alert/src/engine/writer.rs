@@ -311,6 +311,9 @@ impl Writer {
 impl Shared {
     /// Publishes what was stored, and wakes the delivery.
     pub(crate) fn publish(&self, chunk: Chunk) {
+        if !chunk.summaries.is_empty() {
+            self.judge.lock().summaries.unstage(&chunk.summaries);
+        }
         let counters = &self.counters;
         counters.add_fired(chunk.events.len() as u64);
         counters.add_summarised(chunk.summarised);

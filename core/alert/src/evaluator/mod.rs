@@ -244,7 +244,23 @@ impl Evaluator {
         !self.outputs.is_empty() || !self.busy.is_empty()
     }
 
-    /// When [`Self::advance`] is due, in monotonic milliseconds. `None`: not before an input.
+    /// Whether [`Self::advance`] is due. Ask with the time: the wall clock may have been set.
+    #[must_use]
+    pub fn is_due(&self, now: Now) -> bool {
+        let is_over = self.next_deadline();
+        let is_awake = self.snooze_ends.first();
+        is_over.is_some_and(|due_ms| due_ms <= now.monotonic_ms)
+            || is_awake.is_some_and(|(due_ms, _)| *due_ms <= now.wall_ms)
+    }
+
+    /// Whether something is due at a time of the wall clock, which may be set at any moment.
+    #[must_use]
+    pub fn follows_wall_clock(&self) -> bool {
+        !self.snooze_ends.is_empty()
+    }
+
+    /// When [`Self::advance`] is due, in monotonic milliseconds, unless the wall clock is set. `None`:
+    /// not before an input.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
         let subject = self

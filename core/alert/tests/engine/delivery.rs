@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tidewire_proto::v1::{AlertRule, AlertState, ErrorCode, ListAlertsRequest, Priority};
 
-use crate::support::{World, above, recurring};
+use crate::support::{START_MS, World, above, recurring};
 
 #[tokio::test]
 async fn fires_wait_while_the_hub_is_down() {
@@ -233,5 +233,122 @@ async fn fires_of_connected_users_and_urgent_rules_go_first() {
         let in_order = thresholds.is_sorted_by_key(|text| text.parse::<f64>().unwrap());
         assert!(in_order, "{name}: {thresholds:?}");
     }
+    run.stop().await;
+}
+
+fn summaries(world: &World) -> Vec<(u64, Priority)> {
+    let notified = world.hub.notified.lock();
+    let notifications = notified.values().filter_map(|request| {
+        let notification = request.notification.as_ref()?;
+        let count = notification.title.split(' ').next()?;
+        let count = match count {
+            "One" => 1,
+            count => count.parse().ok()?,
+        };
+        let is_summary = notification.title.contains("more alert");
+        is_summary.then_some((count, notification.priority()))
+    });
+    let mut found: Vec<_> = notifications.collect();
+    found.sort_unstable_by_key(|(count, priority)| (*count, *priority as i32));
+    found
+}
+
+/// A fire of the last moment of a minute is stored while its summary is due.
+#[tokio::test]
+async fn a_fire_that_is_stored_as_its_summary_is_due_is_notified() {
+    let mut world = World::new();
+    world.config.fires_per_minute = 1;
+    world
+        .clock
+        .advance(60_000 - START_MS.rem_euclid(60_000) - 10);
+    let run = world.start().await;
+    for threshold in 101..=106 {
+        run.register("ada", above("BTC-USD", &threshold.to_string()))
+            .await;
+    }
+    run.evaluate("BTC-USD", "103").await;
+    run.until("the first", |run| run.notified() == 1).await;
+    let stored = run.sink.pushes.lock().len();
+    run.killer.hold_commits();
+    run.feed("BTC-USD", "106");
+    run.until("the batch", |run| run.killer.is_waiting()).await;
+    world.clock.advance(10);
+    // The delivery looks again at the end of the minute by its own clock, or when it is woken.
+    run.killer.allow_commits(1);
+    run.until("the fires", |run| run.sink.pushes.lock().len() > stored)
+        .await;
+    run.killer.open();
+    run.until("the summary", |run| run.notified() >= 2).await;
+    run.stop().await;
+    // Whatever the next start finds.
+    world.clock.advance(60_000);
+    let run = world.start().await;
+    run.feed("BTC-USD", "107");
+    run.until("the value", |run| run.engine.stats().evaluated > 0)
+        .await;
+    run.stop().await;
+    let counted: u64 = summaries(&world).iter().map(|(count, _)| count).sum();
+    assert_eq!(counted, 5, "{:?}", world.titles());
+}
+
+#[tokio::test]
+async fn fires_after_the_clock_is_set_back_are_notified() {
+    let mut world = World::new();
+    world.config.fires_per_minute = 1;
+    let run = world.start().await;
+    for threshold in 101..=106 {
+        run.register("ada", above("BTC-USD", &threshold.to_string()))
+            .await;
+    }
+    run.evaluate("BTC-USD", "103").await;
+    world.clock.advance(60_000);
+    // A registration wakes the delivery, and fires nothing.
+    let other = run.register("bob", above("BTC-USD", "1000")).await;
+    run.until("the summary", |run| run.notified() == 2).await;
+    world.clock.set(START_MS);
+    run.evaluate("BTC-USD", "106").await;
+    world.clock.advance(60_000);
+    run.engine.trigger("bob", &other.id).await.unwrap();
+    run.until("the other summary", |run| run.notified() == 4)
+        .await;
+    run.stop().await;
+    let medium = Priority::Medium;
+    assert_eq!(summaries(&world), [(2, medium), (3, medium)]);
+}
+
+/// A user who sees only what is urgent or of high priority.
+#[tokio::test]
+async fn fires_of_different_priorities_share_no_summary() {
+    let mut world = World::new();
+    world.config.fires_per_minute = 1;
+    let run = world.start().await;
+    let of = |threshold: &str, priority: Priority| AlertRule {
+        priority: Some(priority.into()),
+        ..above("BTC-USD", threshold)
+    };
+    for (threshold, priority) in [
+        ("101", Priority::Low),
+        ("102", Priority::High),
+        ("103", Priority::Urgent),
+        ("104", Priority::Low),
+        ("105", Priority::Urgent),
+        ("106", Priority::Low),
+    ] {
+        run.register("ada", of(threshold, priority)).await;
+    }
+    run.evaluate("BTC-USD", "110").await;
+    // The first of all, and the first that is urgent.
+    run.until("two at once", |run| run.notified() == 2).await;
+    assert_eq!(world.titles(), ["BTC-USD above 101", "BTC-USD above 103"]);
+    run.stop().await;
+    world.clock.advance(60_000);
+    let run = world.start().await;
+    run.until("the summaries", |run| run.notified() == 5).await;
+    let expected = [
+        (1, Priority::High),
+        (1, Priority::Urgent),
+        (2, Priority::Low),
+    ];
+    assert_eq!(summaries(&world), expected);
     run.stop().await;
 }

@@ -1,12 +1,14 @@
 //! Meanings: changes of a rule that differ in form alone, and histories of changes and kills.
 
+use std::time::Duration;
+
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tidewire_proto::v1::{
     self, AlertCondition, AlertRepeat, AlertRule, AlertState, CrossDirection, ListAlertsRequest,
     Unit, alert_condition::Kind, alert_repeat::Repeat,
 };
 
-use crate::support::{Run, World, decimal};
+use crate::support::{Run, START_MS, World, above, decimal, recurring};
 
 fn repeat(repeat: Repeat) -> Option<AlertRepeat> {
     Some(AlertRepeat {
@@ -182,4 +184,26 @@ async fn change(run: &Run, id: &str, set: impl FnOnce(&mut AlertRule)) {
     };
     set(&mut update);
     run.engine.update("ada", update).await.unwrap();
+}
+
+/// No value arrives: the clock is set while the judge sleeps.
+#[tokio::test(start_paused = true)]
+async fn a_snooze_ends_when_the_clock_is_set_forward() {
+    const HOUR_MS: i64 = 3_600_000;
+    let world = World::new();
+    let run = world.start().await;
+    let rule = AlertRule {
+        snoozed_until: Some(START_MS + 3 * HOUR_MS),
+        ..recurring(above("BTC-USD", "100"))
+    };
+    run.register("ada", rule).await;
+    run.evaluate("BTC-USD", "90").await;
+    assert_eq!(run.evaluate("BTC-USD", "110").await.total, Some(0));
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(run.notified(), 0);
+    world.clock.advance(4 * HOUR_MS);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    run.until("the fire", |run| run.notified() == 1).await;
+    assert_eq!(run.log("ada").await.len(), 1);
+    run.stop().await;
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,8 @@ pub(crate) struct Killer {
     /// Permits of commits, each for one, and of reads, for any number.
     commits: Gate,
     reads: Gate,
+    /// Commits that wait for a permit.
+    waiting: AtomicUsize,
     /// Whether the store fails after each write, and its reads too.
     pub(crate) flush_fails: AtomicBool,
     /// The first commit whose flush fails, and what is left of its write.
@@ -71,6 +73,11 @@ impl Killer {
     /// Lets no commit through until [`Self::open`].
     pub(crate) fn hold_commits(&self) {
         self.commits.0.forget_permits(OPEN);
+    }
+
+    /// Whether a commit waits for a permit.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
     }
 
     /// Lets some commits through.
@@ -195,7 +202,9 @@ impl Store for KillableStore {
             return Box::pin(std::future::ready(Ok(())));
         }
         Box::pin(async move {
+            self.killer.waiting.fetch_add(1, Ordering::AcqRel);
             self.killer.commits.0.acquire().await.unwrap().forget();
+            self.killer.waiting.fetch_sub(1, Ordering::AcqRel);
             if self.killer.is_closed.load(Ordering::Acquire) {
                 return Err(flush_error());
             }
