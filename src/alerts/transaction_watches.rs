@@ -57,7 +57,7 @@ impl TransactionWatches {
     /// Has a transaction watched for a user's rule.
     pub(super) fn add(&self, user: &str, chain: u64, hash: &str) {
         let transaction = (chain, hash.to_owned());
-        self.queue.lock().add(&UserId::new(user), transaction);
+        self.queue.lock().add(&UserId::new(user), &transaction);
         self.added.notify_one();
     }
 
@@ -187,7 +187,7 @@ impl TransactionWatches {
         self.queue.lock().remove(transaction);
         // A rule that was registered meanwhile needs it again.
         for user in users_of(engine, transaction) {
-            self.queue.lock().add(&user, transaction.clone());
+            self.queue.lock().add(&user, transaction);
             self.added.notify_one();
         }
     }

@@ -81,8 +81,8 @@ pub(super) struct WatchQueue {
 
 impl WatchQueue {
     /// Adds a transaction that a user's rule needs.
-    pub(super) fn add(&mut self, user: &UserId, transaction: Transaction) {
-        let Some(entry) = self.entries.get_mut(&transaction) else {
+    pub(super) fn add(&mut self, user: &UserId, transaction: &Transaction) {
+        let Some(entry) = self.entries.get_mut(transaction) else {
             let entry = Entry {
                 stage: Stage::Ready(Vec::new()),
                 refused: HashSet::new(),
@@ -90,17 +90,17 @@ impl WatchQueue {
                 again: AGAIN.0,
             };
             self.entries.insert(transaction.clone(), entry);
-            return self.line_up(&transaction, std::slice::from_ref(user));
+            return self.line_up(transaction, std::slice::from_ref(user));
         };
         if entry.refused.contains(user) {
             return;
         }
         match &mut entry.stage {
-            Stage::Ready(_) => self.line_up(&transaction, std::slice::from_ref(user)),
+            Stage::Ready(_) => self.line_up(transaction, std::slice::from_ref(user)),
             Stage::Waiting(..) if !entry.refused.is_empty() => {
                 // It waits for the shares of others alone.
-                self.cancel_timer(&transaction);
-                self.line_up(&transaction, std::slice::from_ref(user));
+                self.cancel_timer(transaction);
+                self.line_up(transaction, std::slice::from_ref(user));
             }
             Stage::Waiting(_, users) if !users.contains(user) && users.len() < LINES => {
                 users.push(user.clone());
@@ -366,11 +366,11 @@ mod tests {
         let (mut queue, now) = (WatchQueue::default(), Instant::now());
         for number in 0..100 {
             let user = UserId::new(&format!("user-{number}"));
-            queue.add(&user, transaction(1, number));
+            queue.add(&user, &transaction(1, number));
         }
         assert_eq!(all_next(&mut queue, now).len(), OF_CHAIN);
         let ada = UserId::new("ada");
-        queue.add(&ada, transaction(2, 1));
+        queue.add(&ada, &transaction(2, 1));
         assert_eq!(all_next(&mut queue, now), [(ada, transaction(2, 1))]);
     }
 
@@ -379,11 +379,11 @@ mod tests {
         let (mut queue, now) = (WatchQueue::default(), Instant::now());
         let (ada, bob) = (UserId::new("ada"), UserId::new("bob"));
         for number in 0..1_000 {
-            queue.add(&ada, transaction(1, number));
+            queue.add(&ada, &transaction(1, number));
         }
         let begun = all_next(&mut queue, now);
         assert_eq!(begun.len(), OF_USER);
-        queue.add(&bob, transaction(1, 5_000));
+        queue.add(&bob, &transaction(1, 5_000));
         assert_eq!(all_next(&mut queue, now), [(bob, transaction(1, 5_000))]);
         // One place is free again.
         queue.begun(&begun[0].1);
@@ -394,7 +394,7 @@ mod tests {
     fn a_watch_that_ended_is_begun_again_with_longer_pauses() {
         let (mut queue, mut now) = (WatchQueue::default(), Instant::now());
         let (ada, one) = (UserId::new("ada"), transaction(1, 1));
-        queue.add(&ada, one.clone());
+        queue.add(&ada, &one);
         for pause in [60, 120, 240, 480, 960, 1_800, 1_800] {
             assert_eq!(all_next(&mut queue, now).len(), 1);
             queue.begun(&one);
@@ -418,11 +418,11 @@ mod tests {
     fn an_attempt_that_failed_is_repeated() {
         let (mut queue, now) = (WatchQueue::default(), Instant::now());
         let one = transaction(1, 1);
-        queue.add(&UserId::new("ada"), one.clone());
+        queue.add(&UserId::new("ada"), &one);
         assert_eq!(all_next(&mut queue, now).len(), 1);
         queue.failed(&one, vec![UserId::new("ada")], now);
         // It is needed already.
-        queue.add(&UserId::new("bob"), one.clone());
+        queue.add(&UserId::new("bob"), &one);
         assert_eq!(all_next(&mut queue, now), []);
         assert_eq!(all_next(&mut queue, now + RETRY.0).len(), 1);
     }
@@ -432,11 +432,11 @@ mod tests {
         let (mut queue, now) = (WatchQueue::default(), Instant::now());
         let (ada, bob) = (UserId::new("ada"), UserId::new("bob"));
         for number in 0..1_000 {
-            queue.add(&ada, transaction(1, number));
+            queue.add(&ada, &transaction(1, number));
         }
         assert_eq!(all_next(&mut queue, now).len(), OF_USER);
         let shared = transaction(1, 900);
-        queue.add(&bob, shared.clone());
+        queue.add(&bob, &shared);
         assert_eq!(all_next(&mut queue, now), [(bob.clone(), shared.clone())]);
         queue.begun(&shared);
         assert_eq!(queue.watched(), [(bob, shared.clone())]);
@@ -458,17 +458,17 @@ mod tests {
         let (mut queue, now) = (WatchQueue::default(), Instant::now());
         let [ada, bob, cleo] = ["ada", "bob", "cleo"].map(UserId::new);
         let one = transaction(1, 1);
-        queue.add(&ada, one.clone());
+        queue.add(&ada, &one);
         assert_eq!(all_next(&mut queue, now), [(ada.clone(), one.clone())]);
         queue.refused(&one, vec![ada.clone(), bob.clone()], now);
         assert_eq!(all_next(&mut queue, now), [(bob.clone(), one.clone())]);
         let both = vec![ada.clone(), bob.clone()];
-        queue.refused(&one, both.clone(), now);
+        queue.refused(&one, both, now);
         assert_eq!(all_next(&mut queue, now), []);
         // Another rule of the same user does not help, and one of another user does.
-        queue.add(&ada, one.clone());
+        queue.add(&ada, &one);
         assert_eq!(all_next(&mut queue, now), []);
-        queue.add(&cleo, one.clone());
+        queue.add(&cleo, &one);
         assert_eq!(queue.next_due(), None);
         assert_eq!(all_next(&mut queue, now), [(cleo.clone(), one.clone())]);
         queue.refused(&one, vec![ada, bob, cleo], now);

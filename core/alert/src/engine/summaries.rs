@@ -21,7 +21,7 @@ use tidewire_store::Key;
 
 use super::{config::MINUTE_MS, id::Id, notice, tables};
 
-/// What the fires of a summary have in common.
+/// The fields that the fires of a summary have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Group {
     priority: Priority,

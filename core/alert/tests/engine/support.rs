@@ -44,10 +44,13 @@ pub(crate) struct Killer {
     /// Whether the store fails after each write, and its reads too.
     pub(crate) flush_fails: AtomicBool,
     /// The first commit whose flush fails, and what is left of its write.
-    next_flush: Mutex<Option<(fn(&Batch) -> bool, FailedFlush)>>,
+    next_flush: Mutex<Option<NextFlush>>,
     /// Whether the store is closed since a flush failed.
     pub(crate) is_closed: AtomicBool,
 }
+
+/// Whether a commit is of the kind whose flush fails, and the state that this leaves.
+type NextFlush = (fn(&Batch) -> bool, FailedFlush);
 
 /// The state that a failed flush left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
