@@ -200,6 +200,7 @@ describe("state", () => {
     const a = sync.applyOptimistic((state) => [...state, "A"]);
     const b = sync.applyOptimistic((state) => [...state, "B"]);
     server.publish("demo:list", "older");
+    await server.settle();
     expect(sync.getState()).toEqual(["0", "older", "A", "B"]);
     sync.rollbackUpdate(a);
     expect(sync.getState()).toEqual(["0", "older", "B"]);
@@ -207,6 +208,62 @@ describe("state", () => {
     expect(sync.getState()).toEqual(["0", "older", "B"]);
     server.publish("demo:list", "B");
     expect(sync.getState()).toEqual(["0", "older", "B"]);
+  });
+
+  it("a change never shows beside its own publication, which arrives before the reply that names it", async () => {
+    await connect();
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce: append });
+    const shown: (readonly Json[])[] = [];
+    sync.subscribe(() => shown.push(sync.getState()));
+    await sync.syncState();
+    const add = async (item: string): Promise<void> => {
+      const id = sync.applyOptimistic((state) => [...state, item]);
+      const { seq } = await client.publish("demo:list", item);
+      sync.confirmUpdate(id, seq);
+    };
+    // One after the other, several at once, and one of another client between them.
+    await add("a");
+    const adding = [add("b"), add("c")];
+    server.publish("demo:list", "other");
+    await Promise.all([...adding, add("d")]);
+    await server.settle();
+    expect(sync.getState().toSorted()).toEqual(["a", "b", "c", "d", "other"]);
+    for (const state of shown) {
+      expect(state).toHaveLength(new Set(state).size);
+    }
+    // The state is the server's, in its order.
+    sync.dispose();
+    const { messages } = await client.request("history", { channel: "demo:list", limit: 10 });
+    expect(sync.getState()).toEqual(messages.map(({ data }) => data));
+  });
+
+  it("a change that is never confirmed holds others for one round trip, and a failed reply for no longer", async () => {
+    await connect();
+    const onError = vi.fn();
+    const reduce = (state: readonly Json[], { data }: { readonly data: Json }): readonly Json[] => {
+      if (data === "bad") {
+        throw new TypeError("no such item");
+      }
+      return [...state, data];
+    };
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce, onError });
+    await server.settle();
+    sync.applyOptimistic((state) => [...state, "mine"]);
+    server.publish("demo:list", 1);
+    expect(sync.getState()).toEqual(["mine"]);
+    await server.settle();
+    expect(sync.getState()).toEqual([1, "mine"]);
+    server.publish("demo:list", 2);
+    server.cut();
+    await server.settle();
+    expect(sync.getState()).toEqual([1, 2, "mine"]);
+    await server.advance(10_000);
+    server.publish("demo:list", "bad");
+    await server.settle();
+    expect(onError).toHaveBeenCalledOnce();
+    server.publish("demo:list", 3);
+    await server.settle();
+    expect(sync.getState()).toEqual([1, 2, 3, "mine"]);
   });
 
   it("syncState reads the missed messages, and live ones meanwhile count once", async () => {
@@ -237,6 +294,7 @@ describe("state", () => {
     server.loseHistory("demo:list");
     await server.settle();
     server.publish("demo:list", 2);
+    await server.settle();
     expect(sync.getState()).toEqual(["loaded", 2, "mine"]);
   });
 });

@@ -7,6 +7,12 @@
  * older change that adds `d`: shown is `[a, d, b, c]`. It refuses `b`, and
  * `rollbackUpdate` shows `[a, d, c]`: changes are applied anew on what the
  * server said, never undone.
+ *
+ * A publication arrives before the reply to its `publish`, which names its
+ * `seq`. Applied at once, it would show beside its own optimistic change. So
+ * while a change has no `seq`, publications are held for one round trip: the
+ * server replies in order, and the reply to a request that is sent now comes
+ * after that to the `publish`.
  */
 import type { WebSocketClient } from "./client.ts";
 import type { Json, Millis } from "./types/common.ts";
@@ -38,7 +44,7 @@ export interface StateSyncOptions<State> {
   readonly reduce: (state: State, message: StateMessage) => State;
   /** Reads the whole state. Without it, the state is `initial` and all of the history. */
   readonly load?: () => Promise<LoadedState<State>>;
-  /** Called when the state could not be read after a `gap`. The default writes to the console. */
+  /** Called when the state could not be read after a `gap`, and with what `reduce` throws for a held publication. The default writes to the console. */
   readonly onError?: (error: unknown) => void;
 }
 
@@ -63,7 +69,7 @@ export class StateSync<State> {
   declare readonly applyOptimistic: (change: (state: State) => State) => string;
   /**
    * The server took the change. With the `seq` of its publication, the change
-   * is shown until that publication arrives. Without one, it becomes part of the state.
+   * is shown until that publication takes its place. Without one, it becomes part of the state.
    */
   declare readonly confirmUpdate: (id: string, seq?: number) => void;
   /** The server refused the change: takes it back, and leaves the others. */
@@ -78,34 +84,53 @@ export class StateSync<State> {
     let shown = initial;
     let lastSeq = 0;
     let lastId = 0;
-    /** Publications that arrive while the state is read. */
+    /** Publications that wait: for the state that is read, or for a reply that may name one as a pending change. */
     let held: StateMessage[] | undefined;
     let reading: Promise<State> | undefined;
 
     const show = (): void => {
       shown = base;
-      for (const { change } of pending.values()) {
+      pending.forEach(({ change }) => {
         shown = change(shown);
-      }
-      for (const listener of [...listeners]) {
+      });
+      [...listeners].forEach((listener) => {
         listener();
-      }
+      });
     };
     const step = (message: StateMessage): void => {
-      const { seq = Infinity } = message;
-      if (seq <= lastSeq) {
-        return;
+      const { seq } = message;
+      if (!seq || seq > lastSeq) {
+        base = reduce(base, message);
+        lastSeq = seq ?? lastSeq;
+        pending.forEach(({ seq: until }, id) => {
+          if (until && until <= lastSeq) {
+            pending.delete(id);
+          }
+        });
       }
-      base = reduce(base, message);
-      lastSeq = message.seq ?? lastSeq;
-      for (const [id, { seq: until }] of pending) {
-        if (until && until <= lastSeq) {
-          pending.delete(id);
+    };
+    /** Applies what is held: at once, or while a change has no `seq`, what arrived before a round trip at its end. */
+    const release = (): void => {
+      const waiting = held;
+      const count = waiting?.length;
+      const apply = (): void => {
+        if (waiting && held === waiting && !reading) {
+          held = undefined;
+          waiting.splice(0, count).forEach(step);
+          if (waiting.length) {
+            held = waiting;
+            release();
+          }
+          show();
         }
+      };
+      if ([...pending.values()].some(({ seq }) => !seq)) {
+        client.request("history", { channel, limit: 0 }).then(apply, apply).catch(onError);
+      } else {
+        apply();
       }
     };
     const read = async (): Promise<State> => {
-      held = [];
       try {
         if (load) {
           const { state, seq } = await load();
@@ -116,8 +141,8 @@ export class StateSync<State> {
           missed.forEach(step);
         }
       } finally {
-        held.forEach(step);
-        held = reading = undefined;
+        reading = undefined;
+        release();
       }
       show();
       return shown;
@@ -126,13 +151,10 @@ export class StateSync<State> {
       if (message.type === "gap") {
         base = initial;
         lastSeq = 0;
-        held = held && [];
+        held = undefined;
         this.syncState().catch(onError);
-      } else if (held) {
-        held.push(message as unknown as StateMessage);
-      } else {
-        step(message as unknown as StateMessage);
-        show();
+      } else if ((held ??= []).push(message as unknown as StateMessage) < 2) {
+        release();
       }
     });
 

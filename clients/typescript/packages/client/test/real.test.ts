@@ -123,6 +123,35 @@ describe.skipIf(binary === undefined)("a real server", { timeout: 60_000 }, () =
     expect(await sync.syncState()).toEqual(sync.getState());
   });
 
+  it("an optimistic change shows once, also while others publish", async () => {
+    const client = open(server.address);
+    const other = open(server.address);
+    await Promise.all([client.ready(), other.ready()]);
+    const list = new StateSync<readonly Json[]>(client, "demo:flicker", { initial: [], reduce: (items, { data }) => [...items, data] });
+    await list.syncState();
+    const twice: (readonly Json[])[] = [];
+    list.subscribe(() => {
+      const items = list.getState();
+      if (new Set(items).size < items.length) {
+        twice.push(items);
+      }
+    });
+    const publishing: Promise<unknown>[] = [];
+    for (let n = 0; n < 50; n += 1) {
+      publishing.push(other.publish("demo:flicker", `other ${n}`));
+      const id = list.applyOptimistic((items) => [...items, `own ${n}`]);
+      const position = client.publish("demo:flicker", `own ${n}`).then(({ seq }) => {
+        list.confirmUpdate(id, seq);
+      });
+      // Some one after the other, some at once.
+      await (n % 3 === 0 ? position : undefined);
+      publishing.push(position);
+    }
+    await Promise.all(publishing);
+    await until(() => list.getState().length === 100);
+    expect(twice).toEqual([]);
+  });
+
   it("numbers are available with every digit", async () => {
     const client = open(server.address, { parse: parseExact });
     const received = await collect(client, "demo:exact");
