@@ -6,6 +6,7 @@
 #     TOKEN=… examples/alerts.sh http://127.0.0.1:8080 SOL-USD
 set -euo pipefail
 server="${1:-http://127.0.0.1:8080}" symbol="${2:-BTC-USD}"
+: "${TOKEN:?expected a token of a user, see the first lines of this file}"
 
 # rpc METHOD JSON [OPTION…]: calls an RPC. If it fails, prints the server's error and ends the script.
 rpc() {

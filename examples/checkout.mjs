@@ -34,7 +34,9 @@ async function* messages(channel) {
         }
       }
     } catch (error) {
-      console.log(`${channel}: ${error.message}; trying again`);
+      // `fetch` says only that it failed, and has the reason as its cause.
+      const why = error.cause === undefined ? "" : `: ${error.cause.message || error.cause.code}`;
+      console.log(`${channel} of ${server}: ${error.message}${why}; trying again`);
     }
     await new Promise((resolve) => setTimeout(resolve, 1_000));
   }
@@ -56,7 +58,11 @@ async function payment() {
 async function status(txHash) {
   const body = JSON.stringify({ chain: Number(chain), txHash });
   const response = await fetch(`${server}/v1/rpc/WatchService/GetTransactionStatus`, { method: "POST", body });
-  return await response.json();
+  const reply = await response.json();
+  if (!response.ok) {
+    throw new Error(`${reply.code}: ${reply.message}`);
+  }
+  return reply;
 }
 
 /** Follows a transaction to its end. Returns whether the order is paid. */

@@ -2,9 +2,15 @@
 // this, and reconnects by itself with the last event's id.
 const server = process.argv[2] ?? "http://127.0.0.1:8080";
 
-const response = await fetch(`${server}/v1/sse?channels=prices:BTC-USD,market:overview`);
+/** Ends with why: `fetch` says only that it failed, and has the reason as its cause. */
+function fail(error) {
+  console.error(`${server}: ${error.message}${error.cause === undefined ? "" : `: ${error.cause.message || error.cause.code}`}`);
+  process.exit(1);
+}
+
+const response = await fetch(`${server}/v1/sse?channels=prices:BTC-USD,market:overview`).catch(fail);
 if (!response.ok) {
-  throw new Error(`the server returned ${response.status}: ${await response.text()}`);
+  fail(new Error(`the server returned ${response.status}: ${await response.text()}`));
 }
 let rest = "";
 for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
