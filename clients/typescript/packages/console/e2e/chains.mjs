@@ -22,6 +22,18 @@ export async function checkChains(open, server) {
     await page.locator(`td[title="${hash}"]`).waitFor();
   });
 
+  await check("the reorgs say of which blocks they are, and since when", async () => {
+    const tile = page.locator(".tile", { hasText: "Reorgs" });
+    await tile.getByText(/^\d+ in the last \d+ blocks?$/).waitFor();
+    await tile.getByText(/\d+ since the server started$/).waitFor();
+  });
+
+  await check("the sample's newest transactions are a click away", async () => {
+    await page.getByRole("list", { name: "Newest transactions of the sample" }).getByRole("link").first().click();
+    await page.locator(".tracked").waitFor();
+    await page.goto(`${server}/#/chains`);
+  });
+
   await check("a pasted address is followed, and a wrong one is named", async () => {
     const address = card("Wallet").getByLabel("Address");
     await address.fill("0x12");
@@ -46,13 +58,14 @@ export async function checkChains(open, server) {
     await card("Transaction").getByRole("button", { name: "Track" }).click();
     await page.locator(".tracked").waitFor();
     await page.locator('.tracked:is([data-state="confirming"], [data-state="confirmed"])').waitFor();
-    await page.locator(".steps li", { hasText: /Included block [\d,]+/ }).waitFor();
+    await page.locator(".steps li", { hasText: /Confirming block [\d,]+/ }).waitFor();
     await card("Wallet").locator(".wallet-lines li").first().waitFor();
   });
 
   await check("a hash that no node has says so", async () => {
     await page.goto(`${server}/#/chains/${CHAIN}/tx/0x${"12".repeat(32)}`);
     await card("Transaction").locator(".chip", { hasText: "Not seen yet" }).waitFor();
+    await card("Transaction").getByText(/^No node has seen it, searched for since \d\d:\d\d:\d\d\.$/).waitFor();
   });
 
   await check("the endpoints show their health", async () => {

@@ -65,7 +65,7 @@ export async function checkOperator(open, server) {
     await rows.getByRole("button", { name: /^Disconnect/ }).click();
     await rows.getByRole("button", { name: "Keep" }).click();
     await rows.getByRole("button", { name: /^Disconnect/ }).click();
-    await rows.getByRole("button", { name: "This connection" }).click();
+    await rows.getByRole("button", { name: "Disconnect this connection" }).click();
     await other.locator("#state", { hasText: /^Disconnected$/ }).waitFor();
     await other.locator("#connection-text", { hasText: "operator" }).waitFor();
     await page.getByRole("status").filter({ hasText: "1 connection closed" }).waitFor();
@@ -74,13 +74,34 @@ export async function checkOperator(open, server) {
   });
 
   await check("the setup shows the health, and for each part whether it is configured", async () => {
+    const refused = [];
+    const note = (response) => response.status() >= 400 && refused.push(response.url());
+    page.on("response", note);
     await page.goto(`${server}/#/setup`);
     await page.locator("dd", { hasText: "ready" }).locator(".chip", { hasText: /^yes$/ }).waitFor();
     await page.locator(".chip", { hasText: /^store: ok$/ }).waitFor();
-    for (const [part, state] of [["Symbols", "ok"], ["Chains", "ok"], ["Web Push", "optional"], ["Delivery", "optional"], ["TLS", "optional"]]) {
+    for (const [part, state] of [["Venues", "replay"], ["Symbols", "ok"], ["Chains", "ok"], ["Web Push", "optional"], ["Delivery", "optional"], ["TLS", "optional"]]) {
       await page.locator(`tr[data-part="${part}"][data-state="${state}"]`).waitFor();
     }
     await page.locator('tr[data-part="Web Push"]', { hasText: "[delivery.push]" }).waitFor();
+    page.off("response", note);
+    assert(refused.length === 0, `the server refused ${refused.join(", ")}`);
+  });
+
+  await check("a symbol that is not there is refused once, with a link to the one that is meant", async () => {
+    await page.goto(`${server}/#/prices/BTC-USB`);
+    await page.getByText("There is no price of BTC-USB").waitFor();
+    const text = await page.getByRole("main").innerText();
+    assert(text.split("There is no symbol").length === 2 && text.includes("Did you mean BTC-USD?") && !text.includes("waiting"), text);
+    await page.getByRole("link", { name: "BTC-USD", exact: true }).click();
+    await page.locator(".symbol-price").waitFor();
+  });
+
+  await check("the dialog of the account closes when the address changes", async () => {
+    await page.getByRole("button", { name: "Sign in", exact: true }).click();
+    await page.getByRole("dialog", { name: "Sign in" }).waitFor();
+    await page.evaluate(() => { window.location.hash = "#/market"; });
+    await page.getByRole("dialog", { name: "Sign in" }).waitFor({ state: "hidden" });
   });
 
   await check("without the rights of an operator, a page says which right is missing", async () => {

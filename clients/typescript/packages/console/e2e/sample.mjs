@@ -49,6 +49,23 @@ const inbox = await open("inbox");
 await signIn(inbox);
 await inbox.locator("#notifications > li").first().waitFor();
 await checkPage(inbox, "inbox");
+await check("both connections of a page are marked as its own", async () => {
+  await inbox.goto(`${server.url}/#/connections`);
+  const row = (user, mark) => inbox.locator("tr[data-connection-id]", { hasText: user }).filter({ has: inbox.locator(".chip", { hasText: mark }) });
+  await row("anonymous", /^this page$/).waitFor();
+  await row("sample", /^this page, signed in$/).waitFor();
+});
+await check("a refused publication is sent once, as the user", async () => {
+  await inbox.goto(`${server.url}/#/channels`);
+  await inbox.getByLabel("Channel", { exact: true }).fill("prices:BTC-USD");
+  const sent = [];
+  const note = (request) => request.url().endsWith("/StreamService/Publish") && sent.push(request.method());
+  inbox.on("request", note);
+  await inbox.getByRole("button", { name: "Publish", exact: true }).click();
+  await inbox.locator("#explorer-note.bad").waitFor();
+  inbox.off("request", note);
+  assert(sent.length === 1, `it was sent ${sent.length} times`);
+});
 await inbox.close();
 
 isCut = true;
@@ -77,6 +94,10 @@ await check("on a phone, taps go to each page, and what is followed is in sight"
     await page.getByRole("heading", { level: 1, name, exact: true }).waitFor();
     await until(`the tab ${name} in sight`, () => tab.evaluate((element) => element.getBoundingClientRect().left >= 0 && element.getBoundingClientRect().right <= window.innerWidth));
   }
+  await page.locator("tr[data-block]").first().waitFor();
+  const order = await page.evaluate(() => document.querySelector(".trackers").getBoundingClientRect().top < document.querySelector(".blocks").getBoundingClientRect().top);
+  assert(order, "the transaction and the wallet stand below the blocks");
+  await page.locator("tr[data-block] .below-s", { hasText: /0x[0-9a-f]+… · \d+ txs?/ }).first().waitFor();
   await page.getByRole("button", { name: "Follow" }).tap();
   await page.locator(".wallet-lines li").first().waitFor();
   const isAbove = await page.evaluate(() => document.querySelector(".wallet-lines").getBoundingClientRect().top < document.querySelector("tr[data-block]").getBoundingClientRect().top);

@@ -1,9 +1,10 @@
 // Browser test of the console on a server that wants a token: `node e2e/token.mjs BINARY`. It starts
 // the server in a folder of its own, and prints a line for each check: `ok …` or `not ok …`.
-import { execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { startFront } from "./front.mjs";
 import { check, failed, openBrowser } from "./harness.mjs";
 
 const binary = process.argv[2];
@@ -32,8 +33,14 @@ const address = await new Promise((resolve, reject) => {
   child.on("error", reject);
   child.on("close", () => reject(new Error(`the server ended; its log:\n${log}`)));
 });
-const url = `http://${address}`;
+// A built page in place of the server's: tests a change of the page without building the server.
+const built = process.env.CONSOLE_PAGE;
+const front = built === undefined ? undefined : await startFront(address, built);
+const url = front?.url ?? `http://${address}`;
 const token = (...args) => execFileSync(binary, ["token", ...args], { cwd, env, encoding: "utf8" }).trim();
+
+/** Runs a command to its end. A front of the server runs in this process, which must not stand still. */
+const run = (program, args, env) => new Promise((done) => execFile(program, args, { env, encoding: "utf8" }, (error, stdout, stderr) => done({ error, stdout, stderr })));
 
 const browser = await openBrowser({ viewport: { width: 1280, height: 900 } });
 const page = await browser.context.newPage();
@@ -86,9 +93,26 @@ await check("the token lasts as long as the tab, and the code that is copied has
   await page.getByRole("menuitem", { name: "curl" }).click();
   await page.getByRole("button", { name: "Copy the connections as code" }).filter({ hasText: "Copied" }).waitFor();
   const code = await page.evaluate(() => navigator.clipboard.readText());
-  const output = execFileSync("sh", ["-c", code], { env: { ...process.env, TIDEWIRE_TOKEN: token("--user", "ada", "--scope", "admin") }, encoding: "utf8" });
-  if (!code.includes("$TIDEWIRE_TOKEN") || !output.includes('"userId":"ada"')) {
+  const { stdout: output } = await run("sh", ["-c", code], { ...process.env, TOKEN: token("--user", "ada", "--scope", "admin") });
+  if (!code.startsWith("# export TOKEN=") || !output.includes('"userId":"ada"')) {
     throw new Error(`${code}\n${output}`);
+  }
+});
+
+await check("each copied code says what is missing without a token", async () => {
+  const bare = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== "TOKEN"));
+  const button = page.getByRole("button", { name: "Copy the connections as code" });
+  for (const [language, program, ...args] of [["curl", "sh", "-c"], ["TypeScript", process.execPath, "--input-type=module", "-e"], ["Python", "python3", "-c"]]) {
+    await page.evaluate(() => navigator.clipboard.writeText(""));
+    await button.click();
+    await page.getByRole("menuitem", { name: language, exact: true }).click();
+    await button.filter({ hasText: "Copied" }).waitFor();
+    const code = await page.evaluate(() => navigator.clipboard.readText());
+    const { error, stderr } = await run(program, [...args, code], bare);
+    if (error === null || !/TOKEN.*not set: see the first line/.test(stderr)) {
+      throw new Error(`${language}: ${stderr}`);
+    }
+    await button.filter({ hasText: "Copy" }).waitFor();
   }
 });
 

@@ -9,6 +9,7 @@ const JSON_KIND = "json";
 const EXAMPLE = `{
   "name": "Both are high",
   "repeat": "recurring",
+  "cooldownMs": 300000,
   "condition": {
     "kind": "all",
     "conditions": [
@@ -121,10 +122,10 @@ interface FieldInputProps {
   readonly onChange: (text: string) => void;
 }
 
-function FieldInput({ field: { label, type, choices, isOptional = false, name }, value, fault, onChange }: FieldInputProps): ReactElement {
+function FieldInput({ field: { label, type, choices, hint, isOptional = false, name }, value, fault, onChange }: FieldInputProps): ReactElement {
   const id = useId();
   const { data } = useSources();
-  const common = { value, "aria-invalid": fault !== undefined, "aria-describedby": fault === undefined ? undefined : `${id}f` };
+  const common = { value, "aria-invalid": fault !== undefined, "aria-describedby": fault !== undefined ? `${id}f` : hint !== undefined ? `${id}h` : undefined };
   return (
     <label className={`field ${name === "template" || name === "txHash" ? "wide" : ""}`}>
       <span>{label}{isOptional && <small> optional</small>}</span>
@@ -152,6 +153,7 @@ function FieldInput({ field: { label, type, choices, isOptional = false, name },
           ))}
         </datalist>
       )}
+      {hint !== undefined && <small id={`${id}h`} className="soft">{hint}</small>}
       {fault !== undefined && <em id={`${id}f`} className="bad">{fault}</em>}
     </label>
   );

@@ -10,6 +10,11 @@ test("a filled form makes a rule, with exact decimals as they were typed", () =>
   expect(draftOf(filled("percent_change", { percent: "-2.5", windowMs: "90" }))).toMatchObject({ draft: { condition: { percent: -2.5, windowMs: 90_000 } } });
 });
 
+test("a new rule that fires each time has a cooldown, which may be emptied", () => {
+  expect(draftOf(filled("price_above", { threshold: "1" }))).toMatchObject({ draft: { repeat: "recurring", cooldownMs: 300_000 } });
+  expect(draftOf(filled("price_above", { threshold: "1", cooldownMs: "" }))).not.toHaveProperty("draft.cooldownMs");
+});
+
 test("what is missing or malformed is named beside its field, before anything is sent", () => {
   expect(draftOf(filled("price_above", {}))).toEqual({ fault: { field: "threshold", text: "Threshold: nothing typed." } });
   expect(draftOf(filled("price_above", { threshold: "many" }))).toEqual({ fault: { field: "threshold", text: "Threshold: expected a number." } });
@@ -30,7 +35,7 @@ test("a rule of each kind comes back from its form unchanged", () => {
 });
 
 test("an emptied field of an existing rule is removed from it", () => {
-  expect(draftOf(filled("price_above", { threshold: "1" }), true)).toMatchObject({ draft: { name: "", cooldownMs: 0, template: "" } });
+  expect(draftOf(filled("price_above", { threshold: "1", cooldownMs: "" }), true)).toMatchObject({ draft: { name: "", cooldownMs: 0, template: "" } });
 });
 
 test("a rule that only JSON can say has no form", () => {

@@ -16,15 +16,17 @@ export interface Field {
   readonly initial: string;
   readonly choices?: readonly string[];
   readonly isOptional?: boolean;
+  /** What it means, where the name does not say it. */
+  readonly hint?: string;
 }
 
 const symbol: Field = { name: "symbol", label: "Symbol", type: "symbol", initial: "BTC-USD" };
 const threshold: Field = { name: "threshold", label: "Threshold", type: "exact", initial: "" };
-const hysteresis: Field = { name: "hysteresis", label: "Hysteresis", type: "exact", initial: "", isOptional: true };
+const hysteresis: Field = { name: "hysteresis", label: "Hysteresis", type: "exact", initial: "", isOptional: true, hint: "How far the price must move back before it can cross again." };
 const direction: Field = { name: "direction", label: "Direction", type: "choice", initial: "either", choices: ["either", "up", "down"] };
 const windowMs: Field = { name: "windowMs", label: "Within", type: "duration", initial: "5 min" };
 const chain: Field = { name: "chain", label: "Chain id", type: "integer", initial: "1" };
-const gwei: Field = { name: "gwei", label: "Gwei", type: "number", initial: "" };
+const gwei: Field = { name: "gwei", label: "Gwei", type: "number", initial: "", hint: "Price of a unit of gas: 1 gwei is 1,000,000,000 wei, a billionth of a coin." };
 const STATES = ["pending", "confirming", "confirmed", "finalized", "failed", "replaced", "cancelled", "dropped"];
 
 /** The kinds that have a form, with their fields. Others are written as JSON. */
@@ -55,7 +57,7 @@ export const KINDS: Readonly<Record<string, { readonly label: string; readonly f
 export const COMMON: readonly Field[] = [
   { name: "name", label: "Name", type: "text", initial: "", isOptional: true },
   { name: "repeat", label: "Fires", type: "choice", initial: "recurring", choices: ["once", "recurring"] },
-  { name: "cooldownMs", label: "Cooldown", type: "duration", initial: "", isOptional: true },
+  { name: "cooldownMs", label: "Cooldown", type: "duration", initial: "5 min", isOptional: true, hint: "After a fire, the least time until the next one. Empty: none, and a value that moves to and fro fires each time." },
   { name: "priority", label: "Priority", type: "choice", initial: "medium", choices: ["low", "medium", "high", "urgent"] },
   { name: "template", label: "Text of the notification", type: "text", initial: "", isOptional: true },
 ];

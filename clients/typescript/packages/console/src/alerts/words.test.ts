@@ -63,6 +63,11 @@ test("an explanation is told in sentences", () => {
       "The newest value is 61,843.4, 2 s old, from coinbase, kraken. The value before was 61,836.775.",
     ],
   });
+  // After a fire, the newest value is another one than that which fired.
+  const last = { alertId: "r", value: 61_805, previous: 61_790, sources: [], timestamp: 6_000, symbol: "BTC-USD" };
+  const after = explained({ decision: "not_met", holds: false, value: 61_810, reason: "not crossed by this value" }, 11_000, (ms) => `${ms / 1_000} s`, last);
+  expect(after.title).toBe("By the newest value it does not fire again: its condition is not true now");
+  expect(after.lines).toEqual(["Not crossed by this value.", "It last fired 5 s ago: BTC-USD at 61,805, before 61,790."]);
   expect(explained({ holds: true, value: null, reason: "", decision: "suppressed" }, 0, String).title).toBe("Its condition is true, and yet it does not fire");
 });
 
@@ -72,6 +77,10 @@ test("a fire says what made it", () => {
   expect(fireText({ ...event, previous: null, chain: 7357 })).toBe("gas of chain 7357 at 70,000.5 gwei");
   expect(fireText({ ...event, value: null, chain: 1, txHash: "0x12", state: "failed" })).toBe("transaction 0x12 is failed");
   expect(fireText({ ...event, manual: true })).toBe("fired by hand");
+  // A passage during the cooldown fires at its end, and has no value before it.
+  const cooling = { ...RULE, cooldownMs: 60_000, fires: 2 };
+  expect(fireText({ ...event, previous: null, rule: cooling, symbol: "BTC-USD" })).toBe("BTC-USD at 70,000.5, deferred, fired at the end of the cooldown");
+  expect(fireText({ ...event, previous: null, rule: { ...cooling, fires: 1 }, symbol: "BTC-USD" })).toBe("BTC-USD at 70,000.5");
   const percent = { ...RULE, condition: { kind: "percent_change", symbol: "ETH-USD", percent: 0.05, windowMs: 1 } } as const;
   expect(fireText({ ...event, rule: percent, symbol: "ETH-USD", value: -0.050895044 })).toBe("ETH-USD changed by −0.0509 %");
 });

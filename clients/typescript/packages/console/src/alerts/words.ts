@@ -117,10 +117,15 @@ const sentence = (text: string): string => {
   return `${trimmed.charAt(0).toUpperCase()}${trimmed.slice(1)}${/[.!?]$/.test(trimmed) ? "" : "."}`;
 };
 
-/** Tells an explanation in words. `ago` formats an age in milliseconds. */
-export function explained({ decision = "unknown", reason, tick, previousTick }: AlertExplanation, now: number, ago: (ms: number) => string): Explained {
-  const [title, tone] = DECISIONS[decision] ?? [decision, "plain"];
+/** Tells an explanation in words. `ago` formats an age in milliseconds. `last` is the newest fire of the rule. */
+export function explained({ decision = "unknown", reason, tick, previousTick }: AlertExplanation, now: number, ago: (ms: number) => string, last?: AlertEvent): Explained {
+  const [ofFirst, tone] = DECISIONS[decision] ?? [decision, "plain"];
+  // A rule that has fired is explained by its newest value, which may be another one.
+  const title = decision === "not_met" && last !== undefined ? "By the newest value it does not fire again: its condition is not true now" : ofFirst;
   const lines = reason.split("; ").map(sentence);
+  if (last !== undefined && decision !== "fired") {
+    lines.push(`It last fired ${ago(now - last.timestamp)} ago: ${fireText(last)}.`);
+  }
   if (tick !== undefined) {
     const from = tick.sources.length === 0 ? "" : `, from ${tick.sources.join(", ")}`;
     const before = previousTick === undefined ? "" : ` The value before was ${amount(previousTick.value ?? "unknown")}.`;
@@ -144,6 +149,8 @@ export function fireText({ rule, value, previous, symbol, chain, txHash, state, 
     return `transaction ${short(txHash)} is ${state ?? "in another state"}`;
   }
   const at = value === null ? "" : `at ${amount(value)}${subject === undefined && chain !== undefined ? " gwei" : ""}`;
-  const from = previous === null ? "" : `, before ${amount(previous)}`;
+  // Only the first fire and a deferred one have no value before them.
+  const isDeferred = previous === null && (rule?.fires ?? 0) > 1 && (rule?.cooldownMs ?? 0) > 0;
+  const from = isDeferred ? ", deferred, fired at the end of the cooldown" : previous === null ? "" : `, before ${amount(previous)}`;
   return `${subject ?? (chain === undefined ? "" : `gas of chain ${chain}`)} ${at}${from}`.trim();
 }

@@ -8,8 +8,8 @@ import { href } from "../lib/route.ts";
 import { useFeed } from "../lib/use-feed.ts";
 import { Card } from "../ui/card.tsx";
 import { Chip } from "../ui/chip.tsx";
-import { Empty, Failure, Loading, OldMark } from "../ui/state.tsx";
-import { pastedAddress, pastedHash, short, stateText, stationOf, STATIONS, stepNote, stepsOf } from "./transaction.ts";
+import { Empty, Failure, Loading, OldMark, sentence } from "../ui/state.tsx";
+import { pastedAddress, pastedHash, reasonText, short, stateText, stationOf, STATIONS, stepNote, stepsOf } from "./transaction.ts";
 import { walletLines } from "./wallet.ts";
 
 /** Updates of a wallet, and states of a transaction. */
@@ -57,12 +57,39 @@ export interface TrackerProps {
   readonly onValue: (value: string) => void;
 }
 
+/** Transactions of the sample's wallet that the tracker offers. */
+const SUGGESTED = 5;
+
+/** The newest transactions of the sample's wallet, each a click away from being tracked. */
+function Suggested({ chain }: { readonly chain: number }): ReactElement | null {
+  const { items } = useFeed(`wallet:${SAMPLE_WALLET}`, MAX_UPDATES);
+  const now = useNow();
+  const newest = useMemo(() => walletLines(items).filter((line) => line.state !== "" && line.hash !== undefined && line.chain === chain).slice(0, SUGGESTED), [items, chain]);
+  return newest.length === 0 ? null : (
+    <>
+      <p className="soft">The newest of the sample’s wallet:</p>
+      <ul className="suggested" aria-label="Newest transactions of the sample">
+        {newest.map(({ hash = "", state, timestamp }) => (
+          <li key={hash}>
+            <a className="mono" href={href("chains", String(chain), "tx", hash)}>{short(hash)}</a> <span className="soft">{state.toLowerCase()} · {age(now - timestamp)} ago</span>
+          </li>
+        ))}
+      </ul>
+    </>
+  );
+}
+
 /** The tracker of a transaction. */
-export function TransactionCard({ chain, value, onValue }: TrackerProps): ReactElement {
+export function TransactionCard({ chain, value, onValue, isSample }: TrackerProps & { readonly isSample: boolean }): ReactElement {
   return (
     <Card title="Transaction" hint={<OldMark />} {...(value !== undefined && { copy: { what: "this transaction", subject: () => ({ kind: "channels", channels: [`tx:${chain}:${value}`] }) } })}>
       <Paste key={value} label="Hash" button="Track" initial={value ?? ""} read={pastedHash} onHash={onValue} />
-      {value === undefined ? <Empty title="Paste a transaction's hash">Its states follow live, from the mempool to the final block.</Empty> : <Tracked key={value} chain={chain} hash={value} />}
+      {value === undefined ? (
+        <>
+          <Empty title="Paste a transaction's hash">Its states follow live, from the mempool to the final block. A wallet shows the hash after it has sent; an explorer’s address has it too.</Empty>
+          {isSample && <Suggested chain={chain} />}
+        </>
+      ) : <Tracked key={value} chain={chain} hash={value} />}
     </Card>
   );
 }
@@ -97,7 +124,7 @@ function Tracked({ chain, hash }: { readonly chain: number; readonly hash: strin
             </li>
           ))}
         </ol>
-      ) : current.reason !== undefined && <p className="bad">{current.reason}</p>}
+      ) : current.reason !== undefined && <p className={current.state === "unknown" ? "soft" : "bad"}>{sentence(reasonText(current.reason, timeOfDay))}</p>}
       <dl className="facts">
         {current.from !== undefined && <><dt>From</dt><dd className="mono">{current.from}</dd></>}
         {current.blockNumber !== undefined && <><dt>Block</dt><dd>{current.blockNumber.toLocaleString("en-US")}{current.blockHash !== undefined && <> · <span className="mono">{short(current.blockHash)}</span></>}</dd></>}

@@ -1,6 +1,6 @@
 import type { TransactionStatus } from "@tidewire/client";
 import { expect, test } from "vitest";
-import { isFinal, pastedAddress, pastedHash, stateText, stationOf, stepNote, stepsOf } from "./transaction.ts";
+import { isFinal, pastedAddress, pastedHash, reasonText, stateText, stationOf, stepNote, stepsOf } from "./transaction.ts";
 
 const status = (state: string, change: Partial<TransactionStatus> = {}): TransactionStatus => ({
   chain: 1,
@@ -42,6 +42,13 @@ test("a step says what the server says of it", () => {
   expect(stepNote(status("failed", { blockNumber: 7, reason: "ERC20: insufficient balance" }))).toBe("block 7 · ERC20: insufficient balance");
   expect(stepNote(status("replaced", { replacedBy: `0x${"ab".repeat(32)}` }))).toBe("by 0xabababab…abab");
   expect(stepNote(status("pending", { reorged: true }))).toBe("a reorg took it out of its block");
+});
+
+test("a hash that no node has says since when it is searched for, once", () => {
+  const reason = "no node has seen it, looking since 2026-11-30T01:06:33Z";
+  expect(stepNote(status("unknown", { reason }))).toBe("");
+  expect(reasonText(reason, (time) => new Date(time).toISOString().slice(11, 19))).toBe("no node has seen it, searched for since 01:06:33");
+  expect(reasonText("out of gas", String)).toBe("out of gas");
 });
 
 test("a hash is found in what was pasted, or the fault is named", () => {

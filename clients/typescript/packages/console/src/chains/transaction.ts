@@ -12,7 +12,7 @@ export interface StateText {
 const STATES: Readonly<Record<string, StateText>> = {
   unknown: { word: "Not seen yet", tone: "plain", text: "No node has this hash. The server searches for it and shows it as soon as one has." },
   pending: { word: "Pending", tone: "plain", text: "The transaction waits in the mempool. No block includes it yet." },
-  confirming: { word: "Included", tone: "plain", text: "A block includes it. Each further block is a confirmation." },
+  confirming: { word: "Confirming", tone: "plain", text: "A block includes it. Each further block is a confirmation." },
   confirmed: { word: "Confirmed", tone: "up", text: "It has the required confirmations. A reorg could still undo it." },
   finalized: { word: "Finalized", tone: "up", text: "No reorg can undo it any more." },
   failed: { word: "Failed", tone: "bad", text: "A block includes it, but it reverted: it changed nothing and cost gas." },
@@ -66,10 +66,15 @@ export function stepNote({ state, confirmations, required, blockNumber, reason, 
     reorged ? "a reorg took it out of its block" : "",
     blockNumber === undefined ? "" : `block ${blockNumber.toLocaleString("en-US")}`,
     state === "confirming" ? `${confirmations} of ${required} confirmations` : state === "confirmed" ? `${confirmations} confirmations` : "",
-    reason ?? "",
+    state === "unknown" ? "" : (reason ?? ""),
     replacedBy === undefined ? "" : `by ${short(replacedBy)}`,
   ];
   return notes.filter((note) => note !== "").join(" · ");
+}
+
+/** Says since when a transaction is searched for: the server's reason ends in the time, as RFC 3339. */
+export function reasonText(reason: string, timeOfDay: (timestamp: number) => string): string {
+  return reason.replace(/looking since (\S+Z)$/, (text, time: string) => (Number.isNaN(Date.parse(time)) ? text : `searched for since ${timeOfDay(Date.parse(time))}`));
 }
 
 /** Shortens a hash or an address. */

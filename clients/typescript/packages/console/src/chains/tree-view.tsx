@@ -1,7 +1,8 @@
 /** Block tree on the page: a row for each height, with the branches that reorgs have undone beside the chain. */
 import type { ReactElement } from "react";
-import { age } from "../lib/format.ts";
+import { age, count } from "../lib/format.ts";
 import { Chip } from "../ui/chip.tsx";
+import { Hint } from "../ui/hint.tsx";
 import type { BlockTree, TreeBlock, TreeRow } from "./tree.ts";
 import { short } from "./transaction.ts";
 
@@ -61,7 +62,7 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
             <th scope="col" className="left from-s">Hash</th>
             <th scope="col" className="left">Reorg</th>
             <th scope="col" className="from-s"><abbr title="Transactions">Txs</abbr></th>
-            <th scope="col" className="from-m">Base fee</th>
+            <th scope="col" className="from-m"><Hint text="The least price of a unit of gas, in gwei: billionths of a coin">Base fee</Hint></th>
             <th scope="col">Age</th>
           </tr>
         </thead>
@@ -73,7 +74,10 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
             return (
               <tr key={row.number} data-block={row.number} data-undone={undone.length}>
                 <td className="left graph"><Graph row={row} lanes={lanes} /></td>
-                <th scope="row" className="left">{row.number.toLocaleString("en-US")}</th>
+                <th scope="row" className="left">
+                  {row.number.toLocaleString("en-US")}
+                  {main && <span className="reason below-s">{main.hash.slice(0, 8)}… · {count(main.transactions, "tx")}{depth > 0 && ` · replaced ${depth}`}</span>}
+                </th>
                 <td className="left mono from-s" title={main?.hash}>{main ? short(main.hash) : "—"}</td>
                 <td className="left reorg">
                   {depth > 0 && <span className="from-s"><Chip tone="accent" ages={false} title="This block's branch replaced others">replaced {depth}</Chip></span>} <Undone undone={undone} />

@@ -25,7 +25,7 @@ test("a transaction is one line, with its newest state, and moves up", () => {
   const transaction = (status: string) => item("transaction", { hash: HASH, from: OTHER, to: ADDRESS, value: "1000000000000000000", direction: "in", status });
   const lines = walletLines([transaction("pending"), item("balance", { delta: "-2", current: "7", decimals: 0, symbol: "SHELL", blockNumber: 9, how: "balance" }), transaction("confirming")]);
   expect(lines.map(({ what, amount, detail, state }) => [what, amount, detail, state])).toEqual([
-    ["Receives", "1 ETH", "from 0xb2b2b2b2…b2b2", "Included"],
+    ["Receives", "1 ETH", "from 0xb2b2b2b2…b2b2", "Confirming"],
     ["Balance", "−2 SHELL", "now 7 SHELL · block 9", ""],
   ]);
   expect(lines[0]?.hash).toBe(HASH);

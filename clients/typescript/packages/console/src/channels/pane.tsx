@@ -60,7 +60,7 @@ export function ChannelPane({ pane, board, filter }: ChannelPaneProps): ReactEle
           </button>
           <button type="button" className="small clear" onClick={() => { board.clear(channel); setNote(""); }}>Clear</button>
           <button type="button" className="small" onClick={() => void ask(readHistory)}>History</button>
-          <button type="button" className="small" onClick={() => void ask(readPresence)}>Presence</button>
+          <button type="button" className="small" title="How many connections and which users are subscribed" onClick={() => void ask(readPresence)}>Presence</button>
           <span className="soft frame-count">
             {count(total, "message")}{total > MAX_MESSAGES ? `, the last ${MAX_MESSAGES} shown` : ""}{filter !== "" && `, ${shown.length} match`}{info ? ` · seq ${info.seq} at the start` : ""}
           </span>

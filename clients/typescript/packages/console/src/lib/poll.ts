@@ -96,11 +96,11 @@ function entryOf(service: string, method: string, body: string, everyMs: number,
 
 /**
  * The reply of `Service/Method`, read again every `everyMs`, after a lost connection and when the
- * user changes. While the page is hidden or offline it is not read.
+ * user changes. While the page is hidden or offline it is not read, nor while `isOn` is false.
  */
-export function usePoll<T>(service: string, method: string, body: object = {}, everyMs = 5_000, { asUser = false }: CallOptions = {}): Poll<T> {
+export function usePoll<T>(service: string, method: string, body: object = {}, everyMs = 5_000, { asUser = false, isOn = true }: CallOptions & { readonly isOn?: boolean } = {}): Poll<T> {
   const text = JSON.stringify(body);
   const entry = useMemo(() => entryOf(service, method, text, everyMs, { asUser }), [service, method, text, everyMs, asUser]);
-  const loaded = useStore({ ...entry.store, follow: entry.follow }) as Loaded<T>;
+  const loaded = useStore({ ...entry.store, follow: isOn ? entry.follow : entry.store.follow }) as Loaded<T>;
   return { ...loaded, loading: loaded.data === undefined && loaded.error === undefined, refresh: entry.refresh };
 }

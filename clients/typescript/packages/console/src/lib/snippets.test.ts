@@ -31,8 +31,16 @@ describe("snippets", () => {
   it.each(LANGUAGES)("take a token from the environment, in %s", (language) => {
     for (const subject of [{ kind: "channels", channels: ["a:b"] }, { kind: "call", method: "S/M", body: {} }] as const) {
       expect(snippet(language, ORIGIN, subject)).not.toContain("TOKEN");
-      expect(snippet(language, ORIGIN, subject, true)).toContain("TIDEWIRE_TOKEN");
+      const code = snippet(language, ORIGIN, subject, true);
+      expect(code).toMatch(/^(#|\/\/) export TOKEN="\$\(tidewire token --user ada\)"\n/);
+      expect(code).toContain("not set: see the first line");
+      // The server takes variables of this prefix for its own.
+      expect(code).not.toContain("TIDEWIRE_");
     }
+  });
+
+  it("name the scope of a method for operators", () => {
+    expect(snippet("curl", ORIGIN, { kind: "call", method: "AdminService/ListConnections", body: {} }, true)).toContain("tidewire token --user ada --scope admin");
   });
 
   it.each(LANGUAGES)("send a text as it was typed, in %s", (language) => {

@@ -16,28 +16,38 @@ export type SnippetSubject =
 
 /**
  * Returns code that gets the subject from the server at `origin`. With a token, the code reads it
- * from the environment variable `TIDEWIRE_TOKEN`: code is pasted and shared, a token is neither.
+ * from the environment variable `TOKEN`, as the examples do: code is pasted and shared, a token is
+ * neither. The first line says how to get one, and the code says so again where it is missing.
  */
 export function snippet(language: Language, origin: string, subject: SnippetSubject, hasToken = false): string {
+  const head = hasToken ? `${language === "curl" || language === "Python" ? "#" : "//"} export TOKEN="$(${tokenCommand(subject)})"\n` : "";
   if (subject.kind === "channels") {
-    return SUBSCRIBE[language](origin, subject.channels, hasToken);
+    return head + SUBSCRIBE[language](origin, subject.channels, hasToken);
   }
   const text = "text" in subject ? subject.text : JSON.stringify(subject.body);
-  return CALL[language](`${origin}/v1/rpc/${subject.method}`, text, hasToken);
+  return head + CALL[language](`${origin}/v1/rpc/${subject.method}`, text, hasToken);
 }
+
+/** The command that prints a token for development which may do this. */
+function tokenCommand(subject: SnippetSubject): string {
+  return `tidewire token --user ada${subject.kind === "call" && subject.method.startsWith("AdminService/") ? " --scope admin" : ""}`;
+}
+
+/** Says what is missing. The first line of the code has the command. */
+const NO_TOKEN = "TOKEN is not set: see the first line";
 
 const SUBSCRIBE: Readonly<Record<Language, (origin: string, channels: readonly string[], hasToken: boolean) => string>> = {
   curl: (origin, channels, hasToken) => `curl -N ${curlToken(hasToken)}${shellWord(streamUrl(origin, channels))}\n`,
-  TypeScript: (origin, channels, hasToken) => `// Browsers, Node 22 and up, Deno, Bun
-const socket = new WebSocket("${socketUrl(origin)}", ${hasToken ? `["tidewire.v1.json", \`tidewire.bearer.\${process.env.TIDEWIRE_TOKEN}\`]` : `"tidewire.v1.json"`});
+  TypeScript: (origin, channels, hasToken) => `// ${hasToken ? "" : "Browsers, "}Node 22 and up, Deno, Bun
+${scriptToken(hasToken)}const socket = new WebSocket("${socketUrl(origin)}", ${hasToken ? "[\"tidewire.v1.json\", `tidewire.bearer.${token}`]" : `"tidewire.v1.json"`});
 socket.onopen = () => socket.send(JSON.stringify(${subscribeMessage(channels)}));
 socket.onmessage = (event) => console.log(JSON.parse(event.data));
 `,
   Python: (origin, channels, hasToken) => `# Python 3.9 and up, without packages
 import json
-${hasToken ? "import os\n" : ""}import urllib.request
+${hasToken ? "import os\nimport sys\n" : ""}import urllib.request
 
-request = urllib.request.Request(${pythonString(streamUrl(origin, channels))}${pythonToken(hasToken)})
+${pythonToken(hasToken)}request = urllib.request.Request(${pythonString(streamUrl(origin, channels))}${pythonHeaders(hasToken)})
 with urllib.request.urlopen(request) as stream:
     for line in stream:
         if line.startswith(b"data: "):
@@ -56,8 +66,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 ${
   hasToken
     ? `    let mut request = "${socket}".into_client_request()?;
-    let token = format!("Bearer {}", std::env::var("TIDEWIRE_TOKEN")?);
-    request.headers_mut().insert("Authorization", token.parse()?);
+    let token = std::env::var("TOKEN").map_err(|_| "${NO_TOKEN}")?;
+    request.headers_mut().insert("Authorization", format!("Bearer {token}").parse()?);
     let (mut socket, _) = connect_async(request).await?;`
     : `    let (mut socket, _) = connect_async("${socket}").await?;`
 }
@@ -76,17 +86,17 @@ ${
 
 const CALL: Readonly<Record<Language, (url: string, text: string, hasToken: boolean) => string>> = {
   curl: (url, text, hasToken) => `curl -X POST ${curlToken(hasToken)}${shellWord(url)} -d ${shellWord(text)}\n`,
-  TypeScript: (url, text, hasToken) => `const response = await fetch("${url}", {
+  TypeScript: (url, text, hasToken) => `${scriptToken(hasToken)}const response = await fetch("${url}", {
   method: "POST",
-${hasToken ? "  headers: { authorization: `Bearer ${process.env.TIDEWIRE_TOKEN}` },\n" : ""}  body: ${JSON.stringify(text)},
+${hasToken ? "  headers: { authorization: `Bearer ${token}` },\n" : ""}  body: ${JSON.stringify(text)},
 });
 console.log(await response.json());
 `,
   Python: (url, text, hasToken) => `# Python 3.9 and up, without packages
-${hasToken ? "import os\n" : ""}import urllib.request
+${hasToken ? "import os\nimport sys\n" : ""}import urllib.request
 
-body = ${pythonString(text)}
-request = urllib.request.Request("${url}", body.encode()${pythonToken(hasToken)})
+${pythonToken(hasToken)}body = ${pythonString(text)}
+request = urllib.request.Request("${url}", body.encode()${pythonHeaders(hasToken)})
 with urllib.request.urlopen(request) as response:
     print(response.read().decode())
 `,
@@ -94,9 +104,9 @@ with urllib.request.urlopen(request) as response:
 // cargo add reqwest
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let request = reqwest::Client::new()
+${hasToken ? `    let token = std::env::var("TOKEN").map_err(|_| "${NO_TOKEN}")?;\n` : ""}    let request = reqwest::Client::new()
         .post("${url}")
-${hasToken ? '        .bearer_auth(std::env::var("TIDEWIRE_TOKEN")?)\n' : ""}        .body(${rustString(text)});
+${hasToken ? "        .bearer_auth(token)\n" : ""}        .body(${rustString(text)});
     let reply = request.send().await?.text().await?;
     println!("{reply}");
     Ok(())
@@ -122,11 +132,20 @@ function queryValue(channel: string): string {
 }
 
 function curlToken(hasToken: boolean): string {
-  return hasToken ? '-H "Authorization: Bearer $TIDEWIRE_TOKEN" ' : "";
+  // The shell says the name and the text if the variable is not set.
+  return hasToken ? `-H "Authorization: Bearer \${TOKEN:?${NO_TOKEN.replace("TOKEN is ", "")}}" ` : "";
+}
+
+function scriptToken(hasToken: boolean): string {
+  return hasToken ? `const token = process.env.TOKEN;\nif (!token) {\n  throw new Error("${NO_TOKEN}");\n}\n` : "";
 }
 
 function pythonToken(hasToken: boolean): string {
-  return hasToken ? `, headers={"Authorization": "Bearer " + os.environ["TIDEWIRE_TOKEN"]}` : "";
+  return hasToken ? `token = os.environ.get("TOKEN") or sys.exit("${NO_TOKEN}")\n` : "";
+}
+
+function pythonHeaders(hasToken: boolean): string {
+  return hasToken ? `, headers={"Authorization": "Bearer " + token}` : "";
 }
 
 /** Quotes text as one word of a POSIX shell. */

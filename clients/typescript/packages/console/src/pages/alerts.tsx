@@ -159,7 +159,7 @@ function Rule({ rule, book, fires }: { readonly rule: AlertRule; readonly book: 
         </div>
         <p className="note bad" role="alert">{fault}</p>
         <h3>Why{!isOnline && " (old)"}</h3>
-        <Why explanation={explanation.data} error={explanation.error} now={now} />
+        <Why explanation={explanation.data} error={explanation.error} now={now} last={newest ?? log.data?.items[0]} />
         <Backtest rule={() => rule} />
       </Card>
       <Fires title="Fires of this rule" fires={log.data?.items ?? []} />
@@ -167,11 +167,11 @@ function Rule({ rule, book, fires }: { readonly rule: AlertRule; readonly book: 
   );
 }
 
-function Why({ explanation, error, now }: { readonly explanation: AlertExplanation | undefined; readonly error: Parameters<typeof Failure>[0]["error"] | undefined; readonly now: number }): ReactElement {
+function Why({ explanation, error, now, last }: { readonly last: AlertEvent | undefined; readonly explanation: AlertExplanation | undefined; readonly error: Parameters<typeof Failure>[0]["error"] | undefined; readonly now: number }): ReactElement {
   if (explanation === undefined) {
     return error ? <Failure error={error} what="the explanation" /> : <Loading rows={2} what="the explanation" />;
   }
-  const { title, tone, lines } = explained(explanation, now, age);
+  const { title, tone, lines } = explained(explanation, now, age, last);
   return (
     <div className="why" data-decision={explanation.decision}>
       <b className={tone}>{title}</b>

@@ -13,6 +13,7 @@ import { go, href } from "../lib/route.ts";
 import { useFeed } from "../lib/use-feed.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { Chip } from "../ui/chip.tsx";
+import { Hint } from "../ui/hint.tsx";
 import { Empty, Failure, Loading, OldMark } from "../ui/state.tsx";
 import { Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
@@ -81,8 +82,14 @@ function Chain({ chain, chains, tx, wallet }: ChainProps): ReactElement {
       <div className="tiles chain-tiles">
         <Tile name={chainName(chain)} value={head?.number.toLocaleString("en-US")} hint={part?.fault ?? (head ? short(head.hash) : "waits for the first block")} tone={part?.fault === undefined ? undefined : "bad"} at={head?.timestamp} />
         <Tile name="Head's age" value={lag === undefined ? undefined : age(lag)} hint={part?.fault === undefined ? "the chain goes on" : "the chain stands still"} tone={part?.fault === undefined ? undefined : "bad"} at={head?.timestamp} />
-        <Tile name="Base fee" value={head?.baseFeePerGas === undefined ? undefined : gwei(head.baseFeePerGas)} hint={head?.baseFeePerGas === undefined ? "the chain has none" : "of the newest block"} history={blocks.map((block): [number, number | null] => [block.timestamp, block.baseFeePerGas === undefined ? null : Number(block.baseFeePerGas) / 1e9])} leastSpan={1} historyName={`Base fee of ${count(blocks.length, "block")}`} at={head?.timestamp} />
-        <Tile name="Reorgs" value={figures?.reorgs ?? tree.reorgs} hint={tree.reorgs === 0 ? `none in the last ${count(blocks.length, "block")}` : `${tree.reorgs} in the last ${blocks.length} blocks, the deepest of ${tree.deepest}`} at={head?.timestamp} />
+        <Tile name={<Hint text="The least price of a unit of gas that the next block accepts. 1 gwei is 1,000,000,000 wei, a billionth of a coin.">Base fee</Hint>} value={head?.baseFeePerGas === undefined ? undefined : gwei(head.baseFeePerGas)} hint={head?.baseFeePerGas === undefined ? "the chain has none" : "of the newest block"} history={blocks.map((block): [number, number | null] => [block.timestamp, block.baseFeePerGas === undefined ? null : Number(block.baseFeePerGas) / 1e9])} leastSpan={1} historyName={`Base fee of ${count(blocks.length, "block")}`} at={head?.timestamp} />
+        <Tile
+          name={<Hint text="Times that other blocks replaced the newest ones">Reorgs</Hint>}
+          value={head && tree.reorgs}
+          unit={head && `in the last ${count(blocks.length, "block")}`}
+          hint={[tree.reorgs > 0 ? `the deepest undid ${count(tree.deepest, "block")}` : "", figures ? `${figures.reorgs} since the server started` : ""].filter((text) => text !== "").join(" · ")}
+          at={head?.timestamp}
+        />
         <Tile name="Endpoints" value={figures ? `${healthy} of ${endpoints.length}` : undefined} hint={figures ? "healthy" : chains.error ? "needs the scope admin" : "not read yet"} tone={figures && healthy === 0 ? "bad" : undefined} at={head?.timestamp} />
       </div>
       <div className="grid chain-grid">
@@ -90,7 +97,7 @@ function Chain({ chain, chains, tx, wallet }: ChainProps): ReactElement {
           {phase === "refused" && error ? <Failure error={error} what="the blocks" /> : tree.rows.length === 0 ? phase === "waiting" ? <Loading what="the blocks" rows={6} /> : <Empty title="No block yet">The server reads the first block of the chain.</Empty> : <TreeView tree={tree} now={now} />}
         </Card>
         <div className="grid trackers">
-          <TransactionCard chain={chain} value={tx ?? last.tx} onValue={(hash) => { go("chains", String(chain), "tx", hash); }} />
+          <TransactionCard chain={chain} value={tx ?? last.tx} isSample={head?.sample === true} onValue={(hash) => { go("chains", String(chain), "tx", hash); }} />
           <WalletCard chain={chain} value={wallet ?? last.wallet} isSample={head?.sample === true} onValue={(address) => { go("chains", String(chain), "wallet", address); }} />
         </div>
       </div>

@@ -59,7 +59,7 @@ export function ChannelsPage({ args: [asked] }: { readonly args: readonly string
       return;
     }
     try {
-      const { channel: at, seq } = await call<{ channel: string; seq: number }>("StreamService", "Publish", publishBody(name, body));
+      const { channel: at, seq } = await call<{ channel: string; seq: number }>("StreamService", "Publish", publishBody(name, body), { asUser: userClient !== undefined });
       setNote({ text: `Published to ${at} with seq ${seq}.`, isBad: false });
     } catch (error) {
       setNote({ text: error instanceof Error ? error.message : String(error), isBad: true });
@@ -92,11 +92,11 @@ export function ChannelsPage({ args: [asked] }: { readonly args: readonly string
             }} />
           <span className="row">
             <button>Publish</button>
-            <CopyMenu what="this publication" subject={() => ({ kind: "call", method: "StreamService/Publish", text: publishBody(name, jsonFault(body) === undefined ? body : "null") })} />
+            <CopyMenu what="this publication" asUser={userClient !== undefined} subject={() => ({ kind: "call", method: "StreamService/Publish", text: publishBody(name, jsonFault(body) === undefined ? body : "null") })} />
           </span>
         </form>
         <p className={`note ${note.isBad ? "bad" : ""}`} id="explorer-note" role="status">{note.text}</p>
-        <p className="note">Publishes to <b className="mono">{name}</b>, byte for byte.</p>
+        <p className="note">Publishes to <b className="mono">{name}</b>{user !== undefined && <> as {user}</>}, byte for byte.</p>
       </Card>
       {panes.length === 0 ? (
         <Empty title="No channel yet">Subscribe to see what is published. While the server listens on this machine only, anyone may publish to <code>demo:…</code>.</Empty>

@@ -1,5 +1,5 @@
 /** Connections page: who is connected, how good the links are, and the button that disconnects. */
-import { type TidewireError } from "@tidewire/client";
+import type { ClientState, TidewireError } from "@tidewire/client";
 import { useConnection } from "@tidewire/react";
 import { type ReactElement, type SubmitEvent, useState } from "react";
 import type { ConnectionInfo, ConnectionPage } from "../lib/api-types.ts";
@@ -7,6 +7,7 @@ import { serverNow } from "../lib/clock.ts";
 import { age, bytes, count } from "../lib/format.ts";
 import { usePoll } from "../lib/poll.ts";
 import { call } from "../lib/rpc.ts";
+import { useSession } from "../lib/session.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { Chip, type Tone } from "../ui/chip.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
@@ -92,7 +93,11 @@ export function ConnectionsPage(): ReactElement {
 
 function ConnectionTable({ connections, onChange, isFiltered }: { readonly connections: readonly ConnectionInfo[]; readonly onChange: () => void; readonly isFiltered: boolean }): ReactElement {
   const connection = useConnection();
-  const own = connection.status === "connected" ? connection.welcome.connectionId : undefined;
+  const { client, userClient } = useSession();
+  const idOf = (state: ClientState | undefined): string | undefined => (state?.status === "connected" ? state.welcome.connectionId : undefined);
+  // The page follows its own connection, so that the marks are those of now.
+  const own = idOf(connection);
+  const ofUser = client === userClient ? undefined : idOf(userClient?.state);
   /** The connection that the user is asked about. */
   const [asked, setAsked] = useState<string>();
   const [note, setNote] = useState("");
@@ -115,7 +120,8 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
       className: "wrap",
       cell: ({ userId, connectionId }) => (
         <>
-          {userId ?? <span className="soft">anonymous</span>} {connectionId === own && <Chip tone="accent">this page</Chip>}
+          {userId ?? <span className="soft">anonymous</span>} {connectionId === own && <Chip tone="accent" title={ofUser === undefined ? undefined : "The connection of this page for what belongs to no user"}>this page</Chip>}
+          {connectionId === ofUser && <Chip tone="accent" title="The second connection of this page: for the inbox, the alerts and the channels of the user who signed in">this page, signed in</Chip>}
         </>
       ),
     },
@@ -166,7 +172,7 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
                 disconnect({ connectionId }, `${userId ?? "the client"} (${connectionId.slice(0, 8)})`);
               }}
             >
-              This connection
+              Disconnect this connection
             </button>
             {userId !== undefined && (
               <button
@@ -176,7 +182,7 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
                   disconnect({ user: userId }, `all connections of ${userId}`);
                 }}
               >
-                All of {userId}
+                Disconnect all of {userId}
               </button>
             )}
             <button

@@ -65,13 +65,22 @@ export function MarketPage(): ReactElement {
                 caption="Recent trades"
                 className="trades"
                 columns={[
-                  { key: "symbol", head: "Symbol", cell: ({ symbol }) => <a href={href("prices", symbol)}>{symbol}</a> },
+                  {
+                    key: "symbol",
+                    head: "Symbol",
+                    cell: ({ symbol, size: amount, source, timestamp }) => (
+                      <>
+                        <a href={href("prices", symbol)}>{symbol}</a>
+                        <span className="reason below-s">{size(amount)} · {source} · {timeOfDay(timestamp)}</span>
+                      </>
+                    ),
+                  },
                   { key: "side", head: "Side", align: "left", cell: ({ side }) => <span className={tone(side)}>{side ?? "—"}</span> },
                   { key: "price", head: "Price", cell: ({ symbol, price, side }) => <span className={tone(side)}>{fixed(price, digitsOf(symbol, price))}</span> },
-                  { key: "size", head: "Size", from: "xs", cell: (trade) => size(trade.size) },
+                  { key: "size", head: "Size", from: "s", cell: (trade) => size(trade.size) },
                   { key: "value", head: "Value", from: "m", cell: (trade) => compact(trade.size * trade.price) },
                   { key: "venue", head: "Venue", from: "s", align: "left", cell: ({ source }) => source },
-                  { key: "time", head: "Time", from: "xs", cell: ({ timestamp }) => <span className="soft">{timeOfDay(timestamp)}</span> },
+                  { key: "time", head: "Time", from: "s", cell: ({ timestamp }) => <span className="soft">{timeOfDay(timestamp)}</span> },
                 ]}
                 rows={overview?.recentTrades ?? []}
                 rowKey={(trade, index) => `${String(trade.timestamp)} ${trade.symbol} ${String(index)}`}

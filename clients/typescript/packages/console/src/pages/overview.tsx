@@ -1,4 +1,5 @@
 /** Overview page: the figures of the server with an hour of history, the venues, and the largest moves. */
+import { useConnection } from "@tidewire/react";
 import type { ReactElement } from "react";
 import type { ServerSample, ServerSeries } from "../lib/api-types.ts";
 import { digitsOf, fixed } from "../lib/digits.ts";
@@ -10,14 +11,15 @@ import { isSample, isUsed, useSources } from "../lib/sources.ts";
 import type { Point } from "../lib/sparkline.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
+import { Hint } from "../ui/hint.tsx";
 import { Failure } from "../ui/state.tsx";
 import { Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
 import { VenuesCard } from "../ui/venues.tsx";
 import "./overview.css";
 
-/** Time between two samples of the server, in milliseconds. */
-const SERIES_MS = 10_000;
+/** Time between two readings in milliseconds: half of that between two samples, so that a new one shows soon. */
+const SERIES_MS = 5_000;
 /** Symbols in the list of moves. */
 const MOVERS = 8;
 
@@ -44,6 +46,10 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
   const history = (pick: (sample: ServerSample) => number | null): readonly Point[] => samples.map((sample) => [sample.timestamp, pick(sample)]);
   const fired = samples.reduce((sum, { alertsFired }) => sum + alertsFired, 0);
   const none = last ? undefined : "the first figures come after 10 s";
+  // The figures of ten seconds that ended before this page connected do not count it.
+  const connection = useConnection();
+  const isEarly = last === undefined || (connection.status === "connected" && last.timestamp <= connection.welcome.serverTime);
+  const early = none ?? "counted every 10 s";
   // Figures that no sample has yet are shown from the list of venues.
   const venuesUp = last?.venuesUp ?? data?.sources.filter(({ state }) => state === "live").length;
   const p99 = samples.findLast(({ deliveryP99Ms }) => deliveryP99Ms !== null)?.deliveryP99Ms;
@@ -64,7 +70,7 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
       <Tile
         name="Chains at head"
         link="#/chains"
-        value={last?.chainsAtHead}
+        value={last ? last.chainsAtHead : "…"}
         unit={last ? `of ${String(last.chains)}` : undefined}
         hint={last?.chains === 0 ? "no chain is configured" : none}
         tone={last && last.chainsAtHead < last.chains ? "warn" : undefined}
@@ -73,19 +79,19 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
         historyName="Chains at head in the last hour"
         at={at}
       />
-      <Tile name="Clients" link="#/connections" value={last && compact(last.clients)} hint={none ?? "connected now"} history={history(({ clients }) => clients)} leastSpan={4} historyName="Clients in the last hour" at={at} />
+      <Tile name="Clients" link="#/connections" value={isEarly ? "…" : compact(last.clients)} hint={isEarly ? early : "connected now"} history={history(({ clients }) => clients)} leastSpan={4} historyName="Clients in the last hour" at={at} />
       <Tile
         name="Messages"
-        value={last && compact(last.messagesPerSecond >= 100 ? Math.round(last.messagesPerSecond) : Number(last.messagesPerSecond.toFixed(1)))}
+        value={isEarly ? "…" : compact(last.messagesPerSecond >= 100 ? Math.round(last.messagesPerSecond) : Number(last.messagesPerSecond.toFixed(1)))}
         unit="/s"
-        hint={none ?? "to all clients"}
+        hint={isEarly ? early : "to all clients"}
         history={history(({ messagesPerSecond }) => messagesPerSecond)}
         leastSpan={10}
         historyName="Messages a second in the last hour"
         at={at}
       />
       <Tile
-        name="Delivery p99"
+        name={<Hint text="99 of 100 publications reach the socket within this time">Delivery p99</Hint>}
         value={p99 === undefined || p99 === null ? undefined : p99.toFixed(p99 < 10 ? 2 : 0)}
         unit={typeof p99 === "number" ? "ms" : undefined}
         hint={none ?? (last?.deliveryP99Ms === null ? "idle just now" : "publication to socket")}
@@ -94,7 +100,7 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
         historyName="Delivery time in the last hour"
         at={at}
       />
-      <Tile name="Alerts fired" link="#/alerts" value={last && compact(fired)} hint={none ?? "in the last hour"} history={history(({ alertsFired }) => alertsFired)} leastSpan={3} historyName="Alerts fired in the last hour" at={at} />
+      <Tile name="Alerts fired" link="#/alerts" value={last ? compact(fired) : "…"} hint={none ?? "in the last hour"} history={history(({ alertsFired }) => alertsFired)} leastSpan={3} historyName="Alerts fired in the last hour" at={at} />
     </div>
   );
 }

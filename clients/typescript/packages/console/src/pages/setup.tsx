@@ -25,14 +25,14 @@ const SETUP_MS = 30_000;
 /** A line of the list: what, whether it is there, and what to do if not. */
 interface Check {
   readonly name: string;
-  readonly state: "ok" | "missing" | "fault" | "optional" | "unknown";
+  readonly state: "ok" | "missing" | "fault" | "optional" | "replay" | "unknown";
   readonly text: ReactNode;
   /** The keys of the configuration that change it. */
   readonly keys?: string | undefined;
 }
 
-const TONES: Readonly<Record<Check["state"], Tone>> = { ok: "up", missing: "warn", fault: "bad", optional: "plain", unknown: "plain" };
-const WORDS: Readonly<Record<Check["state"], string>> = { ok: "ok", missing: "missing", fault: "fault", optional: "not set", unknown: "unknown" };
+const TONES: Readonly<Record<Check["state"], Tone>> = { ok: "up", missing: "warn", fault: "bad", optional: "plain", replay: "plain", unknown: "plain" };
+const WORDS: Readonly<Record<Check["state"], string>> = { ok: "ok", missing: "missing", fault: "fault", optional: "not set", replay: "replay", unknown: "unknown" };
 
 /** The page. */
 export function SetupPage(): ReactElement {
@@ -45,7 +45,7 @@ export function SetupPage(): ReactElement {
       </PageHead>
       <div className="grid setup">
         <HealthCard metrics={text} isRefused={metrics !== undefined && text === undefined} />
-        <ConfigurationCard metrics={text} />
+        <ConfigurationCard metrics={text} isWithoutMetrics={metrics !== undefined && text === undefined} />
       </div>
       <VenuesCard />
     </>
@@ -106,13 +106,17 @@ function probe(result: { readonly status: number; readonly text: string } | unde
   );
 }
 
-function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }): ReactElement {
+function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: string | undefined; readonly isWithoutMetrics: boolean }): ReactElement {
   const { data: sources } = useSources();
   const { overview } = useMarket();
   const { wantsToken } = useSession();
   const series = usePoll<ServerSeries>("AdminService", "GetServerSeries", {}, 10_000);
-  const push = usePoll<object>("NotifyService", "GetPushKey", {}, SETUP_MS);
-  const letters = usePoll<{ readonly items?: readonly unknown[] }>("AdminService", "ListDeadLetters", { limit: 1 }, SETUP_MS);
+  // A server without delivery has no figures of it, and would refuse both calls.
+  const isOff = metrics !== undefined && !metrics.includes("tidewire_delivery_");
+  const isAsked = metrics !== undefined ? !isOff : isWithoutMetrics;
+  const push = usePoll<object>("NotifyService", "GetPushKey", {}, SETUP_MS, { isOn: isAsked });
+  const letters = usePoll<{ readonly items?: readonly unknown[] }>("AdminService", "ListDeadLetters", { limit: 1 }, SETUP_MS, { isOn: isAsked });
+  const off = { state: "optional", text: "Nothing is delivered outside of the application." } as const;
   const find = (name: string): readonly Metric[] | undefined => (metrics === undefined ? undefined : metricOf(metrics, name));
   const chains = series.data?.samples.at(-1)?.chains ?? find("tidewire_chain_blocks_total")?.length;
   const rules = find("tidewire_alerts_rules")?.[0]?.value;
@@ -144,10 +148,10 @@ function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }
       text: rules === undefined ? "not known without the metrics" : `${count(rules, "rule")} of all users`,
       keys: "[alerts]",
     },
-    { name: "Web Push", ...optional(push, "Keys are set: browsers can register."), keys: "[delivery.push]" },
+    { name: "Web Push", ...(isOff ? off : optional(push, "Keys are set: browsers can register.")), keys: "[delivery.push]" },
     {
       name: "Delivery",
-      ...optional(letters, "Webhooks, push or e-mail are set.", (data) => ((data.items?.length ?? 0) > 0 ? "There are dead letters: ListDeadLetters says why." : undefined)),
+      ...(isOff ? off : optional(letters, "Webhooks, push or e-mail are set.", (data) => ((data.items?.length ?? 0) > 0 ? "There are dead letters: ListDeadLetters says why." : undefined))),
       keys: "[[delivery.webhook]], [delivery.email]",
     },
     {
@@ -188,8 +192,8 @@ function venuesCheck(list: SourceList | undefined): Pick<Check, "state" | "text"
   }
   if (isSample(list)) {
     return (list.tried ?? []).length > 0
-      ? { state: "missing", text: "No venue answers: sample data plays. Check the network and the proxy of this machine." }
-      : { state: "optional", text: "A recording plays in place of the venues." };
+      ? { state: "missing", text: "No venue answers, so sample data plays: its venues are those below. Check the network and the proxy of this machine." }
+      : { state: "replay", text: "A recording plays, as the server was told to: it asks no venue." };
   }
   const used = list.sources.filter(isUsed);
   const live = used.filter(isLive).length;

@@ -6,6 +6,7 @@ import { serverNow, useNow } from "../lib/clock.ts";
 import { digitsOf, fixed } from "../lib/digits.ts";
 import { age, compact, deviation, percentChange, UNKNOWN } from "../lib/format.ts";
 import { usePoll } from "../lib/poll.ts";
+import { href } from "../lib/route.ts";
 import { useOnline } from "../lib/session.ts";
 import { TICKS_MS, type Tick, useTicks } from "../lib/ticks.ts";
 import { spreadOf } from "../lib/spread.ts";
@@ -13,6 +14,7 @@ import { useTitlePart } from "../lib/title.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { Chart } from "../ui/chart.tsx";
 import { Chip, type Tone } from "../ui/chip.tsx";
+import { Hint } from "../ui/hint.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Change, PriceFigure, PriceState, usePrice } from "../ui/price.tsx";
 import { Empty, Failure, Loading, sentence } from "../ui/state.tsx";
@@ -64,7 +66,7 @@ export function SymbolPage({ symbol }: { readonly symbol: string }): ReactElemen
       </PageHead>
       {error !== undefined && !price ? (
         <Empty title={`There is no price of ${symbol}`}>
-          {sentence(error)} <a href="#/prices">All prices</a>
+          <Suggestion text={error} /> <a href="#/prices">All prices</a>
         </Empty>
       ) : (
         <>
@@ -74,6 +76,16 @@ export function SymbolPage({ symbol }: { readonly symbol: string }): ReactElemen
           {!detail.data && detail.error && <Failure error={detail.error} what="the sources" retry={detail.refresh} />}
         </>
       )}
+    </>
+  );
+}
+
+/** A refusal in a sentence, with the symbol that the server suggests as a link. */
+function Suggestion({ text }: { readonly text: string }): ReactElement {
+  const [, what = text, near] = /^(.*?), did you mean (\S+?)\?$/.exec(text) ?? [];
+  return (
+    <>
+      {sentence(what)} {near !== undefined && <>Did you mean <a href={href("prices", near)}>{near}</a>?</>}
     </>
   );
 }
@@ -88,12 +100,12 @@ function Figures({ symbol, price, detail, at }: { readonly symbol: string; reado
     <div className="tiles symbol-tiles">
       <Tile name="Change 24 h" value={price && percentChange(price.change24h)} hint={isPart ? `of the last ${age(covered)}` : undefined} at={at} />
       <Tile name="Volume 24 h" value={price && compact(price.volume24h)} unit={symbol.split("-")[1]} at={at} />
-      <Tile name="Confidence" value={price && (price.confidence === null ? UNKNOWN : `± ${fixed(price.confidence, digits)}`)} at={at} />
-      <Tile name="TWAP" value={price && fixed(price.twap, digits)} hint={detail?.windowMs === undefined ? undefined : `over ${age(detail.windowMs)}`} at={at} />
+      <Tile name={<Hint text="How uncertain the price is: it is within this distance of it, by the differences between the sources">Confidence</Hint>} value={price && (price.confidence === null ? UNKNOWN : `± ${fixed(price.confidence, digits)}`)} at={at} />
+      <Tile name={<Hint text="Time-weighted average price: each price counts as long as it held">TWAP</Hint>} value={price && fixed(price.twap, digits)} hint={detail?.windowMs === undefined ? undefined : `over ${age(detail.windowMs)}`} at={at} />
       <Tile
         name="Spread between sources"
         value={spread && fixed(spread.absolute, digits)}
-        unit={spread && `${spread.points.toFixed(1)} bp`}
+        unit={spread && <Hint text="Basis points: hundredths of a percent">{spread.points.toFixed(1)} bp</Hint>}
         hint={spread ? `${spread.low} to ${spread.high}` : "needs two live sources"}
         at={at}
       />

@@ -1,5 +1,6 @@
 /** Account: where a token is entered, and what it opens. */
 import { type SubmitEvent, type ReactElement, useEffect, useRef, useState } from "react";
+import { useRoute } from "../lib/route.ts";
 import { signIn, signOut, useSession } from "../lib/session.ts";
 import { createStore, useStore } from "../lib/store.ts";
 
@@ -66,6 +67,10 @@ export function AccountDialog(): ReactElement {
   const close = (): void => {
     dialog.current?.close();
   };
+  // Another page is another matter.
+  const { page, args } = useRoute();
+  const address = [page, ...args].join("/");
+  useEffect(close, [address]);
   useEffect(() => {
     if (request > 0 && dialog.current?.open === false) {
       dialog.current.showModal();

@@ -97,7 +97,7 @@ function Main(): ReactElement {
       ) : page === undefined ? (
         <>
           <h1 tabIndex={-1}>No such page</h1>
-          <Empty title="The address names no page">Choose one of the tabs.</Empty>
+          <Empty title="The address names no page">Choose one of the pages in the navigation.</Empty>
         </>
       ) : (
         <Fence key={place}>

@@ -164,6 +164,9 @@ function barText(state: ClientState): string {
 }
 
 function reasonOf({ code, reason }: { readonly code: number; readonly reason: string }): string {
+  if (/\bdrain/i.test(reason)) {
+    return "the server is restarting";
+  }
   if (reason !== "") {
     return reason;
   }
