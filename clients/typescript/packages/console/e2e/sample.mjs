@@ -97,7 +97,7 @@ await check("on a phone, taps go to each page, and what is followed is in sight"
   await page.locator("tr[data-block]").first().waitFor();
   const order = await page.evaluate(() => document.querySelector(".trackers").getBoundingClientRect().top < document.querySelector(".blocks").getBoundingClientRect().top);
   assert(order, "the transaction and the wallet stand below the blocks");
-  await page.locator("tr[data-block] .below-s", { hasText: /0x[0-9a-f]+….* txs?$/ }).first().waitFor();
+  await page.locator("tr[data-block] .below-s", { hasText: /0x[0-9a-f]+… · \d+ txs?/ }).first().waitFor();
   await page.getByRole("button", { name: "Follow" }).tap();
   await page.locator(".wallet-lines li").first().waitFor();
   const isAbove = await page.evaluate(() => document.querySelector(".wallet-lines").getBoundingClientRect().top < document.querySelector("tr[data-block]").getBoundingClientRect().top);

@@ -76,11 +76,11 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
                 <td className="left graph"><Graph row={row} lanes={lanes} /></td>
                 <th scope="row" className="left">
                   {row.number.toLocaleString("en-US")}
-                  {main && <span className="reason below-s">{short(main.hash)} · {count(main.transactions, "tx")}</span>}
+                  {main && <span className="reason below-s">{main.hash.slice(0, 8)}… · {count(main.transactions, "tx")}{depth > 0 && ` · replaced ${depth}`}</span>}
                 </th>
                 <td className="left mono from-s" title={main?.hash}>{main ? short(main.hash) : "—"}</td>
                 <td className="left reorg">
-                  {depth > 0 && <Chip tone="accent" ages={false} title="This block's branch replaced others">replaced {depth}</Chip>} <Undone undone={undone} />
+                  {depth > 0 && <span className="from-s"><Chip tone="accent" ages={false} title="This block's branch replaced others">replaced {depth}</Chip></span>} <Undone undone={undone} />
                 </td>
                 <td className="from-s">{main?.transactions ?? "—"}</td>
                 <td className="from-m">{gwei(main?.baseFeePerGas)}</td>
