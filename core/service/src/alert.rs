@@ -18,19 +18,16 @@ use tidewire_proto::{
         UpdateAlertRequest, alert_service_server::AlertService, server_message::Data,
     },
 };
-use tidewire_stream::{Caller, Locality, Scope, StreamCore, StreamError};
-use tokio::sync::Semaphore;
+use tidewire_stream::{Caller, ClientKey, Locality, Scope, StreamCore, StreamError};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    backtests::Backtests,
     caller_of,
     connection::connection_info,
     personal::{PersonalData, PersonalStream},
     status_of,
 };
-
-/// Backtests that run at the same time.
-const BACKTESTS: usize = 2;
 
 /// `AlertService` over the alert engine. Cheap to clone.
 ///
@@ -44,8 +41,8 @@ pub struct AlertRpc {
     absence: Arc<Mutex<String>>,
     /// Why there never is one.
     fault: Arc<OnceLock<String>>,
-    /// Backtests that may run at the same time.
-    backtests: Arc<Semaphore>,
+    /// The turns of backtests.
+    backtests: Backtests,
 }
 
 impl AlertRpc {
@@ -57,7 +54,7 @@ impl AlertRpc {
             engine: Arc::default(),
             absence: Arc::new(Mutex::new("the server is starting".to_owned())),
             fault: Arc::default(),
-            backtests: Arc::new(Semaphore::new(BACKTESTS)),
+            backtests: Backtests::default(),
         }
     }
 
@@ -419,21 +416,12 @@ impl AlertService for AlertRpc {
                 .user()
                 .map_or_else(String::new, |user| user.as_str().to_owned());
             let engine = self.engine()?.clone();
-            // Seconds of work at worst: not on a thread of connections, and few at a time. The work
-            // has its permit as long as it runs, and ends early if the caller leaves.
-            let permit = self.backtests.clone().acquire_owned().await;
-            let caller = Arc::new(());
-            let is_waiting = Arc::downgrade(&caller);
-            let run = move || {
-                let _permit = permit;
-                let is_wanted = || is_waiting.strong_count() > 0;
-                engine.backtest(&owner, request.into_inner(), &is_wanted)
-            };
-            let tested = tokio::task::spawn_blocking(run).await;
-            drop(caller);
-            let tested =
-                tested.map_err(|_| StreamError::new(ErrorCode::Internal, "the backtest failed"))?;
-            Ok(tested?)
+            let turn = self.backtests.turn(ClientKey::from(&caller)).await?;
+            let request = request.into_inner();
+            let tested = Backtests::run(turn, move |is_wanted| {
+                engine.backtest(&owner, request, is_wanted)
+            });
+            Ok(tested.await??)
         };
         answer(backtest.await)
     }

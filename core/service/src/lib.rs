@@ -5,6 +5,7 @@
 
 mod admin;
 mod alert;
+mod backtests;
 mod channels;
 mod connection;
 mod counts;
