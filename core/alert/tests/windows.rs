@@ -21,7 +21,8 @@ const NOW: Now = Now {
 
 fn change(seconds: u64) -> Rule {
     let kind = SignalKind::ChangePercent {
-        window_ms: 1_000 * seconds,
+        // None of the common lengths.
+        window_ms: 1_000 * seconds + 7,
     };
     rule(signal(kind, Test::Above(decimal("5"))))
 }
@@ -136,4 +137,36 @@ fn several_windows_of_one_rule_count_together() {
     };
     assert!(users.register(1, &all([6, 7, 8])).is_ok());
     assert!(users.register(1, &all([7, 8, 9])).is_err());
+}
+
+#[test]
+fn there_is_always_room_for_windows_of_common_lengths() {
+    let mut users = Users::new();
+    for window in 1..=64 {
+        users.register(window / 8, &change(window.into())).unwrap();
+    }
+    let minute = 60_000;
+    let common = [1, 5, 15, 30, 60, 4 * 60, 24 * 60, 7 * 24 * 60].map(|count| count * minute);
+    let of = |kind| rule(signal(kind, Test::Above(decimal("5"))));
+    for (place, slow_ms) in common.into_iter().enumerate() {
+        let change = SignalKind::ChangePercent { window_ms: slow_ms };
+        users.register(99, &of(change)).unwrap();
+        let volume = SignalKind::VolumeRatio { window_ms: slow_ms };
+        users.register(99, &of(volume)).unwrap();
+        for fast_ms in &common[..place] {
+            let fast_ms = *fast_ms;
+            let gap = SignalKind::AverageGap { fast_ms, slow_ms };
+            users.register(99, &of(gap)).unwrap();
+        }
+    }
+    let odd = |window_ms| of(SignalKind::ChangePercent { window_ms });
+    let refused = users.register(99, &odd(61_000_000)).unwrap_err();
+    assert!(refused.problem.contains("or a window of 1, 5"), "{refused}");
+    // They take no room of the others.
+    let gap = SignalKind::AverageGap {
+        fast_ms: minute,
+        slow_ms: minute + 1,
+    };
+    assert!(users.register(99, &of(gap)).is_err());
+    users.register(99, &change(1)).unwrap();
 }

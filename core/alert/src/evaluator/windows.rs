@@ -1,19 +1,36 @@
 //! Windows: how many different ones of a subject rules may use, and one user's share of them.
 //!
-//! A window holds a history of 120 steps, and all rules that test it share it. A subject has room
-//! for 64. One user's rules use up to eight of them, so that no user takes the room of others. A
-//! portfolio belongs to one user, who may use all.
+//! A window holds a history of 120 steps, and all rules that test it share it. The *common* windows of
+//! a symbol have usual lengths. They are few, and there is always room for them. A symbol has room for
+//! 64 others, of which one user's rules use up to eight. Eight users can therefore take that room, and
+//! everyone else tests common windows, or those. A portfolio belongs to one user, who may use all.
 //!
-//! Example: Ada's rules test `BTC-USD` over eight windows. She may register further rules over
-//! these, but none over a ninth. Bob may, also over Ada's.
+//! Example: Ada's rules test `BTC-USD` over eight windows of odd lengths. She may register further
+//! rules over these, or over an hour, but none over a ninth. Bob may, also over Ada's.
 
 use std::collections::{BTreeSet, HashMap};
 
 use super::Evaluator;
 use crate::{Now, Rule, RuleError, SignalKind, Subject};
 
-/// Windows of one subject. Each holds a history of 120 steps.
+/// Windows of one subject, beside the common ones. Each holds a history of 120 steps.
 const MOST_WINDOWS: usize = 64;
+
+/// The lengths of common windows, in milliseconds. The changes, volumes and pairs of averages over
+/// them are at most 44 windows of a symbol.
+const COMMON_MS: [u64; 8] = [
+    60_000,
+    5 * 60_000,
+    15 * 60_000,
+    30 * 60_000,
+    60 * 60_000,
+    4 * 60 * 60_000,
+    24 * 60 * 60_000,
+    7 * 24 * 60 * 60_000,
+];
+
+/// These lengths in words.
+const COMMON: &str = "1, 5, 15 or 30 minutes, 1 or 4 hours, 1 or 7 days";
 
 /// Windows of one subject that the rules of one user may test, except of the user's portfolios.
 const SHARE: usize = 8;
@@ -69,11 +86,24 @@ impl SignalKind {
     }
 }
 
+/// Whether there is always room for a window.
+fn is_common(subject: &Subject, kind: SignalKind) -> bool {
+    let is_usual = |window_ms: u64| COMMON_MS.contains(&window_ms);
+    matches!(subject, Subject::Symbol(_))
+        && match kind {
+            SignalKind::ChangePercent { window_ms } | SignalKind::VolumeRatio { window_ms } => {
+                is_usual(window_ms)
+            }
+            SignalKind::AverageGap { fast_ms, slow_ms } => is_usual(fast_ms) && is_usual(slow_ms),
+            _ => false,
+        }
+}
+
 impl Evaluator {
     /// Whether the evaluator has room for the rule's windows. Ask before the rule is stored.
     ///
     /// # Errors
-    /// A subject would have more than 64 different windows.
+    /// A subject would have more than 64 different windows beside the common ones.
     pub fn admit(&self, rule: &Rule) -> Result<(), RuleError> {
         self.admit_of(None, None, rule)
     }
@@ -82,7 +112,8 @@ impl Evaluator {
     /// `replaced` is the slot of the rule that it changes.
     ///
     /// # Errors
-    /// A subject would have more than 64 different windows, or the user more than eight of them.
+    /// A subject would have more than 64 different windows beside the common ones, or the user more
+    /// than eight of them.
     pub fn admit_of(
         &self,
         owner: Option<OwnerId>,
@@ -91,7 +122,7 @@ impl Evaluator {
     ) -> Result<(), RuleError> {
         let mut wanted: Vec<(&Subject, BTreeSet<SignalKind>)> = Vec::new();
         rule.condition.each_leaf(&mut |leaf| {
-            if !leaf.signal.has_window() {
+            if !leaf.signal.has_window() || is_common(&leaf.subject, leaf.signal) {
                 return;
             }
             match wanted.iter_mut().find(|one| *one.0 == leaf.subject) {
@@ -139,7 +170,7 @@ impl Evaluator {
         let (mut all_before, mut own_before) = (0, 0);
         for number in entry.into_iter().flat_map(|entry| entry.signals.iter()) {
             let signal = &self.signals[*number as usize];
-            if !signal.kind.has_window() {
+            if !signal.kind.has_window() || is_common(subject, signal.kind) {
                 continue;
             }
             let replaced = given_back.iter().filter(|other| *other == number).count() as u32;
@@ -153,17 +184,21 @@ impl Evaluator {
                 own.insert(signal.kind);
             }
         }
+        let or_common = match subject {
+            Subject::Symbol(_) => format!(", or a window of {COMMON}"),
+            _ => String::new(),
+        };
         // Rules that were stored before a bound shrank can still be changed.
         if all.len() > MOST_WINDOWS.max(all_before) {
             let problem = format!(
-                "rules test {subject} over {all_before} different windows already, which is the maximum: expected one of these"
+                "rules test {subject} over {all_before} different windows already, which is the maximum: expected one of these{or_common}"
             );
             return Err(RuleError::new("condition", problem));
         }
         let is_own = matches!(subject, Subject::Portfolio { .. });
         if owner.is_some() && !is_own && own.len() > SHARE.max(own_before) {
             let problem = format!(
-                "the rules of this user test {subject} over {own_before} different windows, and the share of one user is {SHARE}: expected one of these"
+                "the rules of this user test {subject} over {own_before} different windows, and the share of one user is {SHARE}: expected one of these{or_common}"
             );
             return Err(RuleError::new("condition", problem));
         }

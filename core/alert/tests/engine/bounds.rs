@@ -13,7 +13,8 @@ fn change(seconds: u64) -> AlertRule {
             kind: Some(Kind::PercentChange(PercentChange {
                 symbol: "BTC-USD".into(),
                 percent: 5.0,
-                window_ms: 1_000 * seconds,
+                // None of the common lengths.
+                window_ms: 1_000 * seconds + 7,
             })),
         }),
         ..AlertRule::default()

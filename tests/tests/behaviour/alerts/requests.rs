@@ -1,6 +1,7 @@
 //! Requests of back ends and gRPC clients: values, manual fires, backtests, streams, limits.
 
-use serde_json::json;
+use futures::future::join_all;
+use serde_json::{Value, json};
 use tidewire_proto::v1::{AlertRequest, alert_service_client::AlertServiceClient};
 use tidewire_tests::{
     Server, Token, Transport,
@@ -269,4 +270,67 @@ async fn alerts_can_be_disabled_and_a_replay_without_a_store_has_none() {
         .await;
     let refused = call(&replay, "ListAlerts", &json!({"user": "ada"})).await;
     assert!(refused.body.contains("replay"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn backtests_of_one_user_delay_no_other() {
+    let server = start().await;
+    let start_ms = 1_750_000_000_000_i64;
+    let prices = |count: i64| -> Vec<Value> {
+        let price = |place: i64| json!({"symbol": "BTC-USD", "price": 99 + place % 3, "timestamp": start_ms + place * 660});
+        (0..count).map(price).collect()
+    };
+    let averages: Vec<_> = (0..8)
+        .map(|place| {
+            json!({"kind": "moving_average_cross", "symbol": "BTC-USD",
+                "fastMs": 1_000 + place * 10, "slowMs": 2_000 + place * 10})
+        })
+        .collect();
+    let long = json!({"rule": {"condition": {"kind": "any", "conditions": averages}}, "prices": prices(300)});
+    let short = json!({"rule": above(100), "prices": prices(3)});
+    let [mallory, bob] = ["mallory", "bob"].map(|user| Token::of(user).sign());
+    let call = |token: &str, body: &Value| {
+        let (token, body) = (token.to_owned(), body.clone());
+        let server = &server;
+        async move {
+            server
+                .call("AlertService/Backtest", Some(&token), &body)
+                .await
+        }
+    };
+    let many = join_all((0..12).map(|_| call(&mallory, &long)));
+    let (many, one) = tokio::join!(many, async {
+        // Behind them, if there were no turns.
+        call(&mallory, &long).await;
+        call(&bob, &short).await
+    });
+    assert_eq!(one.status, 200, "{}", one.body);
+    assert_eq!(one.json()["total"], 1);
+    let refused: Vec<_> = many.iter().filter(|answer| answer.status == 429).collect();
+    assert!(!refused.is_empty());
+    assert!(
+        refused[0].body.contains("backtests of this client"),
+        "{}",
+        refused[0].body
+    );
+}
+
+#[tokio::test]
+async fn all_users_test_windows_of_common_lengths() {
+    let server = start().await;
+    let register = |user: String, window_ms: u64| {
+        let rule = json!({"condition": {"kind": "percent_change", "symbol": "BTC-USD", "percent": 99, "windowMs": window_ms}});
+        let body = json!({"user": user, "rule": rule});
+        let server = &server;
+        async move { call(server, "RegisterAlert", &body).await }
+    };
+    for number in 0..64 {
+        let registered = register(format!("user-{}", number / 8), 600_000_001 + number).await;
+        assert_eq!(registered.status, 200, "{}", registered.body);
+    }
+    let refused = register("ada".to_owned(), 600_000_100).await;
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert!(refused.body.contains("or a window of"), "{}", refused.body);
+    let registered = register("ada".to_owned(), 3_600_000).await;
+    assert_eq!(registered.status, 200, "{}", registered.body);
 }
