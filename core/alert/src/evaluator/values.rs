@@ -157,7 +157,8 @@ impl Evaluator {
             }
             Liveness::Restored => {
                 let last_ms = entry.last.as_ref().map_or(i64::MIN, |last| last.at.wall_ms);
-                let age_ms = now.wall_ms.saturating_sub(last_ms).max(0).unsigned_abs();
+                // A value that is ahead of the clock, which was set back, may be as old as any.
+                let age_ms = now.wall_ms.abs_diff(last_ms);
                 match age_ms > self.config.catch_up_ms {
                     true => Continuity::Baseline,
                     false => Continuity::CatchUp,

@@ -131,3 +131,20 @@ async fn rules_of_many_pages_are_loaded() {
     assert_eq!((fired.total, fired.fired.len()), (Some(4_990), 100));
     run.stop().await;
 }
+
+/// How long the server was away is not known then.
+#[tokio::test]
+async fn a_last_value_far_ahead_of_a_clock_that_was_set_back_is_no_catch_up() {
+    for (by_ms, fires) in [(-1_000, 1), (-3_600_000, 0)] {
+        let world = World::new();
+        let run = world.start().await;
+        run.register("ada", crosses_up("BTC-USD", "100")).await;
+        run.evaluate("BTC-USD", "99").await;
+        run.stop().await;
+        world.clock.advance(by_ms);
+        let run = world.start().await;
+        let fired = run.evaluate("BTC-USD", "101").await.total;
+        assert_eq!(fired, Some(fires), "{by_ms} ms");
+        run.stop().await;
+    }
+}

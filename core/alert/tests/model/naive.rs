@@ -381,7 +381,7 @@ impl Naive {
                 Source::Never | Source::Live => false,
                 Source::Corrected => true,
                 Source::Stale { since_ms } => ms(now) - since_ms > CATCH_UP_MS as i64,
-                Source::Restored { wall_ms } => now.wall_ms - wall_ms > CATCH_UP_MS as i64,
+                Source::Restored { wall_ms } => (now.wall_ms - wall_ms).abs() > CATCH_UP_MS as i64,
             },
             is_catch_up: matches!(subject.source, Source::Restored { .. }),
             is_retraction: arrival.is_retraction,
