@@ -8,7 +8,9 @@
 
 mod support;
 
-use support::{HOUR_MS, SECOND_MS, START_MS, World, above, btc, crosses_up, decimal, leaf, rule};
+use support::{
+    HOUR_MS, SECOND_MS, START_MS, World, above, btc, crosses_up, decimal, leaf, rule, signal,
+};
 use tidewire_alert::{
     Condition, Input, Leaf, Output, Phase, Repeat, Rule, SignalKind, Subject, Test, Tick,
 };
@@ -549,4 +551,58 @@ fn a_fire_at_registration_needs_no_transaction_if_the_price_is_enough() {
             .iter()
             .any(|output| matches!(output, Output::Retract { slot: 0, .. }))
     );
+}
+
+#[test]
+fn a_clock_that_goes_back_snoozes_a_deferred_passage_again() {
+    let mut world = World::of(&Rule {
+        snoozed_until_ms: Some(START_MS + 5_000),
+        ..rule(crosses_up("100", "0"))
+    });
+    assert_eq!(world.prices(&["99", "101"]), 0);
+    // No source counts when the snooze ends.
+    world.apply(&btc(), Input::Stale);
+    world.advance(5_000);
+    assert_eq!(world.slots(), [0; 0]);
+    world.now.wall_ms -= 2_000;
+    assert_eq!(world.prices(&["102"]), 0);
+    assert_eq!(world.phase(0), Phase::Snoozed);
+    world.advance(1_999);
+    assert_eq!(world.slots(), [0; 0]);
+    world.advance(1);
+    assert_eq!(world.slots(), [0]);
+}
+
+#[test]
+fn a_deferred_passage_fires_at_the_end_of_a_cooldown_that_became_shorter() {
+    let mut world = World::of(&Rule {
+        cooldown_ms: 5_000,
+        ..rule(above("100"))
+    });
+    // The second passage is deferred, and dropped. The edit finds none.
+    assert_eq!(world.prices(&["101", "99", "101", "99"]), 1);
+    world.update(0, |rule| rule.cooldown_ms = 700);
+    assert_eq!(world.prices(&["101"]), 0);
+    world.advance(699);
+    assert_eq!(world.slots(), [0; 0]);
+    world.advance(1);
+    assert_eq!(world.slots(), [0]);
+}
+
+/// So many rules about a shorter age are passed at once that their judgement waits. A change of the
+/// first rule has it judged by the time that waits.
+#[test]
+fn an_age_that_was_passed_before_a_restart_stays_passed() {
+    let silent = |after: &str| rule(signal(SignalKind::Age, Test::Above(decimal(after))));
+    let mut world = World::of(&silent("60000"));
+    for slot in 1..2_000 {
+        world.insert(slot, &silent("1000"));
+    }
+    world.advance(60_000);
+    assert_eq!(world.slots().len(), 2_000);
+    world.restart(SECOND_MS);
+    world.advance(1_000);
+    world.advance(59_000);
+    world.update(0, |_| {});
+    assert_eq!(world.slots(), [0; 0]);
 }

@@ -15,7 +15,7 @@ use super::{
     Evaluator,
     records::{NONE, TestKind, flag},
 };
-use crate::{Now, Occasion, Sources, index::Entry, key::KeyRange};
+use crate::{Now, Occasion, SignalKind, Sources, index::Entry, key::KeyRange};
 
 /// A value and its time.
 #[derive(Debug, Clone)]
@@ -401,13 +401,25 @@ impl Evaluator {
         for job in &mut jobs {
             if job.skip.insert(slot) {
                 let found = job.moves.iter().position(|one| one.signal == signal);
-                if let Some(at) = found {
+                if let Some(at) = found
+                    && !self.is_ageing(slot, signal, &job.moment)
+                {
                     self.judge_simple(slot, &job.moves[at], &job.moment);
                 }
             }
         }
         self.subjects[number].jobs = jobs;
         self.bury(None);
+    }
+
+    /// Whether an age that was passed only grows. One that was passed before a restart stays passed,
+    /// although ages count anew.
+    fn is_ageing(&self, slot: u32, signal: u32, moment: &Moment) -> bool {
+        let signal = self.signals.get(signal as usize);
+        let record = self.records.get(slot);
+        !moment.is_arrival
+            && signal.is_some_and(|signal| signal.kind == SignalKind::Age)
+            && record.is_some_and(|record| record.leaf.is_on())
     }
 
     /// Excludes a rule from the values of its subject that wait: it was judged by the newest.

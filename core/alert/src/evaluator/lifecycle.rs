@@ -230,8 +230,14 @@ impl Evaluator {
             && !self.is_blocked(&record, moment.now)
         {
             self.fire(slot, fact, moment);
-        } else if verdict.has_changed {
-            self.outputs.push_back(Output::Change { slot });
+        } else {
+            if record.has(flag::MISSED) {
+                // A clock that went back may have snoozed it anew, after its timer ended.
+                self.set_timer(slot, moment.now);
+            }
+            if verdict.has_changed {
+                self.outputs.push_back(Output::Change { slot });
+            }
         }
     }
 
@@ -414,19 +420,23 @@ impl Evaluator {
             .is_some_and(|extra| block_end(extra, now).is_some())
     }
 
-    /// Sets the timer for the end of a rule's block.
+    /// Sets the timer for the end of a rule's block, in place of one for another end.
     pub(super) fn set_timer(&mut self, slot: u32, now: Now) {
         let Some(extra) = self.records.extra_mut(slot) else {
             return;
         };
-        if extra.timer.is_some() {
+        let timer = block_end(extra, now);
+        if extra.timer == timer {
             return;
         }
-        extra.timer = block_end(extra, now);
-        match extra.timer {
+        self.cancel_timer(slot);
+        match timer {
             Some(Timer::Monotonic(due_ms)) => drop(self.cooldown_ends.insert((due_ms, slot))),
             Some(Timer::Wall(due_ms)) => drop(self.snooze_ends.insert((due_ms, slot))),
             None => {}
+        }
+        if let Some(extra) = self.records.extra_mut(slot) {
+            extra.timer = timer;
         }
     }
 
