@@ -589,7 +589,7 @@ fn a_deferred_passage_fires_at_the_end_of_a_cooldown_that_became_shorter() {
     assert_eq!(world.slots(), [0]);
 }
 
-/// So many rules about a shorter age are passed at once that their judgement waits. A change of the
+/// Rules about a shorter age are passed at once, so many that their judgement waits. A change of the
 /// first rule has it judged by the time that waits.
 #[test]
 fn an_age_that_was_passed_before_a_restart_stays_passed() {
