@@ -9,13 +9,14 @@ use tidewire_proto::v1::{ErrorCode, Subscribed, server_message::Data};
 use tokio::time::{Instant, timeout};
 
 use super::{Command, Session, message, recovery::SubscribeOptions};
-use crate::{ChannelName, Identity, Namespace, StreamError};
+use crate::{Backoff, ChannelName, Identity, Namespace, StreamError};
 
 /// Longest time for which `welcome` waits for a broker.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// Pause before the next attempt.
-const PAUSE: Duration = Duration::from_secs(1);
+/// First and longest pause before the next attempt. Each session draws its own, so that very many
+/// of them neither ask at once, nor all come in the moment in which the broker is back.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 impl Command {
     /// Subscribes a known user to its personal channel.
@@ -57,9 +58,10 @@ impl Session {
     fn subscribe_later(&self, channel: ChannelName, namespace: Namespace) {
         // It does not keep a session that has ended.
         let core = Arc::downgrade(&self.0);
+        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(backoff.next_pause()).await;
                 let Some(session) = core.upgrade().map(Session) else {
                     return;
                 };
