@@ -8,11 +8,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use prost::Message as _;
 use tidewire_proto::v1::{AlertEvent, AlertRule, Priority};
-use tidewire_store::{Batch, Key, Table};
-use tokio::sync::oneshot;
+use tidewire_store::{Key, Table};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    answers::{Answer, Applied, Reply, answer, refuse, refuse_all},
     evaluations::Evaluation,
     id::Id,
     judge::{Arrival, Owned},
@@ -25,9 +25,6 @@ use super::{
     writer::{EarlierRule, Writer, forget},
 };
 use crate::{AlertError, Now, Rule, Subject};
-
-/// A reply that the caller waits for.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, AlertError>>;
 
 /// A request that the writer runs.
 pub(crate) enum Command {
@@ -646,72 +643,6 @@ impl CheckedCommand {
             Self::Deleted { id, rule, .. } => Some(Witness::rule(*id, Some(rule))),
             Self::Triggered { event, .. } => event.id.as_deref().and_then(Witness::fire),
             Self::Same { .. } => None,
-        }
-    }
-}
-
-/// Refuses a command that stays. The caller may have stopped waiting.
-fn refuse<T>(reply: &mut Reply<T>, error: &AlertError) {
-    let (nobody, _) = oneshot::channel();
-    let _ = std::mem::replace(reply, nobody).send(Err(error.clone()));
-}
-
-/// The work that applied commands leave.
-#[derive(Default)]
-struct Applied {
-    /// Rows of changes that the judge refused, as they were before.
-    undone: Batch,
-    /// The rules of these rows.
-    rules: Vec<Id>,
-    /// Rows that nothing needs any more.
-    forgotten: Batch,
-    answers: Vec<Answer>,
-}
-
-impl Applied {
-    fn show(&mut self, reply: Reply<AlertRule>, rule: AlertRule) {
-        self.answers.push(Answer::Rule(reply, Box::new(rule)));
-    }
-
-    fn refuse(&mut self, reply: Reply<AlertRule>, error: AlertError) {
-        self.answers.push(Answer::Refused(reply, error));
-    }
-}
-
-/// An answer, and who waits for it.
-enum Answer {
-    Rule(Reply<AlertRule>, Box<AlertRule>),
-    Refused(Reply<AlertRule>, AlertError),
-    Deleted(Reply<()>),
-    Triggered(Reply<AlertEvent>, Box<AlertEvent>),
-}
-
-impl Answer {
-    fn send(self) {
-        match self {
-            Self::Rule(reply, rule) => answer::<_, ()>(reply, Ok(*rule)),
-            Self::Refused(reply, error) => answer(reply, Err(error)),
-            Self::Deleted(reply) => answer(reply, Ok(())),
-            Self::Triggered(reply, event) => answer(reply, Ok(*event)),
-        };
-    }
-}
-
-/// Answers a command. The caller may have stopped waiting.
-fn answer<T, U>(reply: Reply<T>, result: Result<T, AlertError>) -> Option<U> {
-    let _ = reply.send(result);
-    None
-}
-
-pub(crate) fn refuse_all(commands: Vec<Command>, error: &AlertError) {
-    for command in commands {
-        match command {
-            Command::Register { reply, .. } | Command::Update { reply, .. } => {
-                drop(reply.send(Err(error.clone())));
-            }
-            Command::Delete { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Command::Trigger { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Command::Evaluate(evaluation) => drop(evaluation.reply.send(Err(error.clone()))),
         }
     }
 }

@@ -12,10 +12,7 @@ use std::{
 
 use tidewire_proto::v1::AlertEvent;
 
-use super::{
-    Shared,
-    commands::{EvaluationOutcome, Reply},
-};
+use super::{Shared, answers::Reply, commands::EvaluationOutcome};
 use crate::{AlertError, Fire, Input, Sources, Subject};
 
 /// Events that `Evaluate` returns at most.

@@ -10,6 +10,7 @@
 //! the delivery hands notifications over. A fire leaves once it is stored, with its rule's state
 //! and its outgoing notification, in one batch.
 
+mod answers;
 mod commands;
 mod config;
 mod delivery;
@@ -56,7 +57,8 @@ use tidewire_stream::{ChannelName, SharedClock, UserId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::{
-    commands::{Command, Reply},
+    answers::Reply,
+    commands::Command,
     evaluations::Evaluation,
     id::{Id, IdSource},
     inputs::Inputs,

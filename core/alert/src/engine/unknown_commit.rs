@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
-    commands::refuse_all,
+    answers::refuse_all,
     id::Id,
     staging::Chunk,
     tables,

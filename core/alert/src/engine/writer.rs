@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
-    commands::{self, Command},
+    answers::refuse_all,
+    commands::Command,
     evaluations::Evaluations,
     id::Id,
     pending::CHUNK,
@@ -159,7 +160,7 @@ impl Writer {
                     while let Ok(command) = self.commands.try_recv() {
                         waiting.push(command);
                     }
-                    commands::refuse_all(waiting, &error.into());
+                    refuse_all(waiting, &error.into());
                 }
             }
             if cancel.is_cancelled() {
