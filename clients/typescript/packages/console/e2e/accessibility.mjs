@@ -5,6 +5,7 @@ import { resolve } from "node:path";
 import axeCore from "axe-core";
 import { useFakeServer } from "./fake-server.mjs";
 import { assert, check, failed, openBrowser } from "./harness.mjs";
+import { PUBLIC_PAGES } from "./pages.mjs";
 import { startProxy } from "./proxy.mjs";
 import { startServer } from "./server.mjs";
 
@@ -24,19 +25,12 @@ const HASH = `0x${"12".repeat(32)}`;
 
 /** The pages, each with what it shows once the data of the sample is there. */
 const PAGES = [
-  ["overview", "tr[data-venue]"],
-  ["prices", "tr[data-symbol] .digits"],
-  ["prices/BTC-USD", "tr[data-source]"],
-  ["market", ".trades tbody th"],
-  ["chains", "tr[data-block]"],
+  ...PUBLIC_PAGES,
   [`chains/${CHAIN}/wallet/${WALLET}`, ".wallet-lines li"],
   [`chains/${CHAIN}/tx/${HASH}`, ".chip"],
   ["inbox", "#notifications > li"],
   ["alerts", ".fires li"],
   ["alerts/new", ".editor"],
-  ["channels/demo:axe", ".pane"],
-  ["connections", "tr[data-connection-id]"],
-  ["setup", 'tr[data-part="TLS"]'],
 ];
 
 const [sample, empty] = await Promise.all([startServer(resolve(binary), { isSample: true }), startServer(resolve(binary))]);

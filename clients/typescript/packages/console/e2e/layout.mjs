@@ -2,20 +2,9 @@
 import { useFakeServer } from "./fake-server.mjs";
 import { FONTS, useFont } from "./fonts.mjs";
 import { assert, check } from "./harness.mjs";
+import { PUBLIC_PAGES } from "./pages.mjs";
 
 const WIDTHS = [320, 375, 768, 1024, 1280];
-
-/** The pages, each with what it shows once its data is there. */
-const PAGES = [
-  ["overview", "tr[data-venue]"],
-  ["prices", "tr[data-symbol] .digits"],
-  ["prices/BTC-USD", "tr[data-source]"],
-  ["market", ".trades tbody th"],
-  ["chains", "tr[data-block]"],
-  ["channels/demo:layout", ".pane"],
-  ["connections", "tr[data-connection-id]"],
-  ["setup", 'tr[data-part="TLS"]'],
-];
 
 /** Pages that need a user, or show more with a part in their address. They are looked at with extreme values. */
 const EXTREME_PAGES = [
@@ -30,7 +19,7 @@ const EXTREME_PAGES = [
 
 export async function checkLayout(open, server) {
   const page = await open();
-  for (const [route, data] of PAGES) {
+  for (const [route, data] of PUBLIC_PAGES) {
     await page.goto(`${server}/#/${route}`);
     await page.locator(data).first().waitFor();
     await checkPage(page, route);
@@ -40,7 +29,7 @@ export async function checkLayout(open, server) {
   const extreme = await page.context().newPage();
   await useFakeServer(extreme);
   await extreme.addInitScript(() => window.sessionStorage.setItem("tidewire.token", "a.b.c"));
-  for (const [route, data] of [...PAGES, ...EXTREME_PAGES]) {
+  for (const [route, data] of [...PUBLIC_PAGES, ...EXTREME_PAGES]) {
     await extreme.goto(`${server}/#/${route}`);
     await extreme.locator(data).first().waitFor();
     await checkContrast(extreme, ` on ${route} with extreme values`);
