@@ -1,6 +1,6 @@
 //! Answers: the replies to commands, and the work that they leave.
 //!
-//! An answer is sent once everything that it says is stored. Whoever asked may have stopped waiting.
+//! An answer is sent once everything that it says is stored. The caller may have stopped waiting by then.
 
 use tidewire_proto::v1::{AlertEvent, AlertRule};
 use tidewire_store::Batch;

@@ -1,6 +1,6 @@
 /** App: the header, the tabs, and the page of the address. */
 import { WebSocketProvider } from "@tidewire/react";
-import { type ComponentType, type ReactElement, useEffect, useRef } from "react";
+import { type ComponentType, type ReactElement, useLayoutEffect, useRef } from "react";
 import { type Page, useRoute } from "../lib/route.ts";
 import { logFault, useSession } from "../lib/session.ts";
 import { useTitlePart } from "../lib/title.ts";
@@ -79,7 +79,8 @@ function Main(): ReactElement {
   const place = page === "prices" ? address : page;
   const first = useRef<string | undefined>(place);
   useTitlePart("page", page === undefined ? "No such page" : [...args, PAGE_NAMES[page]].join(" · "));
-  useEffect(() => {
+  // Before the page is painted: the focus is at the title as soon as the page is seen.
+  useLayoutEffect(() => {
     if (first.current !== place) {
       first.current = undefined;
       // As after a load of a page: at its top, and read out by its title.
