@@ -173,10 +173,11 @@ struct Subscriber {
 }
 
 impl LocalDelivery for Subscriber {
-    fn deliver(&self, _publication: &Arc<Publication>) {
+    fn deliver(&self, _publication: &Arc<Publication>) -> bool {
         self.delivered.fetch_add(1, Ordering::Relaxed);
         *self.last.lock() = Some(Instant::now());
         self.wake.notify_one();
+        true
     }
 
     fn note_newest(&self, _channel: &ChannelName, _newest: &Position) {}

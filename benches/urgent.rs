@@ -103,7 +103,7 @@ impl Sink for LineSink {
 struct Pushes {
     pushes: Arc<UserPushes>,
     /// The last broadcast.
-    broadcast: Mutex<Option<(Notification, Class)>>,
+    broadcast: Mutex<Option<(Arc<Notification>, Class)>>,
 }
 
 impl EventSink for Pushes {
@@ -117,11 +117,14 @@ impl EventSink for Pushes {
                 ..
             } => self
                 .pushes
-                .notification(&user, *notification, unread_count, audience),
+                .notification(&user, notification, unread_count, audience),
             HubEvent::Broadcast {
                 notification,
                 class,
-            } => *self.broadcast.lock() = Some((*notification, class)),
+            } => *self.broadcast.lock() = Some((notification, class)),
+            HubEvent::UnreadCount { user, unread_count } => {
+                self.pushes.unread_count(&user, unread_count);
+            }
             _ => {}
         }
     }
@@ -340,6 +343,7 @@ async fn reach(bench: &Bench) -> Outcome<()> {
         return Ok(());
     }
     let world = World::new(users, Medium::Disk).await?;
+    let names: Vec<_> = (0..users).map(|user| UserId::new(&name_of(user))).collect();
     let (mut reached, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..if bench.is_fixed { 1 } else { 20 } {
         world.clock.low.lock().clear();
@@ -350,15 +354,12 @@ async fn reach(bench: &Bench) -> Outcome<()> {
         let (notification, class) = world.sink.broadcast.lock().take().ok_or("no broadcast")?;
         let start = Instant::now();
         for first in (0..users).step_by(CHUNK) {
-            let mut chunk = tokio::task::JoinSet::new();
-            for user in first..(first + CHUNK).min(users) {
-                let (hub, one) = (world.hub.clone(), notification.clone());
-                chunk
-                    .spawn(async move { hub.publish_broadcast(&name_of(user), &one, class).await });
+            let chunk = &names[first..(first + CHUNK).min(users)];
+            let publishing = world.hub.publish_broadcast(chunk, &notification, class);
+            if let Some((_, error)) = publishing.await.pop() {
+                return Err(error.into());
             }
-            while let Some(published) = chunk.join_next().await {
-                published??;
-            }
+            tokio::task::yield_now().await;
         }
         World::arrived(&world.clock.low, users).await;
         reached.push(start.elapsed());
@@ -366,7 +367,8 @@ async fn reach(bench: &Bench) -> Outcome<()> {
         let title = world.clock.title("broadcast");
         let one = Notification {
             title,
-            ..notification
+            unread_count: Some(1),
+            ..Notification::clone(&notification)
         };
         let mut line =
             br#"{"type":"notification","channel":"user:user-000000","seq":1,"timestamp":1732300000000,"data":"#
@@ -432,7 +434,8 @@ fn run_shard(stream: &Arc<StreamCore>, cancel: &CancellationToken) -> Outcome<Sh
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    std::thread::Builder::new().spawn(move || {
+    let shard_thread = std::thread::Builder::new().name(id.to_string());
+    shard_thread.spawn(move || {
         runtime.block_on(cancel.run_until_cancelled(shard.run(pause)));
     })?;
     Ok(id)
@@ -445,7 +448,8 @@ fn run_readers(cancel: &CancellationToken) -> Outcome<Handle> {
         .enable_all()
         .build()?;
     let (handle, cancel) = (runtime.handle().clone(), cancel.clone());
-    std::thread::Builder::new().spawn(move || runtime.block_on(cancel.cancelled()))?;
+    let reader_thread = std::thread::Builder::new().name("readers".to_owned());
+    reader_thread.spawn(move || runtime.block_on(cancel.cancelled()))?;
     Ok(handle)
 }
 

@@ -18,7 +18,7 @@ use std::{
 use anyhow::bail;
 use tidewire_notification::{
     EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub,
-    NotificationSummary, UserPushes,
+    NotificationSummary, Unreached, UserPushes,
 };
 use tidewire_proto::v1::{Notification, Priority, server_message::Data};
 use tidewire_service::NotifyRpc;
@@ -26,7 +26,7 @@ use tidewire_store::SharedStore;
 use tidewire_stream::{
     ChannelName, DurablePublisher as _, SharedClock, StreamCore, Urgency, UserId, channel::PERSONAL,
 };
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::DeliveryChannels;
@@ -194,7 +194,6 @@ impl Notifications {
             // They come with those of a queue that had no room.
             FanOut::Gaps => {}
             fan_out => {
-                let fan_out = Arc::new(fan_out);
                 let users = self.stream.users_to_reach();
                 for users in users.chunks(CHUNK) {
                     while let Ok(urgent) = self.urgent_fan_outs.try_recv() {
@@ -214,40 +213,19 @@ impl Notifications {
 
     /// Publishes to each user who is connected now, or was until a moment ago.
     async fn publish_to_all(&self, hub: &NotificationHub, fan_out: FanOut) {
-        let fan_out = Arc::new(fan_out);
         let users = self.stream.users_to_reach();
         for users in users.chunks(CHUNK) {
             self.publish_to_chunk(hub, users, &fan_out).await;
         }
     }
 
-    async fn publish_to_chunk(
-        &self,
-        hub: &NotificationHub,
-        users: &[UserId],
-        fan_out: &Arc<FanOut>,
-    ) {
-        let mut events = JoinSet::new();
-        for user in users {
-            let (hub, user, fan_out) = (hub.clone(), user.clone(), fan_out.clone());
-            events.spawn(async move {
-                let result = fan_out.publish_to(&hub, &user).await;
-                result.map_err(|error| (user, error))
-            });
+    async fn publish_to_chunk(&self, hub: &NotificationHub, users: &[UserId], fan_out: &FanOut) {
+        let unreached = fan_out.publish_to(hub, users).await;
+        if let Some((_, error)) = unreached.last() {
+            tracing::warn!(%error, "some connected users must read their lists again");
         }
-        let mut failure = None;
-        while let Some(joined) = events.join_next().await {
-            match joined {
-                Ok(Ok(())) => {}
-                Ok(Err((user, error))) => {
-                    self.publish_gap(&user).await;
-                    failure = Some(error.to_string());
-                }
-                Err(error) => failure = Some(error.to_string()),
-            }
-        }
-        if let Some(error) = failure {
-            tracing::warn!(error, "some connected users must read their lists again");
+        for (user, _) in unreached {
+            self.publish_gap(&user).await;
         }
         tokio::task::yield_now().await;
     }
@@ -290,7 +268,7 @@ pub(crate) fn check(config: &NotificationConfig) -> anyhow::Result<()> {
 enum FanOut {
     /// A broadcast, for the users who see its class.
     Broadcast {
-        notification: Box<Notification>,
+        notification: Arc<Notification>,
         class: tidewire_notification::Class,
     },
     /// The counts of users may have changed.
@@ -302,23 +280,16 @@ enum FanOut {
 }
 
 impl FanOut {
-    /// Has the hub publish the events of a user.
-    async fn publish_to(
-        &self,
-        hub: &NotificationHub,
-        user: &UserId,
-    ) -> Result<(), NotificationError> {
+    /// Has the hub publish the events of users. Returns those whom it could not reach.
+    async fn publish_to(&self, hub: &NotificationHub, users: &[UserId]) -> Unreached {
         match self {
             // These are not the hub's.
-            Self::Gaps | Self::Gap(_) => Ok(()),
+            Self::Gaps | Self::Gap(_) => Unreached::new(),
             Self::Broadcast {
                 notification,
                 class,
-            } => {
-                hub.publish_broadcast(user.as_str(), notification, *class)
-                    .await
-            }
-            Self::Counts => hub.publish_count(user.as_str()).await,
+            } => hub.publish_broadcast(users, notification, *class).await,
+            Self::Counts => hub.publish_counts(users).await,
         }
     }
 }
@@ -362,7 +333,7 @@ impl EventSink for ChannelSink {
                 ..
             } => self
                 .pushes
-                .notification(&user, *notification, unread_count, audience),
+                .notification(&user, notification, unread_count, audience),
             HubEvent::Broadcast {
                 notification,
                 class,

@@ -10,6 +10,8 @@
 //! The receiver passes the events of users to [`UserPushes`](crate::UserPushes), which gathers those
 //! of medium and low priority.
 
+use std::sync::Arc;
+
 use tidewire_proto::v1::{Dismissed, Notification, Preferences, ReadReceipt};
 use tidewire_stream::{ChannelName, UserId};
 
@@ -22,8 +24,8 @@ pub enum HubEvent {
     Notification {
         /// The user.
         user: UserId,
-        /// The notification.
-        notification: Box<Notification>,
+        /// The notification. The users of a broadcast share it.
+        notification: Arc<Notification>,
         /// Its class, by which delivery channels filter.
         class: Class,
         /// Number of unread notifications after it.
@@ -34,7 +36,7 @@ pub enum HubEvent {
     /// A notification for everyone. Users whose preferences hide its class do not see it.
     Broadcast {
         /// The notification.
-        notification: Box<Notification>,
+        notification: Arc<Notification>,
         /// Its class.
         class: Class,
     },

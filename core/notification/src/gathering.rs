@@ -28,6 +28,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::Duration,
 };
 
@@ -97,10 +98,24 @@ pub enum Audience {
 pub struct Push {
     /// The user.
     pub user: UserId,
-    /// The event.
-    pub event: Event,
+    /// Published content.
+    pub content: PushContent,
     /// Whether it overtakes what other channels wait for.
     pub urgency: Urgency,
+}
+
+/// Content of a [`Push`].
+#[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are events, which need no further allocation"
+)]
+pub enum PushContent {
+    /// An event for this user alone.
+    Event(Event),
+    /// A broadcast, which its users share, so that it is in memory once; and the count of this
+    /// user.
+    Broadcast(Arc<Notification>, u64),
 }
 
 /// Gathers the pushes of all users.
@@ -131,7 +146,8 @@ struct PendingBatch {
 
 #[derive(Debug)]
 struct PendingItem {
-    notification: Notification,
+    /// Shared with other users if it is a broadcast.
+    notification: Arc<Notification>,
     audience: Audience,
     bytes: usize,
     expires: Option<Instant>,
@@ -168,7 +184,7 @@ impl NotificationGatherer {
     pub fn notification(
         &mut self,
         user: &UserId,
-        mut notification: Notification,
+        notification: Arc<Notification>,
         unread_count: u64,
         audience: Audience,
         now: Instant,
@@ -185,14 +201,12 @@ impl NotificationGatherer {
             Priority::Low => self.limits.low_wait,
             Priority::High | Priority::Urgent | Priority::Unspecified => {
                 self.note_count(user, unread_count);
-                // One to everyone stays the same for all users, so that it is in memory once. The
-                // count follows it.
-                if audience != Audience::Everyone {
-                    notification.unread_count = Some(unread_count);
-                }
                 out.push(Push {
                     user: user.clone(),
-                    event: Data::Notification(notification),
+                    content: match audience {
+                        Audience::Everyone => PushContent::Broadcast(notification, unread_count),
+                        Audience::Users => with_count(notification, unread_count),
+                    },
                     urgency: match priority {
                         Priority::Urgent => Urgency::Urgent,
                         _ => Urgency::Ordinary,
@@ -231,7 +245,7 @@ impl NotificationGatherer {
             pending.unread_count = receipt.unread_count;
             for item in &mut pending.items {
                 if is_read_by(&item.notification, &receipt) {
-                    item.notification.read = true;
+                    Arc::make_mut(&mut item.notification).read = true;
                 }
             }
         }
@@ -391,15 +405,14 @@ impl NotificationGatherer {
         if let [only] = &pending.items[..]
             && only.audience == Audience::Everyone
         {
-            let event = Data::Notification(only.notification.clone());
-            out.push(Push::ordinary(user, event));
-            out.push(Push::count(user, unread_count));
+            let content = PushContent::Broadcast(only.notification.clone(), unread_count);
+            out.push(Push::ordinary(user, content));
             return;
         }
         let mut items: Vec<_> = pending
             .items
             .into_iter()
-            .map(|item| item.notification)
+            .map(|item| Arc::unwrap_or_clone(item.notification))
             .collect();
         items.sort_by(|one, other| one.id.cmp(&other.id));
         let event = match <[Notification; 1]>::try_from(items) {
@@ -423,13 +436,26 @@ impl Push {
         Self::ordinary(user, Data::UnreadCount(count))
     }
 
-    fn ordinary(user: &UserId, event: Event) -> Self {
+    fn ordinary(user: &UserId, content: impl Into<PushContent>) -> Self {
         Self {
             user: user.clone(),
-            event,
+            content: content.into(),
             urgency: Urgency::Ordinary,
         }
     }
+}
+
+impl From<Event> for PushContent {
+    fn from(event: Event) -> Self {
+        Self::Event(event)
+    }
+}
+
+/// A user's own notification, with the count after it.
+fn with_count(notification: Arc<Notification>, unread_count: u64) -> PushContent {
+    let mut one = Arc::unwrap_or_clone(notification);
+    one.unread_count = Some(unread_count);
+    PushContent::Event(Data::Notification(one))
 }
 
 /// When a notification expires that comes at `now`, just after its time.

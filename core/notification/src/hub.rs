@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub use background::StepOutcome;
+pub use fan_out::Unreached;
 pub use outgoing::OutgoingItem;
 pub use reading::{ListQuery, NotificationPage};
 pub use schedules::ScheduleRef;

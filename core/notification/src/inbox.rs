@@ -109,6 +109,12 @@ impl UserState {
         self.marks.iter().find(|mark| mark.order == order)
     }
 
+    /// Whether a broadcast is in the user's list. `floor` is the first broadcast that is the user's.
+    pub(crate) fn has_broadcast(&self, order: Order, live: &LiveBroadcasts, floor: Order) -> bool {
+        let is_dismissed = || self.mark(order).is_some_and(|mark| mark.is_dismissal);
+        order >= floor && live.get(order).is_some() && !is_dismissed()
+    }
+
     fn add_unread(&mut self, class: Class) {
         match self.unread.iter_mut().find(|(known, _)| *known == class) {
             Some((_, count)) => *count += 1,
@@ -310,7 +316,7 @@ impl Inbox {
     ) -> (Vec<Order>, bool) {
         let (mut known, mut is_changed) = (Vec::new(), false);
         for order in orders {
-            if self.has_broadcast(*order, live, floor) {
+            if self.state.has_broadcast(*order, live, floor) {
                 known.push(*order);
                 let is_read =
                     *order <= self.state.broadcast_watermark || self.state.mark(*order).is_some();
@@ -354,7 +360,7 @@ impl Inbox {
     ) -> Vec<Order> {
         let mut gone = Vec::new();
         for order in orders {
-            if self.has_broadcast(*order, live, floor) {
+            if self.state.has_broadcast(*order, live, floor) {
                 self.state.marks.retain(|mark| mark.order != *order);
                 self.state.marks.push(BroadcastMark {
                     order: *order,
@@ -398,12 +404,6 @@ impl Inbox {
         unread.sort_unstable();
         self.state.unread = unread;
         is_changed
-    }
-
-    /// Whether a broadcast is in this user's list.
-    pub(crate) fn has_broadcast(&self, order: Order, live: &LiveBroadcasts, floor: Order) -> bool {
-        let is_dismissed = || self.state.mark(order).is_some_and(|mark| mark.is_dismissal);
-        order >= floor && live.get(order).is_some() && !is_dismissed()
     }
 }
 

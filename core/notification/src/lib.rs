@@ -47,10 +47,10 @@ mod work;
 pub use config::NotificationConfig;
 pub use error::NotificationError;
 pub use events::{EventSink, HubEvent};
-pub use gathering::{Audience, GatheringLimits, NotificationGatherer, Push};
+pub use gathering::{Audience, GatheringLimits, NotificationGatherer, Push, PushContent};
 pub use hub::{
     ListQuery, NotificationHub, NotificationPage, NotifyOutcome, OutgoingItem, ScheduleRef,
-    StepOutcome,
+    StepOutcome, Unreached,
 };
 pub use id::NotificationId;
 pub use kind::Class;

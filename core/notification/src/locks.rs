@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard};
 
 /// Number of stripes for users and keys. Few operations on different users then meet.
 const STRIPES: usize = 1_024;
@@ -55,6 +55,11 @@ impl Locks {
     /// The stripe of a user or a key.
     pub(crate) fn stripe<T: Hash + ?Sized>(&self, value: &T) -> Stripe {
         Stripe((self.hasher.hash_one(value) % STRIPES as u64) as usize)
+    }
+
+    /// Locks a stripe that nobody holds or waits for.
+    pub(crate) fn try_lock(&self, stripe: Stripe) -> Option<MutexGuard<'_, ()>> {
+        self.stripes.get(stripe.0)?.try_lock().ok()
     }
 
     /// Locks stripes. The locks end with the returned guards.

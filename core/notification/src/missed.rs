@@ -41,7 +41,7 @@ impl MissedSummary for NotificationSummary {
     fn summarize(&self, missed: &[Arc<Publication>], max_bytes: usize) -> Option<Event> {
         let mut sum = Sum::default();
         for publication in missed {
-            sum.add(publication.event());
+            sum.add(&publication.event());
         }
         sum.batch(max_bytes).map(Data::NotificationBatch)
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidewire_proto::v1::{Dismissed, Notification, Preferences, ReadReceipt};
+use tidewire_proto::v1::{Dismissed, Notification, Preferences, Priority, ReadReceipt};
 use tidewire_stream::{ChannelName, Content, Event, SharedEvent, StreamCore, UserId};
 use tokio::{
     sync::Notify,
@@ -18,7 +18,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Audience, GatheringLimits, NotificationGatherer, NotificationId, gathering::Push};
+use crate::{
+    Audience, GatheringLimits, NotificationGatherer, NotificationId,
+    gathering::{Push, PushContent},
+};
 
 /// Time between two looks at what is due, while something is pending.
 const TICK: Duration = Duration::from_millis(20);
@@ -28,10 +31,17 @@ const TICK: Duration = Duration::from_millis(20);
 pub struct UserPushes {
     stream: Arc<StreamCore>,
     state: Mutex<State>,
-    /// The newest event that may have to be published for many users.
-    newest: Mutex<Weak<SharedEvent>>,
+    /// The newest broadcast, which is published for many users.
+    newest: Mutex<NewestBroadcast>,
     /// Notified when something is pending again.
     pending: Notify,
+}
+
+/// A broadcast, and its event for as long as a publication has it.
+#[derive(Debug, Default)]
+struct NewestBroadcast {
+    notification: Weak<Notification>,
+    event: Weak<SharedEvent>,
 }
 
 #[derive(Debug)]
@@ -60,12 +70,14 @@ impl UserPushes {
     pub fn notification(
         &self,
         user: &UserId,
-        notification: Notification,
+        notification: Arc<Notification>,
         unread_count: u64,
         audience: Audience,
     ) {
         let is_known = |channel| self.stream.is_known(&channel);
-        if !ChannelName::user(user.as_str()).is_ok_and(is_known) {
+        // What is published at once finds that out by itself.
+        let may_wait = matches!(notification.priority(), Priority::Medium | Priority::Low);
+        if may_wait && !ChannelName::user(user.as_str()).is_ok_and(is_known) {
             return;
         }
         self.apply(|gatherer, out| {
@@ -154,28 +166,37 @@ impl UserPushes {
         }
     }
 
-    /// The event. Those of a broadcast are all the same, and come one after the other: their
-    /// publications share one event. A broadcast to 20,000 users would else be in memory 20,000
-    /// times.
-    fn shared(&self, event: Event) -> Content {
-        if !matches!(&event, Event::Notification(one) if one.unread_count.is_none()) {
-            return event.into();
-        }
+    /// The event of a broadcast. Those of its users come one after the other: their publications
+    /// share one event. A broadcast to 20,000 users would else be in memory 20,000 times.
+    fn shared(&self, broadcast: &Arc<Notification>) -> Arc<SharedEvent> {
         let mut newest = self.newest.lock();
-        if let Some(newest) = newest.upgrade()
-            && *newest.event() == event
+        // The weak one keeps the address from being given to another notification.
+        if Weak::as_ptr(&newest.notification) == Arc::as_ptr(broadcast)
+            && let Some(event) = newest.event.upgrade()
         {
-            return newest.into();
+            return event;
         }
-        let shared = SharedEvent::new(event);
-        *newest = Arc::downgrade(&shared);
-        shared.into()
+        let notification = Notification {
+            unread_count: None,
+            ..Notification::clone(broadcast)
+        };
+        let event = SharedEvent::new(Event::Notification(notification));
+        *newest = NewestBroadcast {
+            notification: Arc::downgrade(broadcast),
+            event: Arc::downgrade(&event),
+        };
+        event
     }
 
     fn publish(&self, push: Push) {
         match ChannelName::user(push.user.as_str()) {
             Ok(channel) => {
-                let content = self.shared(push.event);
+                let content: Content = match push.content {
+                    PushContent::Event(event) => event.into(),
+                    PushContent::Broadcast(notification, unread_count) => {
+                        Content::Counted(self.shared(&notification), unread_count)
+                    }
+                };
                 self.stream
                     .publish_if_known(&channel, content, push.urgency);
             }

@@ -80,8 +80,8 @@ fn event_bytes(event: &HubEvent) -> usize {
     PART_BYTES
         + match event {
             HubEvent::Notification { notification, .. }
-            | HubEvent::Broadcast { notification, .. }
-            | HubEvent::Channel { notification, .. } => notification.encoded_len(),
+            | HubEvent::Broadcast { notification, .. } => notification.encoded_len(),
+            HubEvent::Channel { notification, .. } => notification.encoded_len(),
             HubEvent::Read { receipt, .. } => receipt.encoded_len(),
             HubEvent::Dismissed { dismissed, .. } => dismissed.encoded_len(),
             HubEvent::Preferences { preferences, .. } => preferences.encoded_len(),

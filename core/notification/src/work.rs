@@ -238,7 +238,7 @@ impl<'a> Work<'a> {
         }
         self.events.push(HubEvent::Notification {
             user: user.clone(),
-            notification: Box::new(notification),
+            notification: Arc::new(notification),
             class,
             unread_count,
             audience: Audience::Users,

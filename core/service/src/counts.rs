@@ -100,7 +100,7 @@ impl CountOrder {
 
 /// The count that a message of a user's channel carries.
 fn count_of(publication: &Publication) -> Option<u64> {
-    match publication.event() {
+    match &*publication.event() {
         Data::Read(receipt) => Some(receipt.unread_count),
         Data::Dismissed(dismissed) => Some(dismissed.unread_count),
         Data::UnreadCount(count) => Some(count.unread_count),
@@ -136,7 +136,7 @@ mod tests {
             let (user, data) = match event {
                 HubEvent::Notification {
                     user, notification, ..
-                } => (user, Data::Notification(*notification)),
+                } => (user, Data::Notification(Arc::unwrap_or_clone(notification))),
                 HubEvent::Read { user, receipt } => (user, Data::Read(receipt)),
                 HubEvent::UnreadCount { user, unread_count } => {
                     let count = GetUnreadCountResponse { unread_count };

@@ -95,7 +95,7 @@ fn events<T: Send + 'static>(
         for message in &out {
             match message {
                 OutgoingMessage::Publication(publication) if *publication.channel() == channel => {
-                    select(publication.event(), &mut items);
+                    select(&publication.event(), &mut items);
                 }
                 OutgoingMessage::Direct(direct)
                     if matches!(direct.to_message().data, Some(Data::Gap(_))) =>

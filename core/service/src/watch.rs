@@ -228,7 +228,7 @@ fn gap_event(gap: Gap) -> WatchEvent {
 }
 
 fn data(publication: &Publication) -> Option<watch_event::Data> {
-    match publication.event().clone() {
+    match publication.event().into_owned() {
         Data::Transaction(status) => Some(watch_event::Data::Transaction(status)),
         Data::WalletUpdate(update) => Some(watch_event::Data::WalletUpdate(update)),
         Data::Block(block) => Some(watch_event::Data::Block(block)),

@@ -1,12 +1,15 @@
 //! Contents of publications: an event of one publication, or one that publications on many channels
 //! share, and the memory of each.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use tidewire_proto::v1;
+use tidewire_proto::{json, prost::encoding, v1};
 
 use crate::{
     Event,
@@ -14,10 +17,14 @@ use crate::{
 };
 
 /// An event that is published on many channels, such as a notification to all users. Its
-/// publications share it, and so its memory.
+/// publications share it, its encodings, and so its memory.
 #[derive(Debug)]
 pub struct SharedEvent {
     event: Event,
+    /// The `data` of its message as JSON.
+    json: Box<[u8]>,
+    /// The same as protobuf: its field's number, and its bytes without key and length.
+    proto: (u32, Box<[u8]>),
     /// Publications of histories that share the event.
     holders: AtomicUsize,
     /// Where its memory is charged while a history has it.
@@ -28,7 +35,10 @@ impl SharedEvent {
     /// An event that no publication has yet.
     #[must_use]
     pub fn new(event: Event) -> Arc<Self> {
+        let (field, proto) = json::proto_fragment(&event);
         Arc::new(Self {
+            json: json::fragment(&event).into(),
+            proto: (field, proto.into()),
             event,
             holders: AtomicUsize::new(0),
             charged_to: OnceLock::new(),
@@ -42,7 +52,10 @@ impl SharedEvent {
     }
 
     fn memory_bytes(&self) -> usize {
-        heap_bytes(size_of::<Self>()) + heap_of(&self.event)
+        heap_bytes(size_of::<Self>())
+            + heap_of(&self.event)
+            + heap_bytes(self.json.len())
+            + heap_bytes(self.proto.1.len())
     }
 
     /// Notes that one more publication of a history shares the event. The first one pays.
@@ -78,13 +91,74 @@ pub enum Content {
     Own(Event),
     /// Shared with publications on other channels.
     Shared(Arc<SharedEvent>),
+    /// A shared notification, with the number of unread ones of this channel's user.
+    Counted(Arc<SharedEvent>, u64),
 }
 
+/// Number of the field [`v1::Notification::unread_count`].
+const UNREAD_COUNT_FIELD: u32 = 15;
+
 impl Content {
-    pub(crate) fn event(&self) -> &Event {
+    /// The event as clients read it.
+    pub(crate) fn event(&self) -> Cow<'_, Event> {
+        match self {
+            Self::Own(event) => Cow::Borrowed(event),
+            Self::Shared(shared) => Cow::Borrowed(shared.event()),
+            Self::Counted(shared, unread_count) => {
+                let mut event = shared.event().clone();
+                if let Event::Notification(one) = &mut event {
+                    one.unread_count = Some(*unread_count);
+                }
+                Cow::Owned(event)
+            }
+        }
+    }
+
+    /// The event without what is this channel's own.
+    pub(crate) fn base(&self) -> &Event {
         match self {
             Self::Own(event) => event,
-            Self::Shared(shared) => shared.event(),
+            Self::Shared(shared) | Self::Counted(shared, _) => shared.event(),
+        }
+    }
+
+    /// The event that it shares with other publications.
+    pub(crate) fn shared(&self) -> Option<&Arc<SharedEvent>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(shared) | Self::Counted(shared, _) => Some(shared),
+        }
+    }
+
+    /// The `data` of the message as JSON.
+    pub(crate) fn json(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Own(event) => Cow::Owned(json::fragment(event)),
+            Self::Shared(shared) => Cow::Borrowed(&shared.json),
+            Self::Counted(shared, unread_count) => {
+                // A notification has an id at least: the count, its last field, follows a comma.
+                let fields = shared.json.strip_suffix(b"}").unwrap_or(&shared.json);
+                let count = unread_count.to_string();
+                Cow::Owned([fields, br#","unreadCount":"#, count.as_bytes(), b"}"].concat())
+            }
+        }
+    }
+
+    /// The `data` of the message as protobuf: its field's number, and its bytes without key and
+    /// length.
+    pub(crate) fn proto(&self) -> (u32, Cow<'_, [u8]>) {
+        match self {
+            Self::Own(event) => {
+                let (field, data) = json::proto_fragment(event);
+                (field, Cow::Owned(data))
+            }
+            Self::Shared(shared) => (shared.proto.0, Cow::Borrowed(&shared.proto.1)),
+            Self::Counted(shared, unread_count) => {
+                let (field, data) = &shared.proto;
+                let mut data = data.to_vec();
+                encoding::uint64::encode(UNREAD_COUNT_FIELD, unread_count, &mut data);
+                (*field, Cow::Owned(data))
+            }
         }
     }
 
@@ -92,7 +166,7 @@ impl Content {
     pub(crate) fn own_memory(&self) -> usize {
         match self {
             Self::Own(event) => heap_of(event),
-            Self::Shared(_) => 0,
+            Self::Shared(_) | Self::Counted(..) => 0,
         }
     }
 }

@@ -58,7 +58,7 @@ pub(crate) fn condense(
         return missed;
     };
     let mut condensed = Vec::new();
-    let covers = |one: &Arc<Publication>| summary.covers(one.event());
+    let covers = |one: &Arc<Publication>| summary.covers(&one.event());
     for run in missed.chunk_by(|one, next| covers(one) == covers(next)) {
         match sum_up(summary, run, absence, max_bytes) {
             Some(sum) => condensed.push(sum),
@@ -75,7 +75,7 @@ fn sum_up(
     max_bytes: usize,
 ) -> Option<Arc<Publication>> {
     let (first, last) = (run.first()?, run.last()?);
-    if run.len() < absence.least() || !summary.covers(first.event()) {
+    if run.len() < absence.least() || !summary.covers(&first.event()) {
         return None;
     }
     let event = summary.summarize(run, max_bytes)?;

@@ -5,6 +5,7 @@
 //! that a message that joins several publications encodes nothing again.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::Write as _,
     ops::Range,
@@ -237,7 +238,7 @@ impl Publication {
         content: Content,
         urgency: Urgency,
     ) -> Self {
-        let event_bytes = event_bytes(content.event());
+        let event_bytes = event_bytes(content.base());
         let memory = heap_bytes(size_of::<Self>()) + content.own_memory() + ENTRY_BYTES;
         Self {
             channel,
@@ -261,7 +262,7 @@ impl Publication {
     pub(crate) fn for_history(self: Arc<Self>) -> Arc<Self> {
         match &self.content {
             Content::Own(_) => self,
-            Content::Shared(shared) => Self::new(
+            shared => Self::new(
                 self.channel.clone(),
                 self.position.clone(),
                 self.time_ms,
@@ -275,7 +276,7 @@ impl Publication {
     pub(crate) fn enter_history(&self, memory: &Arc<HistoryShare>) {
         if self.charged_to.set(memory.clone()).is_ok() {
             memory.add(self.memory.fetch_or(IN_HISTORY, Ordering::AcqRel));
-            if let Content::Shared(shared) = &self.content {
+            if let Some(shared) = self.content.shared() {
                 shared.enter_history(memory);
             }
         }
@@ -289,10 +290,8 @@ impl Publication {
         match self.charged_to.get() {
             Some(charged) if before != bytes => {
                 charged.remove(bytes);
-                match &self.content {
-                    Content::Own(_) => bytes,
-                    Content::Shared(shared) => bytes + shared.leave_history(),
-                }
+                let shared = self.content.shared();
+                bytes + shared.map_or(0, |shared| shared.leave_history())
             }
             _ => 0,
         }
@@ -345,16 +344,16 @@ impl Publication {
         self.urgency
     }
 
-    /// Content.
+    /// Content. It is made for this call if the publication shares a part of it with others.
     #[must_use]
-    pub fn event(&self) -> &Event {
+    pub fn event(&self) -> Cow<'_, Event> {
         self.content.event()
     }
 
     /// The `type` of the message.
     #[must_use]
     pub fn event_type(&self) -> &'static str {
-        json::data_type(self.event())
+        json::data_type(self.content.base())
     }
 
     /// The message as JSON.
@@ -418,7 +417,7 @@ impl Publication {
             channel: Some(self.channel.as_str().to_owned()),
             seq: Some(self.position.seq),
             timestamp: Some(self.time_ms),
-            data: Some(self.event().clone()),
+            data: Some(self.event().into_owned()),
         }
     }
 
@@ -435,7 +434,7 @@ impl Publication {
 
     fn json_encoded(&self) -> &Encoded {
         self.json.get_or_init(|| {
-            let data = json::fragment(self.event());
+            let data = self.content.json();
             let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 96);
             // Types and channel names hold nothing that JSON escapes.
             let head = write!(
@@ -468,7 +467,7 @@ impl Publication {
     }
 
     fn make_proto(&self) -> Encoded {
-        let (field, data) = json::proto_fragment(self.event());
+        let (field, data) = self.content.proto();
         let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 32);
         prost::encoding::string::encode(2, &self.channel.as_str().to_owned(), &mut out);
         prost::encoding::uint64::encode(3, &self.position.seq, &mut out);

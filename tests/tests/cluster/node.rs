@@ -61,12 +61,13 @@ impl Recorder {
 }
 
 impl LocalDelivery for Recorder {
-    fn deliver(&self, publication: &Arc<Publication>) {
+    fn deliver(&self, publication: &Arc<Publication>) -> bool {
         let position = publication.position();
         let document = document(publication);
         let epoch = position.epoch.as_str().to_owned();
         let one = Delivered::Publication(epoch, position.seq, document);
         self.push(publication.channel(), one);
+        self.has_subscribers(publication.channel())
     }
 
     fn note_newest(&self, channel: &ChannelName, newest: &Position) {
@@ -80,7 +81,7 @@ impl LocalDelivery for Recorder {
 }
 
 pub(crate) fn document(publication: &Publication) -> String {
-    match publication.event() {
+    match &*publication.event() {
         Event::Message(document) => String::from_utf8_lossy(document).into_owned(),
         other => format!("{other:?}"),
     }

@@ -27,7 +27,7 @@ impl Rig {
     fn add_note(&mut self, user: &str, one: Notification, count: u64, audience: Audience, ms: u64) {
         let (user, now) = (UserId::new(user), self.at(ms));
         self.gatherer
-            .notification(&user, one, count, audience, now, &mut self.out);
+            .notification(&user, Arc::new(one), count, audience, now, &mut self.out);
     }
 
     fn read(&mut self, ids: &[&str], count: u64) {
@@ -83,7 +83,14 @@ fn note(id: &str, priority: Priority) -> Notification {
 fn short(push: &Push) -> String {
     let count = |count: Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
     let mark = |one: &Notification| if one.read { "*" } else { "" };
-    let text = match &push.event {
+    let event = match &push.content {
+        PushContent::Event(event) => event,
+        PushContent::Broadcast(one, unread_count) => &Data::Notification(Notification {
+            unread_count: Some(*unread_count),
+            ..Notification::clone(one)
+        }),
+    };
+    let text = match event {
         Data::Notification(one) => format!("{}{}={}", one.id, mark(one), count(one.unread_count)),
         Data::NotificationBatch(batch) => {
             let items = batch

@@ -305,7 +305,7 @@ pub(super) async fn deliver(
             );
             // First the newcomer, so that a client that counts is right at the end.
             work.events.push(HubEvent::Broadcast {
-                notification: Box::new(notification),
+                notification: Arc::new(notification),
                 class,
             });
             work.remove_broadcasts(replaced.into_iter().collect());

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tidewire_notification::{HubEvent, NotificationError, NotificationId, ScheduleRef};
+use tidewire_notification::{
+    Audience, HubEvent, NotificationError, NotificationId, ScheduleRef, Unreached,
+};
 use tidewire_proto::v1::{ListNotificationsRequest, Notification, NotifyRequest, Preferences};
 
 use tidewire_stream::{Clock as _, UserId};
@@ -30,6 +32,11 @@ const FOLLOWED: usize = 3;
 
 fn name(user: usize) -> String {
     format!("u{user}")
+}
+
+/// Users whose events are followed.
+fn followed() -> Vec<UserId> {
+    (0..FOLLOWED).map(|user| UserId::new(&name(user))).collect()
 }
 
 fn number(user: &UserId) -> usize {
@@ -696,31 +703,29 @@ impl Run {
                     notification,
                     class,
                 } => {
-                    self.badges.fill(None);
-                    for user in 0..FOLLOWED {
-                        let (hub, to) = (&self.world.hub, name(user));
-                        let done = hub.publish_broadcast(&to, &notification, class).await;
-                        if self.is_ok(&done) {
-                            self.model.contact(user);
-                        }
-                        self.follow_fan_out();
-                    }
+                    let users = followed();
+                    let hub = &self.world.hub;
+                    let unreached = hub.publish_broadcast(&users, &notification, class).await;
+                    self.follow_fan_out(unreached);
                 }
                 _ => {
-                    self.badges.fill(None);
-                    for user in 0..FOLLOWED {
-                        let done = self.world.hub.publish_count(&name(user)).await;
-                        if self.is_ok(&done) {
-                            self.model.contact(user);
-                        }
-                        self.follow_fan_out();
-                    }
+                    let unreached = self.world.hub.publish_counts(&followed()).await;
+                    self.follow_fan_out(unreached);
                 }
             }
         }
     }
 
-    fn follow_fan_out(&mut self) {
+    /// Follows a fan-out to all followed users.
+    fn follow_fan_out(&mut self, unreached: Unreached) {
+        self.badges.fill(None);
+        let failed: HashSet<_> = unreached.iter().map(|(user, _)| number(user)).collect();
+        for (_, error) in unreached {
+            self.is_ok(&Err::<(), _>(error));
+        }
+        for user in (0..FOLLOWED).filter(|user| !failed.contains(user)) {
+            self.model.contact(user);
+        }
         for event in self.world.events() {
             self.follow(&event);
         }
@@ -728,6 +733,12 @@ impl Run {
 
     fn follow(&mut self, event: &HubEvent) {
         let (user, count) = match event {
+            HubEvent::Notification {
+                user,
+                unread_count,
+                audience: Audience::Everyone,
+                ..
+            } => (user, Some(*unread_count)),
             HubEvent::Notification { user, .. } => {
                 let badge = self.badges[number(user)];
                 (user, badge.map(|count| count + 1))

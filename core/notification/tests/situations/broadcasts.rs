@@ -4,6 +4,7 @@ use crate::support::{DAY_MS, World, everyone, with};
 use tidewire_notification::{HubEvent, NotificationConfig, NotificationError};
 use tidewire_proto::v1::NotifyRequest;
 use tidewire_store::Table;
+use tidewire_stream::UserId;
 
 #[tokio::test]
 async fn a_user_who_was_never_seen_has_the_broadcasts_of_the_last_30_days() {
@@ -90,12 +91,18 @@ async fn a_fan_out_publishes_what_a_user_has_now_and_then_the_count() {
     assert_eq!(order, [old.clone(), new.clone(), format!("-{old}")]);
     let fan_out = async |number: usize| {
         let (notification, class) = &broadcasts[number];
-        let done = world.hub.publish_broadcast("ada", notification, *class);
-        done.await.unwrap();
+        let ada = [UserId::new("ada")];
+        let unreached = world.hub.publish_broadcast(&ada, notification, *class);
+        assert_eq!(unreached.await, []);
         let events = world.events().into_iter().map(|event| match event {
-            HubEvent::Notification { notification, .. } => {
-                format!("{} {}", notification.title, notification.read)
-            }
+            HubEvent::Notification {
+                notification,
+                unread_count,
+                ..
+            } => format!(
+                "{} {} {unread_count}",
+                notification.title, notification.read
+            ),
             HubEvent::UnreadCount { unread_count, .. } => unread_count.to_string(),
             other => panic!("{other:?}"),
         });
@@ -103,10 +110,10 @@ async fn a_fan_out_publishes_what_a_user_has_now_and_then_the_count() {
     };
     // It is replaced already.
     assert_eq!(fan_out(0).await, ["2"]);
-    assert_eq!(fan_out(1).await, ["new false", "2"]);
+    assert_eq!(fan_out(1).await, ["new false 2"]);
     world.hub.mark_all_read("ada", None).await.unwrap();
     world.events();
-    assert_eq!(fan_out(1).await, ["new true", "0"]);
+    assert_eq!(fan_out(1).await, ["new true 0"]);
     world.hub.dismiss("ada", &[new]).await.unwrap();
     world.events();
     assert_eq!(fan_out(1).await, ["0"]);

@@ -102,7 +102,7 @@ async fn a_batch_has_a_result_for_each_and_keeps_the_order_of_a_user() {
             notification,
             unread_count,
             ..
-        } if user.as_str() == "ada" => Some((notification.title, unread_count)),
+        } if user.as_str() == "ada" => Some((notification.title.clone(), unread_count)),
         _ => None,
     });
     let expected =

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use self::{
     shares::Shares,
@@ -133,17 +133,27 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     ) -> Result<Position, StreamError> {
         loop {
             let channel = self.channel(name, client)?;
-            let mut channel = channel.lock();
-            if channel.forgotten {
-                continue;
+            let channel = channel.lock();
+            if !channel.forgotten {
+                return Ok(self.publish_in(name, channel, content, urgency, counts));
             }
-            let position = self.append(name, &mut channel, content, urgency, counts);
-            drop(channel);
-            if self.memory.is_far_exceeded() {
-                self.free_memory();
-            }
-            return Ok(position);
         }
+    }
+
+    fn publish_in(
+        &self,
+        name: &ChannelName,
+        mut channel: MutexGuard<'_, Channel>,
+        content: Content,
+        urgency: Urgency,
+        counts: Use,
+    ) -> Position {
+        let position = self.append(name, &mut channel, content, urgency, counts);
+        drop(channel);
+        if self.memory.is_far_exceeded() {
+            self.free_memory();
+        }
+        position
     }
 
     fn offer_content(
@@ -172,16 +182,16 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let newest_ms = channel.log.back().map_or(0, |newest| newest.time_ms());
         let now_ms = self.clock.now_ms().max(channel.used_ms).max(newest_ms);
         channel.seq += 1;
-        if counts == Use::Always || self.subscribers.has_subscribers(name) {
-            channel.used_ms = now_ms;
-        }
         let position = Position {
             epoch: channel.epoch.clone(),
             seq: channel.seq,
         };
         let (name_shared, at) = (name.clone(), position.clone());
         let publication = Publication::with_urgency(name_shared, at, now_ms, content, urgency);
-        self.subscribers.deliver(&publication);
+        let has_subscribers = self.subscribers.deliver(&publication);
+        if counts == Use::Always || has_subscribers {
+            channel.used_ms = now_ms;
+        }
         self.push(channel, publication.for_history());
         self.trim(name, channel, now_ms);
         position
@@ -414,6 +424,15 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
     }
 
     fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool {
+        // One lookup suffices nearly always. A broadcast does this for each user.
+        let known = self.channels.read().get(channel).cloned();
+        if let Some(known) = known {
+            let known = known.lock();
+            if !known.forgotten {
+                self.publish_in(channel, known, content, urgency, Use::WithSubscribers);
+                return true;
+            }
+        }
         let is_known = self.is_known(channel);
         if is_known {
             self.offer_content(channel, content, urgency, Use::WithSubscribers);

@@ -123,7 +123,8 @@ pub enum Reach {
 /// Delivers publications to the subscribers of this server.
 pub trait LocalDelivery: Send + Sync + 'static {
     /// Delivers a publication. Called in the order of its channel, under the channel's lock.
-    fn deliver(&self, publication: &Arc<Publication>);
+    /// Returns whether the channel has a subscriber.
+    fn deliver(&self, publication: &Arc<Publication>) -> bool;
 
     /// Notes the newest position of a channel without a publication: publications up to it are
     /// missing here, or another epoch has begun. Subscribers read the history, and get a gap if

@@ -150,11 +150,11 @@ impl Hub {
     }
 
     /// Delivers a publication to the subscribers of its channel. Called in the order of the
-    /// channel.
-    pub fn deliver(&self, publication: &Arc<Publication>) {
+    /// channel. Returns whether there are any.
+    pub fn deliver(&self, publication: &Arc<Publication>) -> bool {
         let subscribers = self.subscribers.read();
         let Some(shards) = subscribers.get(publication.channel()) else {
-            return;
+            return false;
         };
         for (index, shard) in self.shards.iter().enumerate() {
             match ShardId(index) {
@@ -163,6 +163,7 @@ impl Hub {
                 _ => shard.enqueue(publication.clone()),
             }
         }
+        true
     }
 
     /// Adds a subscription of a session.
@@ -238,8 +239,8 @@ impl Hub {
 }
 
 impl LocalDelivery for Hub {
-    fn deliver(&self, publication: &Arc<Publication>) {
-        self.deliver(publication);
+    fn deliver(&self, publication: &Arc<Publication>) -> bool {
+        self.deliver(publication)
     }
 
     fn note_newest(&self, channel: &ChannelName, newest: &Position) {

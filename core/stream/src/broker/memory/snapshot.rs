@@ -239,7 +239,9 @@ mod tests {
     struct NoSubscribers;
 
     impl LocalDelivery for NoSubscribers {
-        fn deliver(&self, _publication: &Arc<Publication>) {}
+        fn deliver(&self, _publication: &Arc<Publication>) -> bool {
+            false
+        }
 
         fn note_newest(&self, _channel: &ChannelName, _newest: &Position) {}
 

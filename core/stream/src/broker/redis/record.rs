@@ -14,7 +14,7 @@ use crate::{ChannelName, Content, Epoch, Event, Position, Publication, Urgency, 
 /// The payload of a publication.
 pub(super) fn encode(content: &Content, urgency: Urgency) -> Bytes {
     let message = ServerMessage {
-        data: Some(content.event().clone()),
+        data: Some(content.event().into_owned()),
         ..ServerMessage::default()
     };
     let mut payload = Vec::with_capacity(1 + message.encoded_len());
@@ -126,7 +126,7 @@ mod tests {
             seq: u64::MAX,
         };
         let decoded = decode(&channel, position.clone(), 7, &payload).unwrap();
-        assert_eq!(decoded.event(), &event);
+        assert_eq!(*decoded.event(), event);
         assert_eq!((decoded.position(), decoded.time_ms()), (&position, 7));
         assert_eq!(decoded.urgency(), Urgency::Urgent);
         for cut in 0..payload.len() {
