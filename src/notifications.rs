@@ -191,6 +191,11 @@ impl Notifications {
     async fn fan_out(&mut self, hub: &NotificationHub, fan_out: FanOut) {
         match fan_out {
             FanOut::Gap(user) => self.publish_gap_if_known(&user).await,
+            FanOut::ChannelGap(channel) => {
+                if let Err(error) = self.stream.start_new_epoch(&channel).await {
+                    tracing::error!(%channel, %error, "subscribers miss a notification and do not know it");
+                }
+            }
             // They come with those of a queue that had no room.
             FanOut::Gaps => {}
             fan_out => {
@@ -277,6 +282,8 @@ enum FanOut {
     Gaps,
     /// This user must.
     Gap(UserId),
+    /// The subscribers of a channel miss a notification.
+    ChannelGap(ChannelName),
 }
 
 impl FanOut {
@@ -284,7 +291,7 @@ impl FanOut {
     async fn publish_to(&self, hub: &NotificationHub, users: &[UserId]) -> Unreached {
         match self {
             // These are not the hub's.
-            Self::Gaps | Self::Gap(_) => Unreached::new(),
+            Self::Gaps | Self::Gap(_) | Self::ChannelGap(_) => Unreached::new(),
             Self::Broadcast {
                 notification,
                 class,
@@ -365,6 +372,7 @@ impl EventSink for ChannelSink {
                 self.pushes.preferences(&user, &preferences);
             }
             HubEvent::Gap { user } => self.queue(FanOut::Gap(user)),
+            HubEvent::ChannelGap { channel } => self.queue(FanOut::ChannelGap(channel)),
             HubEvent::GapForAll => {
                 self.has_dropped.store(true, Ordering::Release);
                 self.queue(FanOut::Gaps);

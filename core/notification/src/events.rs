@@ -89,6 +89,11 @@ pub enum HubEvent {
     },
     /// The same for all users.
     GapForAll,
+    /// A notification to a channel is lost, which the store noted as sent.
+    ChannelGap {
+        /// The channel.
+        channel: ChannelName,
+    },
 }
 
 /// Receiver of events.

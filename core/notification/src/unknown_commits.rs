@@ -4,15 +4,15 @@
 //! they are true, and only once it can be read again. Until then they wait here. The background
 //! task then publishes those of batches that were written (`hub::unknown_commits`).
 //!
-//! They are bounded. Beyond [`MAX_BYTES`] the events of a user are given up, and the user gets a gap
-//! in their place; beyond [`MAX_COMMITS`] all connected users do.
+//! They are bounded. Beyond [`MAX_BYTES`] the events of a user or a channel are given up, and the
+//! clients get a gap in their place; beyond [`MAX_COMMITS`] all connected users do.
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use prost::Message as _;
 use tidewire_store::{Batch, Key, Table, Value, Write};
-use tidewire_stream::UserId;
+use tidewire_stream::{ChannelName, UserId};
 
 use crate::{HubEvent, NotificationId, id::Order, idempotency, tables};
 
@@ -59,6 +59,8 @@ pub(crate) enum UnknownCommit {
     Removal(Vec<NotificationId>),
     /// A notification to a channel.
     Channel { probe: Probe, event: HubEvent },
+    /// A channel whose notification was given up.
+    ChannelGap { probe: Probe, channel: ChannelName },
 }
 
 impl UnknownCommit {
@@ -69,7 +71,7 @@ impl UnknownCommit {
                 let before = change.before.as_ref().map_or(0, |state| state.len());
                 before + change.after.len() + events.iter().map(event_bytes).sum::<usize>()
             }
-            Self::Preferences(_) | Self::Gap(_) | Self::Removal(_) => 0,
+            Self::Preferences(_) | Self::Gap(_) | Self::Removal(_) | Self::ChannelGap { .. } => 0,
             Self::Broadcast { event, .. } | Self::Channel { event, .. } => event_bytes(event),
         };
         bytes + PART_BYTES
@@ -117,7 +119,10 @@ impl PendingCommits {
                 self.has_overflowed = true;
                 return;
             }
-            UnknownCommit::Channel { .. } if self.bytes >= MAX_BYTES => return,
+            UnknownCommit::Channel {
+                probe,
+                event: HubEvent::Channel { channel, .. },
+            } if self.bytes >= MAX_BYTES => UnknownCommit::ChannelGap { probe, channel },
             commit => commit,
         };
         self.bytes += commit.bytes();
@@ -169,6 +174,8 @@ impl UnknownCommits {
                     by_user.entry(user.clone()).or_default().push(event);
                 }
                 HubEvent::Gap { user } => waiting.push(UnknownCommit::Gap(user)),
+                // No batch has one: it takes the place of events that waited here.
+                HubEvent::ChannelGap { .. } => {}
                 HubEvent::GapForAll => waiting.has_overflowed = true,
             }
         }

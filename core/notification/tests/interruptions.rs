@@ -192,6 +192,7 @@ fn brief(event: &HubEvent) -> String {
         HubEvent::Preferences { user, .. } => format!("{} preferences", user.as_str()),
         HubEvent::Gap { user } => format!("{} gap", user.as_str()),
         HubEvent::GapForAll => "gap".to_owned(),
+        HubEvent::ChannelGap { channel } => format!("{channel} gap"),
     }
 }
 
@@ -295,6 +296,35 @@ async fn clients_hear_nothing_of_what_was_not_written() {
     let events: Vec<_> = world.events().iter().map(brief).collect();
     assert_eq!(events, ["bob gap"]);
     assert_eq!(world.titles("bob").await, ["next", "b"]);
+}
+
+/// The memory for the texts has a bound too. The subscribers of a channel whose notification is
+/// given up get a gap.
+#[tokio::test]
+async fn a_channel_whose_notification_is_given_up_gets_a_gap() {
+    let (store, hub, recorder, _) = open_recorded().await;
+    store.gate.add_permits(1_000_000);
+    store.is_unsure.store(true, Ordering::Release);
+    // 16 KiB at most is the data of one.
+    let large = format!("\"{}\"", "x".repeat(16_000));
+    for number in 0..600 {
+        let mut request = keyed(to_channel("large"), &format!("k{number}"));
+        if let Some(one) = &mut request.notification {
+            one.data = large.clone().into();
+        }
+        hub.notify(&sender(), request).await.unwrap_err();
+    }
+    store.is_unsure.store(false, Ordering::Release);
+    recorder.take();
+    hub.step().await.unwrap();
+    let events: Vec<_> = recorder.take().iter().map(brief).collect();
+    assert_eq!(events.len(), 600);
+    let texts = events.iter().filter(|one| *one == "orders:1 large").count();
+    let gaps = events.iter().filter(|one| *one == "orders:1 gap").count();
+    assert!(
+        texts > 400 && gaps > 50 && texts + gaps == 600,
+        "{texts} {gaps}"
+    );
 }
 
 /// The memory for such events has a bound. Beyond it, all clients read again.

@@ -5,7 +5,7 @@ use tidewire_stream::UserId;
 use super::{NotificationHub, fan_out};
 use crate::{
     HubEvent, NotificationError, tables,
-    unknown_commits::{StateChange, UnknownCommit},
+    unknown_commits::{Probe, StateChange, UnknownCommit},
 };
 
 impl NotificationHub {
@@ -67,13 +67,23 @@ impl NotificationHub {
                 }
             }
             UnknownCommit::Channel { probe, event } => {
-                let found = core.store.get(probe.table, probe.key.clone()).await?;
-                if found == probe.written {
+                if self.is_written(probe).await? {
                     core.events.publish(event.clone());
+                }
+            }
+            UnknownCommit::ChannelGap { probe, channel } => {
+                if self.is_written(probe).await? {
+                    let channel = channel.clone();
+                    core.events.publish(HubEvent::ChannelGap { channel });
                 }
             }
         }
         Ok(())
+    }
+
+    async fn is_written(&self, probe: &Probe) -> Result<bool, NotificationError> {
+        let found = self.0.store.get(probe.table, probe.key.clone()).await?;
+        Ok(found == probe.written)
     }
 
     /// Compares the user's state with those before the commit and after it. If it is neither,
