@@ -4,12 +4,13 @@ import { rolldown } from "rolldown";
 import { describe, expect, it } from "vitest";
 
 /** Bytes after minification and gzip. Lower them when the code gets smaller. */
-const BARS = { "index.ts": 8_115, "tabs/index.ts": 9_565 } as const;
+const BARS = { "index.ts": 8_082, "tabs/index.ts": 9_526 } as const;
 
 async function sizeOf(entry: string): Promise<number> {
   const input = new URL(`../src/${entry}`, import.meta.url).pathname;
   const bundle = await rolldown({ input, resolve: { conditionNames: ["tidewire:source"] } });
-  const { output } = await bundle.generate({ format: "es", minify: true });
+  // Builds of applications drop the annotations, which are comments.
+  const { output } = await bundle.generate({ format: "es", minify: true, comments: false });
   return gzipSync(output[0].code, { level: 9 }).length;
 }
 

@@ -8,7 +8,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 
 const PACKAGES = fileURLToPath(new URL("../..", import.meta.url));
 /** Bytes of the hooks, minified and gzipped with the client, beyond those of the client alone. */
-const MAX_BYTES = 3_570;
+const MAX_BYTES = 3_495;
 const LIMIT = 120_000;
 
 /** Everything reachable from the root of a package, minified and gzipped. React is external. */
@@ -20,7 +20,8 @@ async function gzippedSize(entry: string): Promise<number> {
     resolve: { conditionNames: ["tidewire:source", "import"] },
     logLevel: "silent",
   });
-  const { output } = await bundle.generate({ format: "es", minify: true });
+  // Builds of applications drop the annotations, which are comments.
+  const { output } = await bundle.generate({ format: "es", minify: true, comments: false });
   return gzipSync(output[0].code, { level: 9 }).length;
 }
 
