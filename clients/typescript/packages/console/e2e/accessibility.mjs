@@ -121,6 +121,12 @@ const token = sample.token("sample");
   for (const [route, shown] of PAGES) {
     await go(page, route, shown);
     await axe(page, `${route} on a phone`);
+    const more = page.locator(".more:visible").first();
+    if (await more.isVisible()) {
+      await more.tap();
+      await page.locator(".term:visible").first().tap({ timeout: 2_000 }).catch(() => undefined);
+      await axe(page, `${route} on a phone, with the details of a row`);
+    }
   }
   await page.close();
 }

@@ -19,7 +19,7 @@ export async function checkChains(open, server) {
     const numbers = await rows.evaluateAll((all) => all.map((row) => Number(row.dataset.block)));
     assert(numbers.every((number, index) => index === 0 || number === numbers[index - 1] - 1), `they are ${numbers.join(", ")}`);
     const { hash } = await call(server, "WatchService/GetLatestBlock", { chain: CHAIN });
-    await page.locator(`td[title="${hash}"]`).waitFor();
+    await page.locator(`td[data-hash="${hash}"]`).waitFor();
   });
 
   await check("the reorgs say of which blocks they are, and since when", async () => {

@@ -90,7 +90,7 @@ export async function checkExplorer(open, server) {
   });
 
   await check("the presence says how many are subscribed", async () => {
-    await press("Presence");
+    await press("Subscribers");
     await pane().getByText("1 connection subscribed, no signed-in user.").waitFor();
   });
 

@@ -5,6 +5,7 @@ import { devices } from "playwright-core";
 import { checkAlerts } from "./alerts.mjs";
 import { checkChains } from "./chains.mjs";
 import { assert, check, failed, openBrowser, until } from "./harness.mjs";
+import { checkHints, checkTouch } from "./hints.mjs";
 import { checkPage } from "./layout.mjs";
 import { startProxy } from "./proxy.mjs";
 import { startServer } from "./server.mjs";
@@ -44,6 +45,7 @@ async function signIn(page, user = "sample") {
 
 await checkChains(open, server.url);
 await checkAlerts(open, server.url, signIn);
+await checkHints(open);
 
 const inbox = await open("inbox");
 await signIn(inbox);
@@ -111,6 +113,11 @@ await check("on a phone, taps go to each page, and what is followed is in sight"
   await menu.waitFor({ state: "detached" });
   await page.close();
 });
+{
+  const page = await phone.context.newPage();
+  await checkTouch(page, server.url);
+  await page.close();
+}
 await phone.close();
 
 await check("where the browser denies storage, the page works, and a user signs in until it is left", async () => {

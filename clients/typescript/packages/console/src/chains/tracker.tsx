@@ -3,7 +3,7 @@ import type { TransactionStatus } from "@tidewire/client";
 import { useTransaction } from "@tidewire/react";
 import { type ReactElement, type SubmitEvent, useId, useMemo, useState } from "react";
 import { useNow } from "../lib/clock.ts";
-import { age, timeOfDay } from "../lib/format.ts";
+import { age, timeAndDay, timeOfDay } from "../lib/format.ts";
 import { href } from "../lib/route.ts";
 import { useFeed } from "../lib/use-feed.ts";
 import { Card } from "../ui/card.tsx";
@@ -97,7 +97,6 @@ export function TransactionCard({ chain, value, onValue, isSample }: TrackerProp
 function Tracked({ chain, hash }: { readonly chain: number; readonly hash: string }): ReactElement {
   const { transaction, error } = useTransaction(hash, chain);
   const { items } = useFeed(`tx:${chain}:${hash}`, MAX_STATES);
-  const now = useNow();
   const steps = useMemo(() => {
     const states = items.filter(({ type }) => type === "transaction").map(({ data }) => data as unknown as TransactionStatus);
     const isIncluded = transaction === undefined || states.some(({ timestamp, state }) => timestamp === transaction.timestamp && state === transaction.state);
@@ -134,7 +133,7 @@ function Tracked({ chain, hash }: { readonly chain: number; readonly hash: strin
       <ol className="steps" aria-label="States so far">
         {steps.map(({ status, since }, index) => (
           <li key={index}>
-            <time dateTime={new Date(since).toISOString()} title={`${age(now - since)} ago`}>{timeOfDay(since)}</time> <b>{stateText(status.state).word}</b> <span className="soft">{stepNote(status)}</span>
+            <time dateTime={new Date(since).toISOString()}>{timeAndDay(since)}</time> <b>{stateText(status.state).word}</b> <span className="soft">{stepNote(status)}</span>
           </li>
         ))}
       </ol>
@@ -171,11 +170,11 @@ function Feed({ chain, address }: { readonly chain: number; readonly address: st
         <li key={key} data-removed={removed}>
           <b>{what}</b> <span className={state === "" && tone === "up" ? "up" : ""}>{amount}</span>
           {state !== "" && <Chip tone={tone}>{state}</Chip>}
-          {removed && <Chip tone="warn" title="A reorg took it back">taken back</Chip>}
-          {suspicious !== undefined && <Chip tone="bad" ages={false} title={suspicious}>suspicious: {suspicious}</Chip>}
+          {removed && <Chip tone="warn" hint="A reorg took it back: its block is not in the chain any more">taken back</Chip>}
+          {suspicious !== undefined && <Chip tone="bad" ages={false}>suspicious: {suspicious}</Chip>}
           <span className="soft">{detail}{ofChain === chain ? "" : ` · chain ${ofChain}`}</span>
           <span className="when">
-            {hash !== undefined && <a className="mono" href={href("chains", String(ofChain), "tx", hash)} title="Track the transaction">{short(hash)}</a>}{" "}
+            {hash !== undefined && <a className="mono" href={href("chains", String(ofChain), "tx", hash)}>{short(hash)}</a>}{" "}
             <time className="soft" dateTime={new Date(timestamp).toISOString()}>{age(now - timestamp)} ago</time>
           </span>
         </li>

@@ -1,8 +1,10 @@
 /** Block tree on the page: a row for each height, with the branches that reorgs have undone beside the chain. */
-import type { ReactElement } from "react";
-import { age, count } from "../lib/format.ts";
+import type { Block } from "@tidewire/client";
+import { Fragment, type ReactElement } from "react";
+import { age, count, timeAndDay } from "../lib/format.ts";
 import { Chip } from "../ui/chip.tsx";
 import { Hint } from "../ui/hint.tsx";
+import { MoreButton, useOpenRows } from "../ui/table.tsx";
 import type { BlockTree, TreeBlock, TreeRow } from "./tree.ts";
 import { short } from "./transaction.ts";
 
@@ -42,15 +44,41 @@ function Undone({ undone }: { readonly undone: readonly TreeBlock[] }): ReactEle
   const [first, ...others] = undone;
   return first ? (
     <span className="undone-text">
-      <Chip tone="warn" ages={false} title={`${first.block.hash}, replaced by block ${first.undoneBy?.hash ?? ""}`}>undone</Chip>{" "}
-      <s className="mono from-m" title={first.block.hash}>{short(first.block.hash)}</s>
+      <Chip tone="warn" ages={false} hint="A reorg took this block out of the chain">undone</Chip>{" "}
+      <s className="mono from-m">{short(first.block.hash)}</s>
       {others.length > 0 && ` and ${others.length} more`}
     </span>
   ) : null;
 }
 
+/** The lines that pass beside the details of a row. */
+function Passing({ lanes, width }: { readonly lanes: readonly number[]; readonly width: number }): ReactElement {
+  return (
+    <svg className="lanes passing" width={width * LANE + 4} aria-hidden="true">
+      {lanes.map((lane) => (
+        <path key={lane} d={`M${x(lane)} 0V999`} />
+      ))}
+    </svg>
+  );
+}
+
+/** All that is known of a block. */
+function BlockFacts({ block: { hash, parentHash, timestamp, transactions, baseFeePerGas }, undoneBy }: { readonly block: Block; readonly undoneBy?: string }): ReactElement {
+  return (
+    <dl className="block-facts">
+      <div><dt>Hash</dt><dd className="mono">{undoneBy === undefined ? hash : <s>{hash}</s>}</dd></div>
+      {undoneBy !== undefined && <div><dt>Undone by</dt><dd className="mono">{undoneBy}</dd></div>}
+      <div><dt>Parent</dt><dd className="mono">{parentHash}</dd></div>
+      <div><dt>Time</dt><dd>{timeAndDay(timestamp)}</dd></div>
+      <div><dt>Transactions</dt><dd>{transactions}</dd></div>
+      <div><dt>Base fee</dt><dd>{gwei(baseFeePerGas)}</dd></div>
+    </dl>
+  );
+}
+
 /** The tree. */
 export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockTree; readonly now: number }): ReactElement {
+  const [opened, toggle] = useOpenRows();
   return (
     <div className="scroll" tabIndex={0} role="group" aria-label="Blocks, newest first">
       <table className="blocks">
@@ -61,31 +89,43 @@ export function TreeView({ tree: { rows, lanes }, now }: { readonly tree: BlockT
             <th scope="col" className="left">Block</th>
             <th scope="col" className="left from-s">Hash</th>
             <th scope="col" className="left">Reorg</th>
-            <th scope="col" className="from-s"><abbr title="Transactions">Txs</abbr></th>
+            <th scope="col" className="from-s"><Hint text="Transactions">Txs</Hint></th>
             <th scope="col" className="from-m"><Hint text="The least price of a unit of gas, in gwei: billionths of a coin">Base fee</Hint></th>
             <th scope="col">Age</th>
           </tr>
         </thead>
         <tbody>
-          {rows.map((row) => {
+          {rows.map((row, index) => {
             const main = row.blocks.find(({ undoneBy }) => undoneBy === undefined)?.block;
             const undone = row.blocks.filter(({ undoneBy }) => undoneBy !== undefined);
             const depth = main?.reorged?.length ?? 0;
+            const isOpen = opened.has(row.number);
             return (
-              <tr key={row.number} data-block={row.number} data-undone={undone.length}>
+              <Fragment key={row.number}>
+              <tr data-block={row.number} data-undone={undone.length}>
                 <td className="left graph"><Graph row={row} lanes={lanes} /></td>
                 <th scope="row" className="left">
+                  <MoreButton name={`block ${row.number}`} isOpen={isOpen} onClick={() => { toggle(row.number); }} />
                   {row.number.toLocaleString("en-US")}
                   {main && <span className="reason below-s">{main.hash.slice(0, 8)}… · {count(main.transactions, "tx")}{depth > 0 && ` · replaced ${depth}`}</span>}
                 </th>
-                <td className="left mono from-s" title={main?.hash}>{main ? short(main.hash) : "—"}</td>
+                <td className="left mono from-s" data-hash={main?.hash}>{main ? short(main.hash) : "—"}</td>
                 <td className="left reorg">
-                  {depth > 0 && <span className="from-s"><Chip tone="accent" ages={false} title="This block's branch replaced others">replaced {depth}</Chip></span>} <Undone undone={undone} />
+                  {depth > 0 && <span className="from-s"><Chip tone="accent" ages={false} hint="The branch of this block replaced so many others">replaced {depth}</Chip></span>} <Undone undone={undone} />
                 </td>
                 <td className="from-s">{main?.transactions ?? "—"}</td>
                 <td className="from-m">{gwei(main?.baseFeePerGas)}</td>
                 <td>{main ? age(now - main.timestamp) : "—"}</td>
               </tr>
+              {isOpen && (
+                <tr className="details">
+                  <td className="graph"><Passing lanes={rows[index + 1]?.fromAbove ?? []} width={lanes} /></td>
+                  <td colSpan={6} className="left">
+                    {row.blocks.map(({ block, undoneBy }) => <BlockFacts key={block.hash} block={block} {...(undoneBy && { undoneBy: undoneBy.hash })} />)}
+                  </td>
+                </tr>
+              )}
+              </Fragment>
             );
           })}
         </tbody>

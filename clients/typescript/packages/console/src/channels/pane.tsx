@@ -46,7 +46,7 @@ export function ChannelPane({ pane, board, filter }: ChannelPaneProps): ReactEle
     <section className="card pane" data-channel={channel} data-state={phase === "on" && !isOnline ? "waiting" : phase} aria-label={channel}>
       <div className="head">
         <h2 className="mono">{channel}</h2>
-        <Chip tone={state.tone} title={state.text} ages={false}>{state.word}</Chip>
+        <Chip tone={state.tone} ages={false}>{state.word}</Chip>
         <span className="actions">
           <CopyMenu what={channel} subject={() => ({ kind: "channels", channels: [channel] })} />
           <button type="button" className="small quiet" aria-label={`Unsubscribe from ${channel}`} title="Unsubscribe" onClick={() => { board.remove(channel); document.getElementById("channel")?.focus(); }}>×</button>
@@ -60,7 +60,7 @@ export function ChannelPane({ pane, board, filter }: ChannelPaneProps): ReactEle
           </button>
           <button type="button" className="small clear" onClick={() => { board.clear(channel); setNote(""); }}>Clear</button>
           <button type="button" className="small" onClick={() => void ask(readHistory)}>History</button>
-          <button type="button" className="small" title="How many connections and which users are subscribed" onClick={() => void ask(readPresence)}>Presence</button>
+          <button type="button" className="small" onClick={() => void ask(readPresence)}>Subscribers</button>
           <span className="soft frame-count">
             {count(total, "message")}{total > MAX_MESSAGES ? `, the last ${MAX_MESSAGES} shown` : ""}{filter !== "" && `, ${shown.length} match`}{info ? ` · seq ${info.seq} at the start` : ""}
           </span>
@@ -80,7 +80,7 @@ function Message({ message: { at, type, seq, isOld, text }, filter }: { readonly
     <li data-type={type}>
       <div className="frame-head">
         <time dateTime={new Date(at).toISOString()}>{timeOfDay(at)}</time> <span>{type}</span>{seq !== undefined && <span> #{seq}</span>}
-        {isOld && <span className="soft" title="Published before the subscription"> earlier</span>}
+        {isOld && <span className="soft"> before the subscription</span>}
         {type === "gap" && <span className="bad"> messages were lost here for good</span>}
         <button type="button" className="small quiet" aria-pressed={isRaw} onClick={() => { setRaw(!isRaw); }}>Text</button>
       </div>

@@ -90,3 +90,15 @@ export function bytes(value: number): string {
   const scaled = value / 1_000 ** power;
   return `${power === 0 || scaled >= 100 ? scaled.toFixed(0) : scaled.toFixed(1)} ${units[power] ?? ""}`;
 }
+
+/** Formats a round trip, given in milliseconds. */
+export function roundTrip(milliseconds: number): string {
+  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
+}
+
+/** Formats a time as that of the day, with the date unless it is today's. */
+export function timeAndDay(timestamp: number): string {
+  const date = new Date(timestamp);
+  const isToday = date.toDateString() === new Date().toDateString();
+  return isToday ? timeOfDay(timestamp) : `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" })} ${timeOfDay(timestamp)}`;
+}

@@ -6,7 +6,7 @@ import { type Book, type BookView, EMPTY_BOOK, openBook } from "../alerts/book.t
 import { Editor } from "../alerts/editor.tsx";
 import { conditionText, explained, fireText, repeatText, ruleState, ruleTitle } from "../alerts/words.ts";
 import { useNow } from "../lib/clock.ts";
-import { age, timeOfDay } from "../lib/format.ts";
+import { age, timeAndDay } from "../lib/format.ts";
 import { usePoll } from "../lib/poll.ts";
 import { go, href } from "../lib/route.ts";
 import { useOnline, useSession } from "../lib/session.ts";
@@ -90,7 +90,7 @@ function RuleLine({ rule, isChosen }: { readonly rule: AlertRule; readonly isCho
   return (
     <li data-rule={rule.id} data-state={rule.state}>
       <a href={href("alerts", rule.id)} aria-current={isChosen}>{ruleTitle(rule)}</a>
-      <Chip tone={tone} title={text}>{word}</Chip>
+      <Chip tone={tone} hint={text}>{word}</Chip>
       <span className="soft">{rule.name ? `${conditionText(rule.condition)} · ` : ""}{repeatText(rule)}</span>
     </li>
   );
@@ -199,10 +199,10 @@ function Fires({ title, fires, rules, more }: FiresProps): ReactElement {
           const name = fire.rule ? ruleTitle(fire.rule) : fire.alertId;
           return (
             <li key={fire.id ?? index} data-fire={fire.id}>
-              <time dateTime={new Date(fire.timestamp).toISOString()} title={new Date(fire.timestamp).toLocaleString()}>{timeOfDay(fire.timestamp)}</time>
+              <time dateTime={new Date(fire.timestamp).toISOString()}>{timeAndDay(fire.timestamp)}</time>
               {isKnown ? <a href={href("alerts", fire.alertId)}>{name}</a> : rules && <span>{name}</span>}
               <span className="soft">{fireText(fire)} · {age(now - fire.timestamp)} ago</span>
-              {fire.retracted === true && <Chip tone="warn" ages={false} title="A reorg took the transaction back">retracted</Chip>}
+              {fire.retracted === true && <Chip tone="warn" ages={false} hint="A reorg took the transaction back">retracted</Chip>}
             </li>
           );
         })}

@@ -11,6 +11,7 @@ import { useSession } from "../lib/session.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { Chip, type Tone } from "../ui/chip.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
+import { Hint } from "../ui/hint.tsx";
 import { Failure, Loading, OldMark, sentence } from "../ui/state.tsx";
 import { type Column, Table } from "../ui/table.tsx";
 import "./connections.css";
@@ -120,8 +121,8 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
       className: "wrap",
       cell: ({ userId, connectionId }) => (
         <>
-          {userId ?? <span className="soft">anonymous</span>} {connectionId === own && <Chip tone="accent" title={ofUser === undefined ? undefined : "The connection of this page for what belongs to no user"}>this page</Chip>}
-          {connectionId === ofUser && <Chip tone="accent" title="The second connection of this page: for the inbox, the alerts and the channels of the user who signed in">this page, signed in</Chip>}
+          {userId ?? <span className="soft">anonymous</span>} {connectionId === own && <Chip tone="accent" hint={ofUser === undefined ? undefined : "The connection of this page for what belongs to no user"}>this page</Chip>}
+          {connectionId === ofUser && <Chip tone="accent" hint="The second connection of this page: for the inbox, the alerts and the channels of the user who signed in">this page, signed in</Chip>}
         </>
       ),
     },
@@ -138,14 +139,14 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
     },
     {
       key: "rtt",
-      head: <abbr title="Round-trip time, and how much it varies">Round trip</abbr>,
+      head: <Hint text="Round-trip time, and how much it varies">Round trip</Hint>,
       from: "m",
       cell: ({ rttMs, jitterMs }) => (rttMs === undefined ? <span className="soft">not measured</span> : `${rttMs.toFixed(1)} ms ± ${(jitterMs ?? 0).toFixed(1)}`),
     },
     { key: "channels", head: "Channels", from: "xs", cell: ({ subscriptions }) => subscriptions },
     { key: "sent", head: "Sent", from: "l", cell: ({ bytesSent }) => bytes(bytesSent) },
     { key: "received", head: "Received", from: "xl", cell: ({ bytesReceived }) => bytes(bytesReceived) },
-    { key: "queued", head: <abbr title="Bytes that wait for this client">Queued</abbr>, from: "xl", cell: ({ bytesQueued }) => bytes(bytesQueued) },
+    { key: "queued", head: <Hint text="Bytes that wait for this client">Queued</Hint>, from: "xl", cell: ({ bytesQueued }) => bytes(bytesQueued) },
     { key: "since", head: "Open for", from: "s", cell: ({ connectedAt }) => age(serverNow() - connectedAt) },
     {
       key: "id",
@@ -153,10 +154,9 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
       align: "left",
       from: "xl",
       cell: ({ connectionId }) => (
-        <span className="mono soft" title={connectionId}>
-          {connectionId.slice(0, 8)}
-        </span>
+        <span className="mono soft">{connectionId.slice(0, 8)}</span>
       ),
+      detail: ({ connectionId }) => <span className="mono soft">{connectionId}</span>,
     },
     {
       key: "action",
@@ -219,6 +219,7 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
         columns={columns}
         rows={connections}
         rowKey={({ connectionId }) => connectionId}
+        rowName={({ userId, connectionId }) => `${userId ?? "the client"} ${connectionId.slice(0, 8)}`}
         rowData={({ connectionId }) => ({ "data-connection-id": connectionId })}
         empty={isFiltered ? "No connection matches the filter." : "Nobody is connected."}
       />

@@ -4,7 +4,7 @@ import { type ReactElement, useEffect, useLayoutEffect, useRef } from "react";
 import { currentInbox, inboxView } from "../inbox/current.ts";
 import { MAX_ITEMS } from "../inbox/state.ts";
 import { useNow } from "../lib/clock.ts";
-import { age, count } from "../lib/format.ts";
+import { age, count, timeAndDay } from "../lib/format.ts";
 import { signOut, useSession } from "../lib/session.ts";
 import { useStore } from "../lib/store.ts";
 import { SignInCard } from "../shell/account.tsx";
@@ -157,7 +157,7 @@ function Row({ item, now }: { readonly item: Notification; readonly now: number 
       <p className="about">
         <span>{words(type)}</span>
         {isLoud && <Chip tone={priority === "urgent" ? "bad" : "warn"} ages={false}>{priority}</Chip>}
-        <time dateTime={new Date(timestamp).toISOString()} title={new Date(timestamp).toLocaleString()}>{age(now - timestamp)} ago</time>
+        <time dateTime={new Date(timestamp).toISOString()}>{age(now - timestamp)} ago · {timeAndDay(timestamp)}</time>
       </p>
       {body !== "" && <p className="text">{body}</p>}
       <div className="buttons">

@@ -36,7 +36,9 @@ export function MarketPage(): ReactElement {
       ) : loading ? (
         <Loading rows={6} what="the market" />
       ) : coverage?.symbols === 0 ? (
-        <NoSymbol />
+        <NoSymbol>
+          Without a symbol there is no market: the server publishes nothing on <code>market:overview</code>.
+        </NoSymbol>
       ) : (
         <>
           <div className="tiles market-tiles">
@@ -64,14 +66,15 @@ export function MarketPage(): ReactElement {
               <Table
                 caption="Recent trades"
                 className="trades"
+                hasDetails={false}
                 columns={[
                   {
                     key: "symbol",
                     head: "Symbol",
-                    cell: ({ symbol, size: amount, source, timestamp }) => (
+                    cell: ({ symbol, size: amount, price, source, timestamp }) => (
                       <>
                         <a href={href("prices", symbol)}>{symbol}</a>
-                        <span className="reason below-s">{size(amount)} · {source} · {timeOfDay(timestamp)}</span>
+                        <span className="reason below-s">{size(amount)} ({compact(amount * price)}) · {source} · {timeOfDay(timestamp)}</span>
                       </>
                     ),
                   },

@@ -8,6 +8,7 @@ import { href } from "../lib/route.ts";
 import { symbolsOf, useSources } from "../lib/sources.ts";
 import { PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
+import { Hint } from "../ui/hint.tsx";
 import { Change, PriceFigure, PriceState, TrendLine, usePrice } from "../ui/price.tsx";
 import { Failure, Loading, NoSymbol } from "../ui/state.tsx";
 import { type Column, Table } from "../ui/table.tsx";
@@ -21,14 +22,24 @@ function Of({ symbol, show }: { readonly symbol: string; readonly show: (price: 
 }
 
 const COLUMNS: readonly Column<string>[] = [
-  { key: "symbol", head: "Symbol", cell: (symbol) => <a href={href("prices", symbol)}>{symbol}</a> },
+  {
+    key: "symbol",
+    head: "Symbol",
+    cell: (symbol) => (
+      <>
+        <a href={href("prices", symbol)}>{symbol}</a>
+        {/* Where the column of the states is hidden. */}
+        <Of symbol={symbol} show={(price) => price?.stale === true && <span className="below-s"><PriceState price={price} /></span>} />
+      </>
+    ),
+  },
   { key: "trend", head: "1 h", className: "trend", cell: (symbol) => <TrendLine symbol={symbol} /> },
   { key: "price", head: "Price", className: "price", cell: (symbol) => <PriceFigure symbol={symbol} /> },
   { key: "change", head: <>24&nbsp;h</>, cell: (symbol) => <Of symbol={symbol} show={(price) => <Change value={price?.change24h} />} /> },
   { key: "volume", head: <>Volume 24&nbsp;h</>, from: "m", cell: (symbol) => <Of symbol={symbol} show={(price) => compact(price?.volume24h)} /> },
   {
     key: "confidence",
-    head: <abbr title="Half-width of the interval that holds the prices of the live sources">Confidence</abbr>,
+    head: <Hint text="How uncertain the price is: the prices of the live sources are within this distance of it">Confidence</Hint>,
     from: "l",
     cell: (symbol) => <Of symbol={symbol} show={(price) => (typeof price?.confidence === "number" ? `± ${fixed(price.confidence, digitsOf(symbol))}` : UNKNOWN)} />,
   },

@@ -4,7 +4,7 @@ import { useConnection } from "@tidewire/react";
 import type { ReactElement, ReactNode } from "react";
 import type { ServerSeries } from "../lib/api-types.ts";
 import { base } from "../lib/base.ts";
-import { age, count } from "../lib/format.ts";
+import { age, count, roundTrip } from "../lib/format.ts";
 import { useText } from "../lib/health.ts";
 import { useMarket } from "../lib/market.ts";
 import { type Metric, metricOf } from "../lib/metrics.ts";
@@ -71,7 +71,7 @@ function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefin
         <dt>Link</dt>
         <dd>
           {connection.status === "connected" ? `${connection.transport === "sse" ? "Server-Sent Events" : "WebSocket"}, ping after ${age(connection.heartbeatMs)} of silence` : "none"}
-          {connection.quality && <span className="soft"> · {connection.quality.grade}</span>}
+          {connection.quality && <span className="soft"> · {connection.quality.grade}{connection.quality.rttMs !== undefined && `, round trip ${roundTrip(connection.quality.rttMs)}`}</span>}
         </dd>
         <dt>Parts</dt>
         <dd>
@@ -174,10 +174,22 @@ function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: st
         columns={[
           { key: "name", head: "Part", cell: ({ name }) => name },
           { key: "state", head: "State", align: "left", cell: ({ state }) => <Chip tone={TONES[state]}>{WORDS[state]}</Chip> },
-          { key: "text", head: "Detail", align: "left", className: "wrap", cell: (check) => check.text },
+          {
+            key: "text",
+            head: "Detail",
+            align: "left",
+            className: "wrap",
+            cell: ({ text, keys }) => (
+              <>
+                {text}
+                <code className="reason below-s">{keys}</code>
+              </>
+            ),
+          },
           { key: "keys", head: "Keys", align: "left", className: "wrap", from: "s", cell: ({ keys }) => <code>{keys}</code> },
         ]}
         rows={checks}
+        hasDetails={false}
         rowKey={({ name }) => name}
         rowData={({ name, state }) => ({ "data-part": name, "data-state": state })}
       />

@@ -100,7 +100,7 @@ function Figures({ symbol, price, detail, at }: { readonly symbol: string; reado
     <div className="tiles symbol-tiles">
       <Tile name="Change 24 h" value={price && percentChange(price.change24h)} hint={isPart ? `of the last ${age(covered)}` : undefined} at={at} />
       <Tile name="Volume 24 h" value={price && compact(price.volume24h)} unit={symbol.split("-")[1]} at={at} />
-      <Tile name={<Hint text="How uncertain the price is: it is within this distance of it, by the differences between the sources">Confidence</Hint>} value={price && (price.confidence === null ? UNKNOWN : `± ${fixed(price.confidence, digits)}`)} at={at} />
+      <Tile name={<Hint text="How uncertain the price is: the prices of the live sources are within this distance of it">Confidence</Hint>} value={price && (price.confidence === null ? UNKNOWN : `± ${fixed(price.confidence, digits)}`)} at={at} />
       <Tile name={<Hint text="Time-weighted average price: each price counts as long as it held">TWAP</Hint>} value={price && fixed(price.twap, digits)} hint={detail?.windowMs === undefined ? undefined : `over ${age(detail.windowMs)}`} at={at} />
       <Tile
         name="Spread between sources"
@@ -220,9 +220,7 @@ function SourcesCard({ symbol, detail }: { readonly symbol: string; readonly det
     { key: "price", head: "Price", cell: ({ price }) => <b>{fixed(price, digits)}</b> },
     {
       key: "deviation",
-      head: (
-        <abbr title="Deviation from the price of all, in hundredths of a percent">Deviation</abbr>
-      ),
+      head: <Hint text="Deviation from the price of all, in hundredths of a percent">Deviation</Hint>,
       from: "s",
       cell: ({ price }) => deviation(price, detail?.price ?? null),
     },

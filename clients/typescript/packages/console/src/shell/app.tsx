@@ -16,6 +16,7 @@ import { SetupPage } from "../pages/setup.tsx";
 import { SymbolPage } from "../pages/symbol.tsx";
 import { CopyDialog } from "../ui/copy.tsx";
 import { Fence } from "../ui/fence.tsx";
+import { HintBox } from "../ui/hint.tsx";
 import { Empty } from "../ui/state.tsx";
 import { AccountDialog, SignInCard } from "./account.tsx";
 import { ConnectionBar, Header, SampleBanner } from "./header.tsx";
@@ -66,6 +67,7 @@ export function App(): ReactElement {
       </div>
       <AccountDialog />
       <CopyDialog />
+      <HintBox />
     </WebSocketProvider>
   );
 }

@@ -2,12 +2,13 @@
 import type { ClientState } from "@tidewire/client";
 import { useClient, useConnection } from "@tidewire/react";
 import { type ReactElement, useEffect, useState } from "react";
-import { age } from "../lib/format.ts";
+import { age, roundTrip } from "../lib/format.ts";
 import { useOld, useOnline, useSession } from "../lib/session.ts";
 import { dataText, isSample, useSources } from "../lib/sources.ts";
 import { nextTheme, useTheme } from "../lib/theme.ts";
 import { useTitlePart } from "../lib/title.ts";
 import { Fence } from "../ui/fence.tsx";
+import { Hint } from "../ui/hint.tsx";
 import { openAccount } from "./account.tsx";
 
 /** Text of each state. It changes only with the state, because screen readers read each change. */
@@ -99,8 +100,8 @@ function ConnectionStates(): ReactElement {
   return (
     <span className="states">
       {isOnline && rttMs !== undefined && (
-        <span id="rtt" className="soft" title="Round trip to the server">
-          {rttMs < 10 ? rttMs.toFixed(1) : rttMs.toFixed(0)} ms
+        <span id="rtt" className="soft">
+          <Hint text="Round trip to the server">{roundTrip(rttMs)}</Hint>
         </span>
       )}
       <span id="state" role="status" data-status={status}>

@@ -53,7 +53,7 @@ export function PriceState({ price }: { readonly price: PriceUpdate | undefined 
   return !price ? (
     <Chip tone="plain">waiting</Chip>
   ) : price.stale ? (
-    <Chip tone="warn" title="No source is live: this is the last known price">
+    <Chip tone="warn" hint="No source is live: this is the last known price">
       stale
     </Chip>
   ) : (

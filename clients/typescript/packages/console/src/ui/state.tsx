@@ -27,11 +27,11 @@ export function Empty({ title, children }: { readonly title: ReactNode; readonly
   );
 }
 
-/** A part that needs symbols, on a server that has none. */
-export function NoSymbol(): ReactElement {
+/** A part that needs symbols, on a server that has none. `children` says what else that means. */
+export function NoSymbol({ children }: { readonly children?: ReactNode }): ReactElement {
   return (
     <Empty title="No symbol is configured">
-      <code>[prices] symbols</code> names the symbols, and a venue must offer them.
+      <code>[prices] symbols</code> names the symbols, and a venue must offer them. {children}
     </Empty>
   );
 }

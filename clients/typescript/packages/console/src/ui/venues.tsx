@@ -5,34 +5,26 @@ import { age, clockOffset, compact, count } from "../lib/format.ts";
 import { useSources } from "../lib/sources.ts";
 import { Card } from "./card.tsx";
 import { Chip, type Tone } from "./chip.tsx";
+import { Hint } from "./hint.tsx";
 import { Failure, Loading } from "./state.tsx";
 import { type Column, Table } from "./table.tsx";
 
 const TONES: Readonly<Partial<Record<PriceSource["state"], Tone>>> = { live: "up", mute: "bad", waiting: "warn", connecting: "warn" };
-const MEANINGS: Readonly<Partial<Record<PriceSource["state"], string>>> = {
-  live: "Data arrives",
-  mute: "Connected, but no data arrives",
-  waiting: "Disconnected, waits for the next attempt",
-  connecting: "Connects",
-};
+const MEANINGS = "live: data arrives. mute: connected, but no data arrives. waiting: disconnected, until the next attempt. connecting: on its way. unused: it offers no symbol that is configured.";
 
 const COLUMNS: readonly Column<PriceSource>[] = [
-  { key: "name", head: "Venue", cell: ({ name, url }) => <span title={url}>{name}</span> },
+  { key: "name", head: "Venue", cell: ({ name }) => name },
   {
     key: "state",
-    head: "State",
+    head: <Hint text={MEANINGS}>State</Hint>,
     align: "left",
     className: "wrap",
     cell: ({ state, lastError, refused = [], symbols }) => (
       <>
         {symbols.length === 0 && refused.length === 0 && state !== "live" ? (
-          <Chip tone="plain" title="No symbol is configured that it offers">
-            unused
-          </Chip>
+          <Chip tone="plain">unused</Chip>
         ) : (
-          <Chip tone={TONES[state] ?? "plain"} title={MEANINGS[state]}>
-            {state}
-          </Chip>
+          <Chip tone={TONES[state] ?? "plain"}>{state}</Chip>
         )}
         {state !== "live" && lastError !== undefined && <span className="reason">{lastError}</span>}
         {refused.length > 0 && <span className="reason">refuses {refused.map(({ symbol, reason }) => `${symbol} (${reason})`).join(", ")}</span>}
@@ -53,6 +45,7 @@ const COLUMNS: readonly Column<PriceSource>[] = [
   { key: "clock", head: "Clock", from: "m", cell: ({ offsetMs }) => (offsetMs === undefined ? "—" : clockOffset(offsetMs).replace("clock ", "")) },
   { key: "connects", head: "Connects", from: "m", cell: ({ connects }) => compact(connects) },
   { key: "age", head: "Newest", cell: ({ ageMs }) => age(ageMs) },
+  { key: "url", head: "Address", align: "left", from: "xl", cell: ({ url }) => <span className="mono soft">{url}</span> },
 ];
 
 /** The card of the venues. */
