@@ -66,7 +66,7 @@ export async function checkAlerts(open, server, signIn) {
     await page.getByRole("combobox", { name: "Snooze" }).waitFor();
     await press("Disable");
     await state("disabled");
-    await page.getByText("It is disabled, and fires nothing.").locator("visible=true").waitFor();
+    await page.getByText("It is disabled, and fires nothing.").waitFor();
     await press("Enable");
     await until("another state", async () => (await rule("Renamed").getAttribute("data-state")) !== "disabled");
   });

@@ -142,7 +142,7 @@ export async function checkPrices(open, server) {
       });
     });
     await stale.goto(`${server}/#/prices`);
-    const mark = stale.locator(`${ROW} .chip`, { hasText: /^stale$/ });
+    const mark = stale.locator(`${ROW} .chip`, { hasText: /^stale$/ }).locator("visible=true");
     await mark.waitFor();
     assert(await mark.isVisible(), "the mark is hidden");
     await stale.close();

@@ -3,6 +3,7 @@ import { type ReactElement, useState } from "react";
 import { count, timeOfDay } from "../lib/format.ts";
 import { call } from "../lib/rpc.ts";
 import { useOnline } from "../lib/session.ts";
+import { symbolsOf, useSources } from "../lib/sources.ts";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Chip } from "../ui/chip.tsx";
 import { type Board, MAX_MESSAGES, type Pane, type PaneMessage, paneState } from "./board.ts";
@@ -24,6 +25,8 @@ export function ChannelPane({ pane, board, filter }: ChannelPaneProps): ReactEle
   const [note, setNote] = useState("");
   const isOnline = useOnline();
   const state = paneState(pane, isOnline);
+  const { data: sources } = useSources();
+  const isWithoutMarket = channel === "market:overview" && sources !== undefined && symbolsOf(sources).length === 0;
   const ask = async (work: () => Promise<string>): Promise<void> => {
     try {
       setNote(await work());
@@ -52,7 +55,7 @@ export function ChannelPane({ pane, board, filter }: ChannelPaneProps): ReactEle
           <button type="button" className="small quiet" aria-label={`Unsubscribe from ${channel}`} title="Unsubscribe" onClick={() => { board.remove(channel); document.getElementById("channel")?.focus(); }}>×</button>
         </span>
       </div>
-      <p className={`note ${phase === "refused" ? "bad" : ""}`} role="status">{state.text}</p>
+      <p className={`note ${phase === "refused" ? "bad" : ""}`} role="status">{state.text}{isWithoutMarket && " No symbol is configured, so the server publishes nothing here."}</p>
       {phase !== "refused" && (
         <div className="row pane-bar">
           <button type="button" className="small pause" aria-pressed={isPaused} onClick={() => { board.pause(channel, !isPaused); }}>

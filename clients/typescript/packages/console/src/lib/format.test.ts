@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { age, bytes, clockOffset, compact, confidence, count, deviation, percent, percentChange, price, size } from "./format.ts";
+import { age, bytes, clockOffset, compact, confidence, count, deviation, percent, percentChange, price, roundTrip, size, timeAndDay } from "./format.ts";
 
 describe("format", () => {
   it("shows an unknown value as a dash, never as zero", () => {
@@ -14,6 +14,15 @@ describe("format", () => {
 
   it("shows a confidence with the decimals of its price", () => {
     expect([confidence(1.37, 61802.34), confidence(0.000045, 0.36), confidence(null, 1)]).toEqual(["± 1.37", "± 0.000045", "—"]);
+  });
+
+  it("shows a round trip with a decimal where it counts", () => {
+    expect([roundTrip(0.44), roundTrip(9.96), roundTrip(320.4)]).toEqual(["0.4 ms", "10.0 ms", "320 ms"]);
+  });
+
+  it("shows the day of a time that is not today's", () => {
+    expect(timeAndDay(Date.now())).toMatch(/^\d\d:\d\d:\d\d$/);
+    expect(timeAndDay(new Date(2024, 1, 9, 7, 5, 3).getTime())).toBe("9 Feb 2024 07:05:03");
   });
 
   it("shows the offset of a clock", () => {

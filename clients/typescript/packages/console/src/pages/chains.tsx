@@ -86,8 +86,7 @@ function Chain({ chain, chains, tx, wallet }: ChainProps): ReactElement {
         <Tile
           name={<Hint text="Times that other blocks replaced the newest ones">Reorgs</Hint>}
           value={head && tree.reorgs}
-          unit={head && `in the last ${count(blocks.length, "block")}`}
-          hint={[tree.reorgs > 0 ? `the deepest undid ${count(tree.deepest, "block")}` : "", figures ? `${figures.reorgs} since the server started` : ""].filter((text) => text !== "").join(" · ")}
+          hint={[head ? `in the last ${count(blocks.length, "block")}` : "", tree.reorgs > 0 ? `the deepest undid ${count(tree.deepest, "block")}` : "", figures ? `${figures.reorgs} since the server started` : ""].filter((text) => text !== "").join(" · ")}
           at={head?.timestamp}
         />
         <Tile name="Endpoints" value={figures ? `${healthy} of ${endpoints.length}` : undefined} hint={figures ? "healthy" : chains.error ? "needs the scope admin" : "not read yet"} tone={figures && healthy === 0 ? "bad" : undefined} at={head?.timestamp} />

@@ -10,7 +10,7 @@ import { PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Hint } from "../ui/hint.tsx";
 import { Change, PriceFigure, PriceState, TrendLine, usePrice } from "../ui/price.tsx";
-import { Failure, Loading, NoSymbol } from "../ui/state.tsx";
+import { Failure, Loading, NoSymbol, OldMark } from "../ui/state.tsx";
 import { type Column, Table } from "../ui/table.tsx";
 import "./prices.css";
 
@@ -64,6 +64,7 @@ export function PricesPage(): ReactElement {
     <>
       <PageHead title="Prices">
         <span className="soft">{data && (wanted === "" ? count(all.length, "symbol") : `${String(symbols.length)} of ${count(all.length, "symbol")}`)}</span>
+        <OldMark />
         {all.length > 0 && (
           <span className="actions">
             <input

@@ -71,7 +71,7 @@ function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefin
         <dt>Link</dt>
         <dd>
           {connection.status === "connected" ? `${connection.transport === "sse" ? "Server-Sent Events" : "WebSocket"}, ping after ${age(connection.heartbeatMs)} of silence` : "none"}
-          {connection.quality && <span className="soft"> · {connection.quality.grade}{connection.quality.rttMs !== undefined && `, round trip ${roundTrip(connection.quality.rttMs)}`}</span>}
+          {connection.quality && <span className="soft"> · {connection.quality.grade}{connection.status === "connected" && connection.quality.rttMs !== undefined && `, round trip ${roundTrip(connection.quality.rttMs)}`}</span>}
         </dd>
         <dt>Parts</dt>
         <dd>

@@ -4,7 +4,7 @@
  *
  * All terms share one box at the end of the page: a card would cut a box of its own off.
  */
-import { type ReactElement, type ReactNode, useEffect, useId, useLayoutEffect, useRef } from "react";
+import { type ReactElement, type ReactNode, useEffect, useLayoutEffect, useRef } from "react";
 import { createStore, useStore } from "../lib/store.ts";
 
 /** Time in milliseconds in which the pointer moves from the term to the box. */
@@ -52,7 +52,6 @@ export interface HintProps {
 
 /** A term that not every reader knows. The glossary of the documentation has it too. */
 export function Hint({ text, className = "term", children }: HintProps): ReactElement {
-  const id = useId();
   const button = useRef<HTMLButtonElement>(null);
   useEffect(() => {
     const term = button.current ?? undefined;
@@ -61,41 +60,36 @@ export function Hint({ text, className = "term", children }: HintProps): ReactEl
     };
   }, []);
   return (
-    <>
-      <button
-        type="button"
-        ref={button}
-        className={className}
-        aria-describedby={id}
-        onPointerEnter={({ currentTarget, pointerType }) => {
-          if (pointerType === "mouse" && shown.get()?.term !== currentTarget) {
-            show(currentTarget, text, false);
-          }
-        }}
-        onPointerLeave={hideSoon}
-        onFocus={({ currentTarget }) => {
-          if (currentTarget.matches(":focus-visible")) {
-            show(currentTarget, text, false);
-          }
-        }}
-        onBlur={({ currentTarget }) => {
-          hide(currentTarget);
-        }}
-        onClick={({ currentTarget }) => {
-          const now = shown.get();
-          if (now?.term === currentTarget && now.isKept) {
-            hide();
-          } else {
-            show(currentTarget, text, true);
-          }
-        }}
-      >
-        {children}
-      </button>
-      <span id={id} hidden>
-        {text}
-      </span>
-    </>
+    <button
+      type="button"
+      ref={button}
+      className={className}
+      aria-description={text}
+      onPointerEnter={({ currentTarget, pointerType }) => {
+        if (pointerType === "mouse" && shown.get()?.term !== currentTarget) {
+          show(currentTarget, text, false);
+        }
+      }}
+      onPointerLeave={hideSoon}
+      onFocus={({ currentTarget }) => {
+        if (currentTarget.matches(":focus-visible")) {
+          show(currentTarget, text, false);
+        }
+      }}
+      onBlur={({ currentTarget }) => {
+        hide(currentTarget);
+      }}
+      onClick={({ currentTarget }) => {
+        const now = shown.get();
+        if (now?.term === currentTarget && now.isKept) {
+          hide();
+        } else {
+          show(currentTarget, text, true);
+        }
+      }}
+    >
+      {children}
+    </button>
   );
 }
 
