@@ -35,7 +35,7 @@ describe("format", () => {
 
   it("shows a change with its sign, and a percentage without one", () => {
     expect([percentChange(1.234), percentChange(-0.5), percentChange(0), percent(54.2)]).toEqual(["+1.23 %", "−0.50 %", "0.00 %", "54.20 %"]);
-    expect([deviation(100.1, 100), deviation(99.9, 100), deviation(100, 100)]).toEqual(["+10.0 bp", "−10.0 bp", "0.0 bp"]);
+    expect([deviation(100.1, 100), deviation(99.9, 100), deviation(100, 100), deviation(99.9999, 100)]).toEqual(["+10.0 bp", "−10.0 bp", "0.0 bp", "0.0 bp"]);
   });
 
   it("shortens ages and sizes", () => {

@@ -41,8 +41,8 @@ export function deviation(value: number | null, from: number | null): string {
   if (value === null || from === null || from === 0) {
     return UNKNOWN;
   }
-  const points = (value / from - 1) * 10_000;
-  return `${points > 0.05 ? "+" : ""}${points.toFixed(1)} bp`.replace("-", "−");
+  const points = Math.round((value / from - 1) * 100_000) / 10;
+  return `${points > 0 ? "+" : points < 0 ? "−" : ""}${Math.abs(points).toFixed(1)} bp`;
 }
 
 /** Formats a large number in short form: `41.7M`. */
