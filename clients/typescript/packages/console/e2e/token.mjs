@@ -73,6 +73,15 @@ await check("with a user's token the page works, as that user", async () => {
   await page.locator("tr[data-connection-id]", { hasText: "this page" }).filter({ hasText: "eve" }).waitFor();
 });
 
+await check("a server without symbols says that nothing is published on market:overview", async () => {
+  await page.goto(`${url}/#/market`);
+  await main.getByText("No symbol is configured").waitFor();
+  await main.getByText("the server publishes nothing on market:overview").waitFor();
+  await page.goto(`${url}/#/channels/market:overview`);
+  await main.getByText("No symbol is configured, so the server publishes nothing here.").waitFor();
+  await page.goto(`${url}/#/connections`);
+});
+
 await check("the account signs out", async () => {
   await page.getByRole("button", { name: "eve", exact: true }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Sign out" }).click();
