@@ -115,7 +115,7 @@ impl ChainEngine {
         Ok(Self(inner, RequestOwner::default()))
     }
 
-    /// The same engine, whose requests about transactions count towards the shares of `caller`.
+    /// The same engine, whose requests and interest count towards the shares of `caller`.
     /// A back end has as much room as it needs.
     #[must_use]
     pub fn on_behalf_of(&self, caller: &Caller) -> Self {

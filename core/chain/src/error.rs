@@ -4,7 +4,8 @@ use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::StreamError;
 
 use crate::{
-    abi::AbiError, address::AccountAddressError, events::FilterError, transaction::WatchError,
+    abi::AbiError, address::AccountAddressError, events::FilterError, interest::RetentionLimit,
+    transaction::WatchError,
 };
 
 /// Error signatures that a watch can bring along at most.
@@ -85,6 +86,18 @@ impl From<WatchError> for ChainError {
                 Self::ShareReached(text)
             }
             WatchError::TooMany(_) | WatchError::TooManyUsers => Self::LimitReached(text),
+        }
+    }
+}
+
+impl From<RetentionLimit> for ChainError {
+    fn from(error: RetentionLimit) -> Self {
+        let text = error.to_string();
+        match error {
+            RetentionLimit::OfClient(..) | RetentionLimit::OfConnection(..) => {
+                Self::ShareReached(text)
+            }
+            RetentionLimit::Full(..) => Self::LimitReached(text),
         }
     }
 }

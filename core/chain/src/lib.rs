@@ -37,6 +37,7 @@ mod receipt;
 mod rpc_client;
 mod rpc_types;
 pub mod sample;
+mod shares;
 pub mod transaction;
 pub mod tree;
 pub mod wallet;

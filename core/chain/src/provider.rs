@@ -54,8 +54,8 @@ impl ChannelProvider for WalletProvider {
         Ok(self.0.check_wallet_channel(rest)?)
     }
 
-    fn activate(&self, rest: &str, _caller: &Caller) -> Result<(), StreamError> {
-        Ok(self.0.follow_wallet(rest)?)
+    fn activate(&self, rest: &str, caller: &Caller) -> Result<(), StreamError> {
+        Ok(self.0.on_behalf_of(caller).follow_wallet(rest)?)
     }
 
     fn epoch(&self, rest: &str) -> ChannelEpoch {
@@ -75,8 +75,8 @@ impl ChannelProvider for EventsProvider {
         Ok(self.0.check_events_channel(rest)?)
     }
 
-    fn activate(&self, rest: &str, _caller: &Caller) -> Result<(), StreamError> {
-        Ok(self.0.follow_events(rest)?)
+    fn activate(&self, rest: &str, caller: &Caller) -> Result<(), StreamError> {
+        Ok(self.0.on_behalf_of(caller).follow_events(rest)?)
     }
 
     fn epoch(&self, rest: &str) -> ChannelEpoch {

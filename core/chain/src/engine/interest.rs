@@ -15,11 +15,8 @@ use crate::{
     interest::{FilterSpec, InsertOutcome},
     journal::JournalEntry,
     processor::Command,
-    transaction::Interest,
+    transaction::{Interest, RequestOwner},
 };
-
-/// Transactions that are followed at most, on all chains together.
-const MAX_TRANSACTIONS: usize = 100_000;
 
 impl ChainEngine {
     /// Links a wallet to a user, and follows it from now on, after a restart too. Returns when
@@ -36,7 +33,7 @@ impl ChainEngine {
         let wallets = &self.0.interest.wallets;
         let linked = wallets.link(address, user);
         linked.map_err(|error| refused(&error))?;
-        if let Err(limit) = wallets.follow(address) {
+        if let Err(limit) = wallets.follow(address, &RequestOwner::default()) {
             wallets.links.unlink(address, user);
             return Err(refused(&limit));
         }
@@ -85,18 +82,18 @@ impl ChainEngine {
     /// Follows the wallet of a `wallet:` channel.
     ///
     /// # Errors
-    /// The address is refused, no chain is configured, or the maximum of wallets is followed.
+    /// The address is refused, no chain is configured, or the maximum of wallets or the client's
+    /// share of them is followed.
     pub fn follow_wallet(&self, rest: &str) -> Result<(), ChainError> {
         let address = self.wallet(rest)?;
-        let followed = self.0.interest.wallets.follow(address);
-        followed.map_err(|limit| ChainError::LimitReached(limit.to_string()))
+        Ok(self.0.interest.wallets.follow(address, &self.1)?)
     }
 
     /// Follows the events of a filter, and returns their channel.
     ///
     /// # Errors
     /// The chain is not configured or does not answer in time, the filter is refused, or the
-    /// maximum of filters is in use.
+    /// maximum of filters or the client's share of them is in use.
     pub async fn watch_events(
         &self,
         chain: u64,
@@ -122,16 +119,13 @@ impl ChainEngine {
     /// Watches the transaction of a `tx:` channel.
     ///
     /// # Errors
-    /// The name is not a chain and a hash, the maximum of transactions is followed or watched, or
-    /// the chain does not answer in time.
+    /// The name is not a chain and a hash, the maximum of transactions or the client's share of them
+    /// is followed or watched, or the chain does not answer in time.
     pub fn follow_transaction(&self, rest: &str) -> Result<(), ChainError> {
         let key @ (id, hash) = self.transaction(rest)?;
         let transactions = &self.0.interest.transactions;
-        match transactions.insert(key, (), MAX_TRANSACTIONS, || {}) {
+        match transactions.insert(key, (), &self.1, || {})? {
             InsertOutcome::Known => Ok(()),
-            InsertOutcome::Full => Err(ChainError::LimitReached(format!(
-                "{MAX_TRANSACTIONS} transactions are followed, which is the maximum"
-            ))),
             InsertOutcome::New => {
                 let followed = self.chain(id).and_then(|chain| chain.follow(hash, &self.1));
                 followed.inspect_err(|_| transactions.remove(&key))
@@ -155,10 +149,10 @@ impl ChainEngine {
     /// Retains the filter of an `events:` channel for a subscriber.
     ///
     /// # Errors
-    /// The filter is not in the registry.
+    /// The filter is not in the registry, or had no follower and does not fit in the client's share.
     pub fn follow_events(&self, rest: &str) -> Result<(), ChainError> {
         let channel = self.events(rest)?;
-        match self.0.interest.filters.touch(&channel) {
+        match self.0.interest.filters.touch(&channel, &self.1)? {
             true => Ok(()),
             false => Err(unknown_events(rest)),
         }

@@ -5,6 +5,7 @@
 //! expires, and `links` knows the owner of each wallet. [`WalletIndex`] is the set of addresses
 //! that each block is matched against. The engine's methods are in `engine/interest.rs`.
 
+mod idle;
 mod links;
 mod registry;
 mod retention;
@@ -13,6 +14,6 @@ mod wallets;
 
 pub(crate) use links::Links;
 pub(crate) use registry::{FilterSpec, InterestRegistry};
-pub(crate) use retention::{InsertOutcome, RetentionMap, StoredItem};
+pub(crate) use retention::{InsertOutcome, Retained, RetentionLimit, RetentionMap, StoredItem};
 pub use wallet_index::WalletIndex;
 pub(crate) use wallets::{WalletInterest, WalletLookup};

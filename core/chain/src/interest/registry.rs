@@ -13,12 +13,22 @@ use tidewire_proto::v1::EventFilter;
 use tidewire_store::{Batch, Store, StoreError, Table};
 use tidewire_stream::{ChannelName, Epoch, UserId};
 
-use super::{RetentionMap, StoredItem, WalletInterest};
+use super::{Retained, RetentionMap, StoredItem, WalletInterest};
 use crate::channel::{transaction_channel, wallet_channel};
 
 const WALLETS: Table = Table("chain.wallets");
 const LINKS: Table = Table("chain.links");
 const FILTERS: Table = Table("chain.filters");
+
+/// Event filters in use at most, on all chains together.
+const MAX_FILTERS: usize = 100_000;
+
+/// Transactions that are followed at most, on all chains together.
+const MAX_TRANSACTIONS: usize = 100_000;
+
+/// Contracts that a filter names and that count as one filter: the chain has room for ten times as
+/// many contracts as filters.
+const CONTRACTS_PER_COUNT: usize = 10;
 
 /// Idle filters in memory at most.
 const MAX_IDLE_FILTERS: usize = 10_000;
@@ -36,7 +46,7 @@ const PAGE: usize = 1_000;
 const ADDRESS_BYTES: usize = 20;
 
 /// Everything that is followed beyond a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InterestRegistry {
     pub(crate) wallets: WalletInterest,
     pub(crate) filters: RetentionMap<ChannelName, FilterSpec>,
@@ -69,6 +79,13 @@ impl FilterSpec {
             topics,
             abi,
         }
+    }
+}
+
+impl Retained for FilterSpec {
+    fn count(&self) -> u32 {
+        let count = self.addresses.len().div_ceil(CONTRACTS_PER_COUNT);
+        u32::try_from(count.max(1)).unwrap_or(u32::MAX)
     }
 }
 
@@ -105,7 +122,9 @@ impl InterestRegistry {
     pub(crate) fn new(wallets: WalletInterest) -> Self {
         Self {
             wallets,
-            ..Self::default()
+            filters: RetentionMap::new(MAX_FILTERS, "event filters"),
+            transactions: RetentionMap::new(MAX_TRANSACTIONS, "transactions"),
+            expired_filters: Mutex::default(),
         }
     }
 

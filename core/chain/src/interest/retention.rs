@@ -4,6 +4,10 @@
 //! epoch of its own, in which its channel counts `seq`. A client that returns after the item
 //! expired finds another epoch, and so learns that publications may be missing.
 //!
+//! An item counts in the share of the client that followed it first, until it is forgotten. If
+//! it was idle, it counts for the client that follows it again. After a restart, items count for
+//! nobody until they are followed again.
+//!
 //! The journal writes items to the store. A publication and the mark that its item has
 //! published share a transaction.
 //!
@@ -20,6 +24,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidewire_stream::Epoch;
 
+use super::idle::{IdleItem, excess_idle};
+use crate::{
+    shares::{ClientShares, Share, ShareError},
+    transaction::RequestOwner,
+};
+
 /// How long an idle item is retained, in milliseconds: as long as channel histories.
 pub(crate) const KEEP_MS: i64 = 10 * 60 * 1_000;
 
@@ -31,7 +41,22 @@ const IN_USE: i64 = i64::MAX;
 
 /// All followed items of one kind.
 #[derive(Debug)]
-pub(crate) struct RetentionMap<K, V>(Mutex<State<K, V>>);
+pub(crate) struct RetentionMap<K, V> {
+    /// The kind, in the plural.
+    kind: &'static str,
+    shares: ClientShares,
+    state: Mutex<State<K, V>>,
+}
+
+/// A value of an item, which counts in the share of a client.
+pub(crate) trait Retained: Clone {
+    /// The size of the item in that share.
+    fn count(&self) -> u32 {
+        1
+    }
+}
+
+impl Retained for () {}
 
 #[derive(Debug)]
 struct State<K, V> {
@@ -47,6 +72,8 @@ struct Item<V> {
     idle_since_ms: i64,
     /// Whether something was published in this epoch.
     has_published: bool,
+    /// The share that it counts in. None for items of back ends, and for restored ones.
+    share: Option<Share>,
     value: V,
 }
 
@@ -68,85 +95,138 @@ pub(crate) enum InsertOutcome {
     New,
     /// The item was there already.
     Known,
-    /// The map has its maximum of items.
-    Full,
 }
 
-impl<K, V> Default for RetentionMap<K, V> {
-    fn default() -> Self {
-        Self(Mutex::new(State {
-            items: HashMap::new(),
-            dirty: HashSet::new(),
-        }))
+/// Why an item is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RetentionLimit {
+    /// The map has its maximum of items.
+    #[error("{0} {1} are followed, which is the maximum")]
+    Full(usize, &'static str),
+    /// The client's share has no room.
+    #[error("{0} {1} are followed for this client, which is its share")]
+    OfClient(u32, &'static str),
+    /// The connection's part of the share has no room.
+    #[error("{0} {1} are followed for this connection, which is its share")]
+    OfConnection(u32, &'static str),
+}
+
+impl RetentionLimit {
+    fn of_share(error: ShareError, kind: &'static str) -> Self {
+        match error {
+            ShareError::Client(most) => Self::OfClient(most, kind),
+            ShareError::Connection(most) => Self::OfConnection(most, kind),
+        }
     }
 }
 
-impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
-    /// Adds `key` for a subscriber that is about to follow it, unless there are `max_items`. Calls
-    /// `on_new` under the lock if the key is new.
+impl<K: Clone + Eq + Hash, V: Retained> RetentionMap<K, V> {
+    /// A map for up to `max_items` items of a kind, such as "wallets".
+    pub(crate) fn new(max_items: usize, kind: &'static str) -> Self {
+        Self {
+            kind,
+            shares: ClientShares::new(max_items),
+            state: Mutex::new(State {
+                items: HashMap::new(),
+                dirty: HashSet::new(),
+            }),
+        }
+    }
+
+    /// Adds `key` for a subscriber of `owner` that is about to follow it. Calls `on_new` under the
+    /// lock if the key is new.
+    ///
+    /// # Errors
+    /// The map has its maximum of items, or the item does not fit in the owner's share.
     pub(crate) fn insert(
         &self,
         key: K,
         value: V,
-        max_items: usize,
+        owner: &RequestOwner,
         on_new: impl FnOnce(),
-    ) -> InsertOutcome {
-        let mut state = self.0.lock();
+    ) -> Result<InsertOutcome, RetentionLimit> {
+        let mut state = self.state.lock();
         let State { items, dirty } = &mut *state;
         if let Some(item) = items.get_mut(&key) {
-            if std::mem::replace(&mut item.idle_since_ms, IN_USE) != IN_USE {
+            if self.follow_again(item, owner)? {
                 dirty.insert(key);
             }
-            return InsertOutcome::Known;
+            return Ok(InsertOutcome::Known);
         }
-        if items.len() >= max_items {
-            return InsertOutcome::Full;
+        if items.len() >= self.shares.max() {
+            return Err(RetentionLimit::Full(self.shares.max(), self.kind));
         }
         let item = Item {
             epoch: unused_epoch(),
             idle_since_ms: IN_USE,
             has_published: false,
+            share: self.share(owner, value.count())?,
             value,
         };
         items.insert(key.clone(), item);
         dirty.insert(key);
         on_new();
-        InsertOutcome::New
+        Ok(InsertOutcome::New)
     }
 
     /// Whether the map holds `key`.
     pub(crate) fn contains(&self, key: &K) -> bool {
-        self.0.lock().items.contains_key(key)
+        self.state.lock().items.contains_key(key)
     }
 
-    /// Marks `key` as about to be followed. Returns false if the map does not hold it.
-    pub(crate) fn touch(&self, key: &K) -> bool {
-        let mut state = self.0.lock();
+    /// Marks `key` as about to be followed for `owner`. Returns false if the map does not hold it.
+    ///
+    /// # Errors
+    /// The item was idle, and does not fit in the owner's share.
+    pub(crate) fn touch(&self, key: &K, owner: &RequestOwner) -> Result<bool, RetentionLimit> {
+        let mut state = self.state.lock();
         let Some(item) = state.items.get_mut(key) else {
-            return false;
+            return Ok(false);
         };
-        if std::mem::replace(&mut item.idle_since_ms, IN_USE) != IN_USE {
+        if self.follow_again(item, owner)? {
             state.dirty.insert(key.clone());
         }
-        true
+        Ok(true)
+    }
+
+    /// Notes that `owner` is about to follow an item. Returns whether the store is out of date.
+    fn follow_again(
+        &self,
+        item: &mut Item<V>,
+        owner: &RequestOwner,
+    ) -> Result<bool, RetentionLimit> {
+        if item.idle_since_ms == IN_USE {
+            return Ok(false);
+        }
+        let client = item.share.as_ref().map(Share::client);
+        if client != owner.client.as_ref() {
+            item.share = self.share(owner, item.value.count())?;
+        }
+        item.idle_since_ms = IN_USE;
+        Ok(true)
+    }
+
+    fn share(&self, owner: &RequestOwner, count: u32) -> Result<Option<Share>, RetentionLimit> {
+        let share = self.shares.acquire(owner, count);
+        share.map_err(|error| RetentionLimit::of_share(error, self.kind))
     }
 
     /// Removes an item that could not be followed after all.
     pub(crate) fn remove(&self, key: &K) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.items.remove(key);
         state.dirty.insert(key.clone());
     }
 
     /// The epoch of the item's channel, while the map holds the item.
     pub(crate) fn epoch(&self, key: &K) -> Option<Epoch> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         state.items.get(key).map(|item| to_epoch(item.epoch))
     }
 
     /// Gives the item's channel a new epoch, because publications were lost.
     pub(crate) fn renew(&self, key: &K) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if let Some(item) = state.items.get_mut(key) {
             (item.epoch, item.has_published) = (unused_epoch(), false);
             state.dirty.insert(key.clone());
@@ -156,7 +236,7 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
     /// Marks the item's channel as published on. Returns false if the map does not hold the
     /// item; then nothing may be published.
     pub(crate) fn mark_published(&self, key: &K) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let Some(item) = state.items.get_mut(key) else {
             return false;
         };
@@ -168,12 +248,12 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
 
     /// All keys.
     pub(crate) fn keys(&self) -> Vec<K> {
-        self.0.lock().items.keys().cloned().collect()
+        self.state.lock().items.keys().cloned().collect()
     }
 
     /// All keys, each with its value.
     pub(crate) fn entries(&self) -> Vec<(K, V)> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let items = state.items.iter();
         items
             .map(|(key, item)| (key.clone(), item.value.clone()))
@@ -181,7 +261,7 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
     }
 
     /// Updates which items are in use, and returns the keys to [`forget`](Self::forget): those
-    /// idle for [`KEEP_MS`], and of more than `max_idle` idle ones those idle longest.
+    /// idle for [`KEEP_MS`], and those [in excess](excess_idle) of `max_idle` idle ones.
     pub(crate) async fn sweep(
         &self,
         now_ms: i64,
@@ -197,9 +277,17 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
                 tokio::task::yield_now().await;
             }
             let is_used = is_used(&key);
-            let mut state = self.0.lock();
+            let mut state = self.state.lock();
             let Some(item) = state.items.get_mut(&key) else {
                 continue;
+            };
+            let mut add_idle = |since_ms, key| {
+                let client = item.share.as_ref().map(|share| share.client().clone());
+                idle.push(IdleItem {
+                    since_ms,
+                    client,
+                    key,
+                });
             };
             match (is_used, item.idle_since_ms) {
                 (true, IN_USE) => {}
@@ -208,26 +296,22 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
                     state.dirty.insert(key);
                 }
                 (false, IN_USE) => {
+                    add_idle(now_ms, key.clone());
                     item.idle_since_ms = now_ms;
-                    idle.push((now_ms, key.clone()));
                     state.dirty.insert(key);
                 }
                 (false, since_ms) if now_ms - since_ms >= KEEP_MS => expired.push(key),
-                (false, since_ms) => idle.push((since_ms, key)),
+                (false, since_ms) => add_idle(since_ms, key),
             }
         }
-        if idle.len() > max_idle {
-            idle.sort_unstable_by_key(|(since_ms, _)| *since_ms);
-            let count = idle.len() - max_idle;
-            expired.extend(idle.into_iter().take(count).map(|(_, key)| key));
-        }
+        expired.extend(excess_idle(idle, max_idle));
         expired
     }
 
     /// Removes an item that is still idle, and calls `on_forget` to undo its insertion.
     /// Returns false if the item stays.
     pub(crate) fn forget(&self, key: &K, on_forget: impl FnOnce()) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let item = state.items.get(key);
         if item.is_none_or(|item| item.idle_since_ms == IN_USE) {
             return false;
@@ -241,12 +325,12 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
 
     /// Whether the store is out of date.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.0.lock().dirty.is_empty()
+        !self.state.lock().dirty.is_empty()
     }
 
     /// Takes up to `max_items` changes for the store: an item to write, or `None` to delete.
     pub(crate) fn take_dirty(&self, max_items: usize) -> Vec<(K, Option<StoredItem<V>>)> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let State { items, dirty } = &mut *state;
         let keys: Vec<_> = dirty.iter().take(max_items).cloned().collect();
         let changes = keys.into_iter().map(|key| {
@@ -265,11 +349,12 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
     /// Adds an item from the store. It is idle until a client follows it.
     pub(crate) fn restore(&self, key: K, stored: StoredItem<V>, now_ms: i64) {
         let epoch = u64::from_str_radix(&stored.epoch, 16);
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let item = Item {
             epoch: epoch.unwrap_or_else(|_| unused_epoch()),
             idle_since_ms: stored.idle_since_ms.unwrap_or(now_ms).min(now_ms),
             has_published: stored.has_published,
+            share: None,
             value: stored.value,
         };
         state.items.insert(key, item);
@@ -277,7 +362,7 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
 
     /// Gives a new epoch to each item that was published on but has no restored history.
     pub(crate) fn renew_lost(&self, is_restored: impl Fn(&K) -> bool) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let State { items, dirty } = &mut *state;
         for (key, item) in items {
             if item.has_published && !is_restored(key) {
@@ -299,106 +384,4 @@ fn to_epoch(epoch: u64) -> Epoch {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    fn map() -> RetentionMap<u8, ()> {
-        let map = RetentionMap::default();
-        assert_eq!(map.insert(1, (), 2, || {}), InsertOutcome::New);
-        map
-    }
-
-    fn swept(map: &RetentionMap<u8, ()>, now_ms: i64, is_used: bool) -> Vec<u8> {
-        let used: fn(&u8) -> bool = if is_used { |_| true } else { |_| false };
-        sweep(map, now_ms, 10, used)
-    }
-
-    /// A sweep of fewer items than a chunk never yields.
-    fn sweep(
-        map: &RetentionMap<u8, ()>,
-        now_ms: i64,
-        most: usize,
-        is_used: fn(&u8) -> bool,
-    ) -> Vec<u8> {
-        map.sweep(now_ms, most, is_used).now_or_never().unwrap()
-    }
-
-    #[test]
-    fn an_item_is_forgotten_ten_minutes_after_the_last_follower() {
-        let map = map();
-        let epoch = map.epoch(&1);
-        assert!(swept(&map, 0, true).is_empty());
-        assert!(!map.forget(&1, || unreachable!("it is in use")));
-        assert!(swept(&map, 5, false).is_empty());
-        assert!(swept(&map, 4 + KEEP_MS, false).is_empty());
-        // A follower returns in time.
-        assert_eq!(
-            map.insert(1, (), 2, || unreachable!()),
-            InsertOutcome::Known
-        );
-        assert!(swept(&map, 5 + KEEP_MS, false).is_empty());
-        assert_eq!(swept(&map, 5 + 2 * KEEP_MS, false), [1]);
-        // A follower returns between the sweep and `forget`.
-        assert!(map.touch(&1));
-        assert!(!map.forget(&1, || unreachable!("it is in use")));
-        assert_eq!(map.epoch(&1), epoch);
-        assert!(swept(&map, 6 + 2 * KEEP_MS, false).is_empty());
-        assert!(map.forget(&1, || {}));
-        assert_eq!((map.epoch(&1), map.touch(&1)), (None, false));
-        // A new period has a new epoch.
-        assert_eq!(map.insert(1, (), 2, || {}), InsertOutcome::New);
-        assert_ne!(map.epoch(&1), epoch);
-    }
-
-    #[test]
-    fn changes_for_the_store_are_taken_in_chunks() {
-        let map = RetentionMap::<u8, ()>::default();
-        for key in 0..5 {
-            map.insert(key, (), 5, || {});
-        }
-        assert_eq!(map.take_dirty(3).len(), 3);
-        assert_eq!(map.take_dirty(usize::MAX).len(), 2);
-        assert!(!map.is_dirty());
-    }
-
-    #[test]
-    fn items_and_idle_items_are_bounded() {
-        let map = map();
-        assert_eq!(map.insert(2, (), 2, || {}), InsertOutcome::New);
-        assert_eq!(map.insert(3, (), 2, || unreachable!()), InsertOutcome::Full);
-        // Of the idle items the one idle longest expires.
-        sweep(&map, 1, 1, |key| *key == 2);
-        assert_eq!(sweep(&map, 2, 1, |_| false), [1]);
-    }
-
-    #[test]
-    fn a_restored_item_keeps_its_epoch_unless_its_history_is_lost() {
-        let map = map();
-        map.mark_published(&1);
-        let stored = map.take_dirty(usize::MAX);
-        assert!(!map.is_dirty());
-        let (_, stored_item) = stored.into_iter().next().unwrap();
-        let text = serde_json::to_string(&stored_item.unwrap()).unwrap();
-        let again = RetentionMap::<u8, ()>::default();
-        again.restore(1, serde_json::from_str(&text).unwrap(), 7);
-        assert_eq!(again.epoch(&1), map.epoch(&1));
-        // With its history the epoch stays, without it begins a new one.
-        again.renew_lost(|_| true);
-        assert!(!again.is_dirty());
-        again.renew_lost(|_| false);
-        assert_ne!(again.epoch(&1), map.epoch(&1));
-        again.restore(2, again.take_dirty(usize::MAX).remove(0).1.unwrap(), 7);
-        let before = again.epoch(&2);
-        again.renew_lost(|_| false);
-        assert_eq!(
-            again.epoch(&2),
-            before,
-            "nothing was published in its epoch"
-        );
-        assert_eq!(swept(&again, 7 + KEEP_MS, false).len(), 2);
-        assert!(again.forget(&1, || {}));
-        assert_eq!(again.take_dirty(usize::MAX), [(1, None)]);
-    }
-}
+mod tests;

@@ -11,9 +11,10 @@ use tidewire_stream::UserId;
 use tokio::sync::Notify;
 
 use super::{
-    InsertOutcome, RetentionMap, WalletIndex,
+    RetentionLimit, RetentionMap, WalletIndex,
     links::{LinkError, Links},
 };
+use crate::transaction::RequestOwner;
 
 /// Wallets in memory at most, on all chains together.
 pub(crate) const MAX_WALLETS: usize = 1_000_000;
@@ -30,34 +31,31 @@ pub(crate) struct WalletLookup {
 }
 
 /// The followed wallets, on all chains.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WalletInterest {
     pub(crate) retained: RetentionMap<Address, ()>,
     pub(crate) links: Links,
     chains: Vec<WalletLookup>,
 }
 
-/// [`MAX_WALLETS`] wallets are followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_WALLETS} wallets are followed, which is the maximum")]
-pub(crate) struct WalletLimit;
-
 impl WalletInterest {
     /// No wallets yet, on the chains with these lookups.
     pub(crate) fn new(chains: Vec<WalletLookup>) -> Self {
         Self {
+            retained: RetentionMap::new(MAX_WALLETS, "wallets"),
+            links: Links::default(),
             chains,
-            ..Self::default()
         }
     }
 
-    /// Follows a wallet for a client that is about to subscribe.
-    pub(crate) fn follow(&self, address: Address) -> Result<(), WalletLimit> {
+    /// Follows a wallet for a client that is about to subscribe, or for a link.
+    pub(crate) fn follow(
+        &self,
+        address: Address,
+        owner: &RequestOwner,
+    ) -> Result<(), RetentionLimit> {
         let watch = || self.watch(address);
-        match self.retained.insert(address, (), MAX_WALLETS, watch) {
-            InsertOutcome::New | InsertOutcome::Known => Ok(()),
-            InsertOutcome::Full => Err(WalletLimit),
-        }
+        self.retained.insert(address, (), owner, watch).map(drop)
     }
 
     /// Links a wallet to a user.
@@ -85,7 +83,7 @@ impl WalletInterest {
     /// Follows all wallets that are linked to a user.
     pub(crate) fn follow_linked(&self) {
         for address in self.links.addresses() {
-            if let Err(error) = self.follow(address) {
+            if let Err(error) = self.follow(address, &RequestOwner::default()) {
                 tracing::error!(%address, %error, "a linked wallet is not followed");
             }
         }

@@ -197,7 +197,7 @@ mod tests {
             store: store.clone(),
             queue,
             sink: sink.clone(),
-            interest: Arc::new(InterestRegistry::new(WalletInterest::default())),
+            interest: Arc::new(InterestRegistry::new(WalletInterest::new(Vec::new()))),
         }
     }
 

@@ -47,9 +47,6 @@ use crate::{
 /// Watches of back ends, by chain and hash.
 const WATCHES: Table = Table("chain.watches");
 
-/// Event filters in use at most, on all chains together.
-const MAX_FILTERS: usize = 100_000;
-
 /// How often checks, time-outs and expired filters are handled.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -402,7 +399,7 @@ impl Processor {
             Command::Events(filter, requester, reply) => {
                 let (filter, spec) = *filter;
                 // The client may have gone.
-                let _ = reply.send(self.add_filter(filter, spec));
+                let _ = reply.send(self.add_filter(filter, spec, &requester.owner));
                 drop(requester);
                 Ok(())
             }
@@ -411,18 +408,20 @@ impl Processor {
 
     /// Adds a filter to the tracker, unless a client added an equal one. The registry removes it
     /// after the last follower left.
-    fn add_filter(&mut self, filter: Filter, spec: FilterSpec) -> Result<ChannelName, ChainError> {
+    fn add_filter(
+        &mut self,
+        filter: Filter,
+        spec: FilterSpec,
+        owner: &RequestOwner,
+    ) -> Result<ChannelName, ChainError> {
         let channel = filter.channel(self.deps.chain);
         let filters = &self.deps.interest.filters;
-        match filters.insert(channel.clone(), spec, MAX_FILTERS, || {}) {
+        match filters.insert(channel.clone(), spec, owner, || {})? {
             InsertOutcome::Known => Ok(channel),
             InsertOutcome::New => self.events.add(filter).map_err(|error| {
                 filters.remove(&channel);
                 ChainError::LimitReached(error.to_string())
             }),
-            InsertOutcome::Full => Err(ChainError::LimitReached(format!(
-                "{MAX_FILTERS} event filters are in use, which is the maximum"
-            ))),
         }
     }
 

@@ -37,9 +37,10 @@ mod tracker;
 mod watch;
 mod watch_table;
 
+pub use crate::shares::Excess;
 pub use options::TransactionOptions;
 pub(crate) use request_owner::RequestOwner;
 pub use requests::NodeRequest;
-pub use slots::{Excess, WatchSlot, WatchSlots};
+pub use slots::{WatchSlot, WatchSlots};
 pub use tracker::{Concern, TrackerOutput, TransactionTracker, WatchError, is_provisional_end};
 pub use watch::{BlockNumHash, Interest, StoredPhase, StoredWatch, Transfer};

@@ -15,29 +15,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use alloy::primitives::B256;
 use parking_lot::Mutex;
-use tidewire_stream::{
-    ClientKey,
-    limit::semaphore::{KeyedPermit, KeyedSemaphore},
-    session::ConnectionId,
-};
+use tidewire_stream::ClientKey;
 
-use super::{RequestOwner, WatchError};
-
-/// Parts of all places of which one client takes one at most. All transactions of a client are
-/// then checked once a minute, however many there are.
-const CLIENT_PARTS: usize = 20;
-
-/// Parts of all places of which one connection takes one at most.
-const CONNECTION_PARTS: usize = 50;
-
-/// Whether a place may count for a client beyond its share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
-    /// The client is refused.
-    Refused,
-    /// The client has no room for others then.
-    Allowed,
-}
+use super::{Excess, RequestOwner, WatchError};
+use crate::shares::{ClientShares, Share, ShareError};
 
 /// The places of one chain's watch table. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,12 +26,9 @@ pub struct WatchSlots(Arc<Slots>);
 
 #[derive(Debug)]
 struct Slots {
-    max: usize,
     /// The transactions that have a place.
     holders: Mutex<HashMap<B256, Holder>>,
-    /// The places of each client and of each connection.
-    clients: KeyedSemaphore<ClientKey>,
-    connections: KeyedSemaphore<ConnectionId>,
+    shares: ClientShares,
 }
 
 /// The holder of a place.
@@ -60,14 +38,6 @@ struct Holder {
     slots: u32,
     /// The share that it counts in. Dropping it gives the place back.
     share: Option<Share>,
-}
-
-/// A place in the share of a client, and in that of its connection.
-#[derive(Debug)]
-struct Share {
-    client: ClientKey,
-    _client: KeyedPermit<ClientKey>,
-    _connection: Option<KeyedPermit<ConnectionId>>,
 }
 
 /// A claim on the place of one transaction, which ends on drop. All slots of a transaction
@@ -83,10 +53,8 @@ impl WatchSlots {
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Slots {
-            max,
             holders: Mutex::default(),
-            clients: KeyedSemaphore::default(),
-            connections: KeyedSemaphore::default(),
+            shares: ClientShares::new(max),
         }))
     }
 
@@ -113,14 +81,12 @@ impl WatchSlots {
             holder.slots += 1;
             return Ok(self.slot(hash));
         }
-        if holders.len() >= self.0.max {
+        if holders.len() >= self.0.shares.max() {
             return Err(WatchError::TooMany(holders.len()));
         }
-        let share = owner.client.as_ref();
-        let share = share.map(|client| self.share(client, owner.connection.as_ref()));
         let holder = Holder {
             slots: 1,
-            share: share.transpose()?,
+            share: self.0.shares.acquire(owner, 1)?,
         };
         holders.insert(hash, holder);
         Ok(self.slot(hash))
@@ -141,45 +107,10 @@ impl WatchSlots {
         let mut holders = self.0.holders.lock();
         let holder = holders.get_mut(&hash);
         let share = holder.and_then(|holder| holder.share.as_mut());
-        let Some(share) = share.filter(|share| share.client == *from) else {
-            return Ok(());
-        };
-        let most = self.part(CLIENT_PARTS);
-        let limit = match excess {
-            Excess::Refused => most,
-            Excess::Allowed => u32::MAX,
-        };
-        let permit = self.0.clients.try_acquire(to, limit);
-        *share = Share {
-            client: to.clone(),
-            _client: permit.ok_or(WatchError::TooManyOfClient(most))?,
-            _connection: None,
-        };
+        if let Some(share) = share.filter(|share| share.client() == from) {
+            *share = self.0.shares.acquire_for(to, excess)?;
+        }
         Ok(())
-    }
-
-    fn part(&self, parts: usize) -> u32 {
-        u32::try_from((self.0.max / parts).max(1)).unwrap_or(u32::MAX)
-    }
-
-    /// A place in the share of a client and of its connection.
-    fn share(
-        &self,
-        client: &ClientKey,
-        connection: Option<&ConnectionId>,
-    ) -> Result<Share, WatchError> {
-        let connection = connection.map(|connection| {
-            let most = self.part(CONNECTION_PARTS);
-            let share = self.0.connections.try_acquire(connection, most);
-            share.ok_or(WatchError::TooManyOfConnection(most))
-        });
-        let most = self.part(CLIENT_PARTS);
-        let share = self.0.clients.try_acquire(client, most);
-        Ok(Share {
-            client: client.clone(),
-            _connection: connection.transpose()?,
-            _client: share.ok_or(WatchError::TooManyOfClient(most))?,
-        })
     }
 
     /// Takes a place beyond the maximum too: a stored watch was accepted before the restart.
@@ -201,6 +132,15 @@ impl WatchSlot {
     }
 }
 
+impl From<ShareError> for WatchError {
+    fn from(error: ShareError) -> Self {
+        match error {
+            ShareError::Client(most) => Self::TooManyOfClient(most),
+            ShareError::Connection(most) => Self::TooManyOfConnection(most),
+        }
+    }
+}
+
 impl Drop for WatchSlot {
     fn drop(&mut self) {
         let mut holders = self.slots.0.holders.lock();
@@ -216,7 +156,10 @@ impl Drop for WatchSlot {
 
 #[cfg(test)]
 mod tests {
+    use tidewire_stream::session::ConnectionId;
+
     use super::*;
+    use crate::shares::{CLIENT_PARTS, CONNECTION_PARTS};
 
     #[test]
     fn a_place_is_free_once_every_slot_of_its_transaction_is_gone() {

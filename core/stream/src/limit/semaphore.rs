@@ -27,18 +27,21 @@ impl<K: Eq + Hash + Clone> KeyedSemaphore<K> {
     /// every call succeeds and nothing is counted.
     #[must_use]
     pub fn try_acquire(&self, key: &K, limit: u32) -> Option<KeyedPermit<K>> {
-        if limit == 0 {
-            return Some(KeyedPermit { counted: None });
+        self.try_acquire_many(key, 1, limit)
+    }
+
+    /// A permit that counts as `count` for `key`, or `None` when more than `limit` would then be in
+    /// use. With a limit of 0 every call succeeds and nothing is counted.
+    #[must_use]
+    pub fn try_acquire_many(&self, key: &K, count: u32, limit: u32) -> Option<KeyedPermit<K>> {
+        let counted = (limit > 0 && count > 0).then(|| (self.clone(), key.clone()));
+        if counted.is_some() {
+            let mut counts = self.0.lock();
+            let in_use = counts.get(key).copied().unwrap_or_default();
+            let sum = in_use.checked_add(count).filter(|sum| *sum <= limit)?;
+            counts.insert(key.clone(), sum);
         }
-        let mut counts = self.0.lock();
-        let count = counts.entry(key.clone()).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(KeyedPermit {
-            counted: Some((self.clone(), key.clone())),
-        })
+        Some(KeyedPermit { counted, count })
     }
 
     /// The number of permits of `key` in use.
@@ -53,13 +56,13 @@ impl<K: Eq + Hash + Clone> KeyedSemaphore<K> {
         self.0.lock().len()
     }
 
-    fn release(&self, key: &K) {
+    fn release(&self, key: &K, count: u32) {
         let mut counts = self.0.lock();
-        let Some(count) = counts.get_mut(key) else {
+        let Some(in_use) = counts.get_mut(key) else {
             return;
         };
-        *count -= 1;
-        if *count == 0 {
+        *in_use -= count;
+        if *in_use == 0 {
             counts.remove(key);
             // After a burst of clients has gone, the map returns its memory.
             if counts.capacity() > 64 && counts.len() < counts.capacity() / 8 {
@@ -69,16 +72,17 @@ impl<K: Eq + Hash + Clone> KeyedSemaphore<K> {
     }
 }
 
-/// One permit. Dropping it gives it back to its semaphore.
+/// A permit. Dropping it gives it back to its semaphore.
 #[derive(Debug)]
 pub struct KeyedPermit<K: Eq + Hash + Clone> {
     counted: Option<(KeyedSemaphore<K>, K)>,
+    count: u32,
 }
 
 impl<K: Eq + Hash + Clone> Drop for KeyedPermit<K> {
     fn drop(&mut self) {
         if let Some((semaphore, key)) = self.counted.take() {
-            semaphore.release(&key);
+            semaphore.release(&key, self.count);
         }
     }
 }
@@ -104,6 +108,20 @@ mod tests {
         // Without a limit nothing is counted.
         let permit = semaphore.try_acquire(&"a", 0);
         assert!(permit.is_some() && semaphore.keys() == 0);
+    }
+
+    #[test]
+    fn a_permit_can_count_as_several() {
+        let semaphore = KeyedSemaphore::default();
+        let three = semaphore.try_acquire_many(&"a", 3, 4).unwrap();
+        assert!(semaphore.try_acquire_many(&"a", 2, 4).is_none());
+        assert!(semaphore.try_acquire_many(&"b", 5, 4).is_none());
+        assert_eq!((semaphore.in_use(&"a"), semaphore.keys()), (3, 1));
+        let one = semaphore.try_acquire(&"a", 4).unwrap();
+        drop(three);
+        assert_eq!(semaphore.in_use(&"a"), 1);
+        drop(one);
+        assert_eq!(semaphore.keys(), 0);
     }
 
     #[test]
