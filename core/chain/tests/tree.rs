@@ -293,3 +293,49 @@ fn the_number_of_headers_is_bounded() {
     let tip = tree.tip().unwrap();
     assert_eq!(tree.plan(&tip), Plan::Canonical);
 }
+
+#[test]
+fn the_oldest_header_is_evicted_first() {
+    let graph = line(2);
+    let mut tree = HeaderTree::resume(2, graph.blocks.iter().copied());
+    assert_eq!(tree.limit(), 2);
+    let header = |name| BlockRef {
+        number: 8,
+        hash: hash(name),
+        parent: hash(name + 5_000),
+    };
+    let child = |name| BlockRef {
+        number: 9,
+        hash: hash(name + 9_000),
+        parent: hash(name),
+    };
+    for name in 100..124 {
+        tree.insert(header(name));
+    }
+    assert_eq!(tree.plan(&child(100)), Plan::NeedHeader(hash(5_100), 7));
+    tree.insert(header(124));
+    assert_eq!(tree.plan(&child(100)), Plan::NeedHeader(hash(100), 8));
+    assert_eq!(tree.plan(&child(101)), Plan::NeedHeader(hash(5_101), 7));
+}
+
+#[test]
+fn a_path_leads_from_the_chain_to_the_head() {
+    // Blocks 0 to 3, and a branch on block 2: 4 to 6.
+    let graph = Graph::of(&[0, 1, 2, 2, 4, 5]);
+    let [.., fourth, fifth, head] = graph.blocks[..] else {
+        panic!("there are seven blocks")
+    };
+    let mut tree = HeaderTree::resume(1, graph.blocks[..4].iter().copied());
+    tree.insert(fifth);
+    assert!(tree.path_to(&head, 10).is_empty(), "a header is missing");
+    tree.insert(fourth);
+    assert_eq!(tree.path_to(&head, 10), [fourth, fifth, head]);
+    assert_eq!(tree.path_to(&head, 2), [fourth, fifth]);
+    let wrong = BlockRef {
+        number: head.number + 1,
+        ..head
+    };
+    assert!(tree.path_to(&wrong, 10).is_empty());
+    // Any block can be the first.
+    assert_eq!(HeaderTree::new(1).path_to(&head, 10), [head]);
+}
