@@ -91,6 +91,17 @@ fn venues_make_one_price_and_keep_their_own_channels() {
 }
 
 #[test]
+fn the_age_of_a_symbol_is_that_of_its_newest_data() {
+    let mut harness = Harness::new(r#"symbols = ["BTC-USD", "ETH-USD"]"#);
+    assert!(harness.aggregator.ages_ms(NOW_US).is_empty());
+    harness.apply_frame("coinbase", &coinbase_match(1, "BTC-USD", "100"), NOW_US);
+    let later = NOW_US + 2 * SECOND_US;
+    harness.apply_frame("kraken", &kraken_trade(7, "BTC/USD", "100"), later);
+    let ages = harness.aggregator.ages_ms(later + 1_500_999);
+    assert_eq!(ages, [("BTC-USD".to_owned(), 1_500)]);
+}
+
+#[test]
 fn a_trade_counts_once_and_a_newer_ticker_sets_the_price() {
     let mut harness = Harness::new(r#"symbols = ["BTC-USD"]"#);
     let at = NOW_US;

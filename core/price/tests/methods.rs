@@ -178,6 +178,20 @@ fn an_ema_moves_by_2_61ths_a_second() {
 }
 
 #[test]
+fn averages_advance_once_a_second() {
+    let mut harness = Harness::new("ema");
+    harness.trade("a", "100", "1", 0);
+    harness.trade("a", "161", "1", 1);
+    harness.aggregator.tick(at(2));
+    let count = |harness: &Harness| harness.publisher.prices("prices:BTC-USD").len();
+    let before = count(&harness);
+    harness.aggregator.tick(at(3) - 1);
+    assert_eq!(count(&harness), before);
+    harness.aggregator.tick(at(3));
+    assert_eq!(count(&harness), before + 1);
+}
+
+#[test]
 fn an_outlier_is_excluded_until_it_is_close_again() {
     let mut harness = Harness::new("median");
     harness.trade("a", "100", "1", 0);

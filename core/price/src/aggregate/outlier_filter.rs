@@ -105,11 +105,10 @@ fn furthest(candidates: &[Candidate], limit: Decimal) -> Option<usize> {
     furthest.map(|(_, index)| index)
 }
 
-/// Whether sources agree on this price and are at least half of all.
+/// Whether sources agree on this price and are at least half of all, which are three or more.
 fn is_camp(all: &[Decimal], price: Decimal, limit: Decimal) -> bool {
     let agree = |other: &&Decimal| is_within(price, **other, limit);
-    let size = all.iter().filter(agree).count();
-    size > 1 && size * 2 >= all.len()
+    all.iter().filter(agree).count() * 2 >= all.len()
 }
 
 /// The prices of the included candidates, without the one at `except`.

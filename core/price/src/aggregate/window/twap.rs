@@ -224,6 +224,17 @@ mod tests {
         assert_eq!(Twap::default().mean(0, window_us), None);
     }
 
+    #[test]
+    fn segments_that_have_left_the_window_are_dropped() {
+        let (mut twap, window_us) = (Twap::default(), 50 * SECOND_US);
+        for second in 0..1_000 {
+            let price = Decimal::from(100 + second % 2);
+            twap.set(Some(price), second * SECOND_US, window_us);
+        }
+        // Half of the window lasts too long to be merged.
+        assert_eq!(twap.past.len(), 50);
+    }
+
     proptest! {
         #[test]
         fn the_mean_equals_that_of_single_microseconds(
