@@ -375,3 +375,6 @@ fn log_of(receipt: &TransactionReceipt, log: &Log) -> Log {
         ..*log
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ sol! {
 }
 
 /// The contract of a shop that is always closed: each call of it fails.
-pub(super) const SHOP: Address =
+pub(crate) const SHOP: Address =
     alloy::primitives::address!("5a3b1e00000000000000000000000000000000d0");
 
 /// Gas of a transfer of coins, of a transfer of tokens, and of a call that fails.
@@ -39,27 +39,27 @@ const GAS_LIMIT: u64 = 30_000_000;
 
 /// The content of an account after a block.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Account {
-    pub(super) nonce: u64,
-    pub(super) coins: U256,
-    pub(super) tokens: U256,
+pub(crate) struct Account {
+    pub(crate) nonce: u64,
+    pub(crate) coins: U256,
+    pub(crate) tokens: U256,
 }
 
 /// All accounts after a block.
-pub(super) type Accounts = BTreeMap<Address, Account>;
+pub(crate) type Accounts = BTreeMap<Address, Account>;
 
 /// A block, and the accounts after it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct SampleBlock {
-    pub(super) header: HeaderJson,
-    pub(super) transactions: Vec<Transaction>,
-    pub(super) receipts: Vec<TransactionReceipt>,
-    pub(super) accounts: Accounts,
+pub(crate) struct SampleBlock {
+    pub(crate) header: HeaderJson,
+    pub(crate) transactions: Vec<Transaction>,
+    pub(crate) receipts: Vec<TransactionReceipt>,
+    pub(crate) accounts: Accounts,
 }
 
 /// The action of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     /// Pays coins.
     Pay(Address, U256),
     /// Pays tokens.
@@ -69,7 +69,7 @@ pub(super) enum Action {
 }
 
 /// A transaction of `from`. `serial` makes it differ from every other one.
-pub(super) fn transaction(
+pub(crate) fn transaction(
     (from, nonce): (Address, u64),
     action: Action,
     (max_fee, tip): (u128, u128),
@@ -167,19 +167,19 @@ fn execute(accounts: &mut Accounts, transaction: &Transaction, price: u128) -> O
 }
 
 /// The parts that a new block follows from.
-pub(super) struct BlockSeed {
-    pub(super) parent: Option<B256>,
-    pub(super) number: u64,
+pub(crate) struct BlockSeed {
+    pub(crate) parent: Option<B256>,
+    pub(crate) number: u64,
     /// In seconds since the Unix epoch.
-    pub(super) timestamp: u64,
-    pub(super) base_fee: u64,
+    pub(crate) timestamp: u64,
+    pub(crate) base_fee: u64,
     /// Distinguishes blocks of the same height.
-    pub(super) serial: u64,
-    pub(super) accounts: Accounts,
+    pub(crate) serial: u64,
+    pub(crate) accounts: Accounts,
 }
 
 /// Makes a block of the waiting transactions that can be executed, and removes them.
-pub(super) fn make(seed: BlockSeed, waiting: &mut Vec<Transaction>) -> SampleBlock {
+pub(crate) fn make(seed: BlockSeed, waiting: &mut Vec<Transaction>) -> SampleBlock {
     let BlockSeed {
         parent,
         number,

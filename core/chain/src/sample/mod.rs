@@ -12,7 +12,7 @@
 //!
 //! Messages about this chain bear `sample: true`; see [`Provenance`].
 
-mod block;
+pub(crate) mod block;
 mod ledger;
 mod rpc;
 mod server;

@@ -134,6 +134,23 @@ fn a_transaction_missing_from_all_mempools_is_dropped_after_several_checks() {
 }
 
 #[test]
+fn a_pending_transaction_is_checked_less_and_less_often() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    world.watch(sent);
+    let mut checks = Vec::new();
+    for second in 1..=1_000 {
+        world.now += SECOND;
+        let output = world.tracker.tick(world.now);
+        if !output.requests.is_empty() {
+            checks.push(second);
+        }
+        world.take(output);
+    }
+    assert_eq!(checks, [10, 20, 40, 80, 160, 320, 620, 920]);
+}
+
+#[test]
 fn a_dropped_transaction_that_is_sent_again_is_asked_for_anew() {
     for is_mined in [false, true] {
         let mut world = World::new();
