@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) mempool: BTreeMap<B256, Transaction>,
     /// Transactions that revert.
     pub(crate) failing: Vec<B256>,
+    /// The trace of each transaction. Without it the node has no traces.
+    pub(crate) trace: Option<Value>,
     /// The node's treatment of receipts.
     pub(crate) receipt_fault: Option<fn(Value) -> Result<Value, RpcError>>,
     /// Whether the node answers nothing.
@@ -147,7 +149,7 @@ impl Node {
                 let with_mempool = call.params[1] == "pending";
                 Ok(json!(format!("{:#x}", self.count(from, with_mempool))))
             }
-            "debug_traceTransaction" => Err(refused(-32_601, None)),
+            "debug_traceTransaction" => self.trace.clone().ok_or(refused(-32_601, None)),
             "eth_call" => Err(refused(
                 3,
                 Some(json!(alloy::hex::encode_prefixed(

@@ -6,6 +6,11 @@ mod property;
 mod support;
 mod world;
 
+use alloy::{
+    hex,
+    primitives::{B256, keccak256},
+};
+use serde_json::{Value, json};
 use support::{RECEIPT_FAULTS, account, hash, transaction};
 use tidewire_chain::{
     RpcError,
@@ -83,6 +88,44 @@ fn a_failed_transaction_is_published_from_inclusion_on_with_its_reason() {
 }
 
 #[test]
+fn the_reason_of_a_failure_comes_from_the_trace_or_the_gas_or_a_call() {
+    let panic = |code: u8| {
+        let selector = &keccak256("Panic(uint256)")[..4];
+        hex::encode_prefixed([selector, &B256::with_last_byte(code)[..]].concat())
+    };
+    let all_gas: fn(Value) -> Result<Value, RpcError> = |mut receipt| {
+        receipt["gasUsed"] = json!("0x5208");
+        Ok(receipt)
+    };
+    let reverted = json!({"error": "execution reverted"});
+    for (trace, receipt_fault, reason) in [
+        (
+            Some(json!({"error": "invalid opcode"})),
+            None,
+            "invalid opcode",
+        ),
+        (
+            Some(json!({"error": "execution reverted", "output": panic(0x11)})),
+            Some(all_gas),
+            "panic 0x11: arithmetic overflow or underflow",
+        ),
+        (Some(reverted), Some(all_gas), "reverted without a reason"),
+        (Some(json!({})), Some(all_gas), "out of gas"),
+        (None, Some(all_gas), "out of gas"),
+        (None, None, "panic 0x01: an assertion failed"),
+    ] {
+        let mut world = World::new();
+        let sent = world.send(1, 0, 5);
+        world.node.failing.push(sent);
+        (world.node.trace, world.node.receipt_fault) = (trace, receipt_fault);
+        world.watch(sent);
+        world.mine(&[sent]);
+        let failed = world.published.pop().unwrap();
+        assert_eq!(failed.reason.as_deref(), Some(reason));
+    }
+}
+
+#[test]
 fn a_transaction_that_takes_the_nonce_is_named() {
     for (value, state) in [(6, State::Replaced), (0, State::Cancelled)] {
         let mut world = World::new();
@@ -148,6 +191,24 @@ fn a_pending_transaction_is_checked_less_and_less_often() {
         world.take(output);
     }
     assert_eq!(checks, [10, 20, 40, 80, 160, 320, 620, 920]);
+}
+
+#[test]
+fn a_transaction_is_dropped_after_it_was_missing_for_the_whole_time() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    world.watch(sent);
+    world.node.mempool.clear();
+    let mut seconds = 0;
+    while world.status(&sent).state() == State::Pending {
+        world.now += SECOND;
+        let output = world.tracker.tick(world.now);
+        world.take(output);
+        seconds += 1;
+    }
+    // It is missing from the first check after 10 s on, for a minute.
+    assert_eq!(world.status(&sent).state(), State::Dropped);
+    assert_eq!(seconds, 70);
 }
 
 #[test]

@@ -110,7 +110,12 @@ fn a_block_holds_what_its_hash_covers() {
     transactions[1]["blockNumber"] = json!("0x9");
     receipts[1]["transactionIndex"] = json!("0x9");
     receipts[0]["logs"][0]["removed"] = json!(true);
-    receipts[0]["logs"][0]["transactionIndex"] = json!("0x9");
+    for field in ["transactionIndex", "blockNumber"] {
+        receipts[0]["logs"][0][field] = json!("0x9");
+    }
+    for field in ["transactionHash", "blockHash"] {
+        receipts[0]["logs"][0][field] = json!(B256::repeat_byte(9));
+    }
     receipts.reverse();
     let data = load_json(&sample, STRICT, &transactions, &receipts).unwrap();
     assert_eq!(data.transactions, sample.transactions);
