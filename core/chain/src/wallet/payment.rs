@@ -56,3 +56,77 @@ pub(super) fn token_payments(
     });
     payments.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wallet::{activity::TokenActivity, tokens::TokenMetadata};
+
+    const WALLET: Address = Address::repeat_byte(1);
+    const TOKEN: Address = Address::repeat_byte(2);
+    const NFT: Address = Address::repeat_byte(3);
+
+    /// The payments of a block in which a contract logs this transfer.
+    fn payments(contract: Address, from: Address, to: Address, value: u64) -> Vec<TokenPayment> {
+        let mut tokens = TokenCache::default();
+        for (contract, is_nft) in [(TOKEN, false), (NFT, true)] {
+            let metadata = TokenMetadata {
+                symbol: Some("TOK".to_owned()),
+                decimals: Some(6),
+                is_nft,
+            };
+            tokens.insert(contract, metadata, true, 0);
+        }
+        let mut recipients = Recipients::default();
+        recipients.insert(WALLET, Address::repeat_byte(7));
+        let event = TokenEvent::Erc20Transfer {
+            from,
+            to,
+            value: U256::from(value),
+            indexed: true,
+        };
+        let transfer = TokenActivity {
+            contract,
+            transaction: B256::repeat_byte(4),
+            event,
+        };
+        let activity = Activity {
+            events: vec![(WALLET, transfer)],
+            ..Activity::default()
+        };
+        token_payments(&activity, &tokens, &recipients)
+    }
+
+    #[test]
+    fn a_payment_moves_tokens_to_the_wallet_from_somebody_else() {
+        let (sender, unknown) = (Address::repeat_byte(5), Address::repeat_byte(6));
+        let payment = TokenPayment {
+            wallet: WALLET,
+            token: TOKEN,
+            hash: B256::repeat_byte(4),
+            from: sender,
+            value: U256::from(9),
+            symbol: Some("TOK".to_owned()),
+            decimals: Some(6),
+        };
+        let found = payments(TOKEN, sender, WALLET, 9);
+        assert_eq!(found, std::slice::from_ref(&payment));
+        let unnamed = TokenPayment {
+            token: unknown,
+            symbol: None,
+            decimals: None,
+            ..payment
+        };
+        assert_eq!(payments(unknown, sender, WALLET, 9), [unnamed]);
+        assert!(payments(TOKEN, sender, WALLET, 0).is_empty());
+        assert!(payments(TOKEN, WALLET, sender, 9).is_empty());
+        assert!(payments(TOKEN, WALLET, WALLET, 9).is_empty());
+        assert!(payments(NFT, sender, WALLET, 9).is_empty());
+        // An address that the wallet paid to may pay it back, and one that looks like it is refused.
+        let known = Address::repeat_byte(7);
+        let mut alike = known;
+        alike.0[10] = 0;
+        assert_eq!(payments(TOKEN, known, WALLET, 9).len(), 1);
+        assert!(payments(TOKEN, alike, WALLET, 9).is_empty());
+    }
+}

@@ -109,4 +109,19 @@ mod tests {
         assert_eq!(cache.get(&token), Some(&metadata));
         assert!(!cache.is_due(&token, i64::MAX));
     }
+
+    #[test]
+    fn the_token_that_was_read_first_is_evicted() {
+        let mut cache = TokenCache::default();
+        let token = |number: usize| Address::left_padding_from(&number.to_be_bytes());
+        for number in 0..MAX_TOKENS {
+            cache.insert(token(number), TokenMetadata::default(), true, 0);
+        }
+        // Reading one again takes no further room.
+        cache.insert(token(0), TokenMetadata::default(), true, 0);
+        assert!(cache.get(&token(0)).is_some());
+        cache.insert(token(MAX_TOKENS), TokenMetadata::default(), true, 0);
+        let kept = [0, 1, MAX_TOKENS].map(|number| cache.get(&token(number)).is_some());
+        assert_eq!(kept, [false, true, true]);
+    }
 }
