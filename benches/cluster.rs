@@ -116,12 +116,34 @@ impl Redis {
         Ok(answer)
     }
 
+    /// Subscribes `count` connections to a shard channel, which read all that comes as fast as
+    /// they can.
+    fn subscribe(&self, name: &str, count: usize) -> io::Result<Vec<TcpStream>> {
+        let mut streams = Vec::new();
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            write!(stream, "SSUBSCRIBE {name}\r\n")?;
+            let mut reader = stream.try_clone()?;
+            std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+            streams.push(stream);
+        }
+        Ok(streams)
+    }
+
     /// Calls of the script a second, of `batch` publications each, as `redis-benchmark` counts
-    /// them. Each call has another number, so that none is taken for a repetition.
-    fn calls_per_second(&self, channel: &str, batch: usize, pipeline: usize) -> Outcome<f64> {
+    /// them, with `subscribers` to the channel. Each call has another number, so that none is taken
+    /// for a repetition.
+    fn calls_per_second(
+        &self,
+        channel: &str,
+        batch: usize,
+        pipeline: usize,
+        subscribers: usize,
+    ) -> Outcome<f64> {
         let loaded = self.command(&["SCRIPT", "LOAD", SCRIPT])?;
         let digest = loaded.lines().nth(1).ok_or("no digest")?.to_owned();
         let name = |kind: &str| format!("bench:{{0}}:{kind}:{channel}");
+        let listening = self.subscribe(&name("0"), subscribers)?;
         let calls = (300_000 / batch).max(5_000).to_string();
         let (batch, pipeline) = (batch.to_string(), pipeline.to_string());
         let (meta, history) = (name("meta"), name("history"));
@@ -145,6 +167,9 @@ impl Redis {
             "43200000",
             "300000",
             "any",
+            "0",
+            "",
+            "",
             &batch,
         ];
         let count: usize = batch.parse()?;
@@ -155,6 +180,9 @@ impl Redis {
             .args(["-n", &calls, "-P", &pipeline, "-r", "1000000000", "--csv"])
             .args(arguments)
             .output()?;
+        for stream in listening {
+            stream.shutdown(std::net::Shutdown::Both)?;
+        }
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = text.lines().last().unwrap_or_default();
         // Six latencies come after the rate. The command before it has commas itself.
@@ -309,12 +337,17 @@ async fn main() -> Outcome<()> {
                 nodes.push(node);
             }
             let own = publications_per_second(&nodes, &channels).await?;
-            // Without subscribers: pub/sub costs the nodes' figure alone.
-            let bare = redis.calls_per_second("bench", batch, pipeline)? * batch as f64;
+            let rate = |subscribers| -> Outcome<f64> {
+                let calls = redis.calls_per_second("bench", batch, pipeline, subscribers)?;
+                Ok(calls * batch as f64)
+            };
+            // Without subscribers, pub/sub costs the nodes' figure alone.
+            let (bare, heard) = (rate(0)?, rate(servers)?);
             writeln!(
                 out,
-                "{name:40} {own:>10.0} /s   redis-benchmark {bare:>10.0} /s   ratio {:.2}",
-                own / bare
+                "{name:32} {own:>9.0} /s   redis-benchmark {bare:>9.0} /s, ratio {:.2}   with subscribers {heard:>9.0} /s, ratio {:.2}",
+                own / bare,
+                own / heard
             )?;
         }
     }

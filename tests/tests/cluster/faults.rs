@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    Position,
+    Event, Position, Urgency,
     broker::{Broker as _, Reach, memory::MemoryLimits},
 };
 use tidewire_tests::{RedisServer, eventually, within};
@@ -60,6 +60,50 @@ async fn publish_amid(redis: &RedisServer, disturb: &[&str]) {
 async fn scripts_that_are_flushed_amid_publications_lose_and_repeat_nothing() {
     let redis = RedisServer::start().await;
     publish_amid(&redis, &["SCRIPT", "FLUSH"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_under_way_together_keep_their_order() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (Node::start(&redis).await, Node::start(&redis).await);
+    let name = channel("orders:1");
+    b.subscribe(&name).await;
+    // Another node loads the scripts again, so that a pipeline may fail in its first part alone.
+    let others = tokio::spawn({
+        let redis = options(&redis);
+        async move {
+            for number in 0.. {
+                let other = Node::with(redis.clone(), MemoryLimits::default()).await;
+                other
+                    .unwrap()
+                    .publish(&channel("orders:2"), &number.to_string())
+                    .await;
+            }
+        }
+    });
+    for round in 0..20 {
+        for number in 0..900 {
+            let event = Event::Message(format!("[{round},{number}]").into());
+            a.broker.offer(&name, event, Urgency::Ordinary);
+        }
+        redis.command(&["SCRIPT", "FLUSH"]).await;
+        if round % 4 == 0 {
+            redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        }
+        let count = (round + 1) * 900;
+        let delivered = b.delivered(&name, count).await;
+        let expected: Vec<_> = (0..900)
+            .map(|number| format!("[{round},{number}]"))
+            .collect();
+        let newest: Vec<_> = delivered.into_iter().skip(count - 900).collect();
+        let documents: Vec<_> = newest
+            .iter()
+            .map(|(_, document)| document.clone())
+            .collect();
+        assert_eq!(documents, expected);
+        assert_eq!(newest.last().unwrap().0, count as u64);
+    }
+    others.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

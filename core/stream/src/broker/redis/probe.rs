@@ -42,6 +42,10 @@ pub(super) fn calls(keys: &KeyNames, node: &str, number: u64) -> [ScriptCall; 3]
         LIFETIME,
         LIFETIME,
         text("any"),
+        // The first slot, after no other write.
+        text("0"),
+        text(""),
+        text(""),
         // One publication.
         text("1"),
         text("1"),

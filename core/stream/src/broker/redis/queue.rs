@@ -30,6 +30,10 @@ const ROUND_ITEMS: usize = 1_024;
 /// Bytes of all batches that are sent at once, about.
 const ROUND_BYTES: usize = 1 << 20;
 
+/// Batches of one channel that are sent at once at most. Redis has the next one at hand while the
+/// answer to the first is on its way.
+const CHANNEL_BATCHES: usize = ROUND_ITEMS / BATCH_ITEMS;
+
 /// Memory of a publication that waits, beside its payload, in bytes.
 const ITEM_BYTES: usize = 256;
 
@@ -146,6 +150,8 @@ impl Buffer {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) channel: ChannelName,
+    /// Number of the batch among those of its channel that are sent at once.
+    pub(super) slot: usize,
     pub(super) items: Vec<Item>,
     bytes: usize,
     buffer: Arc<Buffer>,
@@ -214,38 +220,42 @@ impl Queue {
         }
     }
 
-    /// Takes the batches that are written next, one of each channel at most. Publications whose
-    /// senders have given up are dropped.
+    /// Takes the batches that are written next, in the order of each channel. Channels with more
+    /// than one batch get their next one once all others had theirs. Publications whose senders
+    /// have given up are dropped.
     pub(super) fn take(&self) -> Vec<Batch> {
         let mut state = self.state.lock();
         let (mut batches, mut items, mut bytes) = (Vec::new(), 0, 0);
-        for _ in 0..state.turns.len() {
-            if items >= ROUND_ITEMS || bytes >= ROUND_BYTES {
-                break;
-            }
-            let Some(channel) = state.turns.pop_front() else {
-                break;
-            };
-            let Some(waiting) = state.channels.get_mut(&channel) else {
-                continue;
-            };
-            let batch = self.take_batch(channel.clone(), waiting);
-            match waiting.is_empty() {
-                true => drop(state.channels.remove(&channel)),
-                false => state.turns.push_back(channel),
-            }
-            if !batch.items.is_empty() {
-                items += batch.items.len();
-                bytes += batch.bytes;
-                batches.push(batch);
+        for pass in 0..CHANNEL_BATCHES {
+            for _ in 0..state.turns.len() {
+                if items >= ROUND_ITEMS || bytes >= ROUND_BYTES {
+                    return batches;
+                }
+                let Some(channel) = state.turns.pop_front() else {
+                    return batches;
+                };
+                let Some(waiting) = state.channels.get_mut(&channel) else {
+                    continue;
+                };
+                let batch = self.take_batch(channel.clone(), waiting, pass);
+                match waiting.is_empty() {
+                    true => drop(state.channels.remove(&channel)),
+                    false => state.turns.push_back(channel),
+                }
+                if !batch.items.is_empty() {
+                    items += batch.items.len();
+                    bytes += batch.bytes;
+                    batches.push(batch);
+                }
             }
         }
         batches
     }
 
-    fn take_batch(&self, channel: ChannelName, waiting: &mut VecDeque<Item>) -> Batch {
+    fn take_batch(&self, channel: ChannelName, waiting: &mut VecDeque<Item>, slot: usize) -> Batch {
         let mut batch = Batch {
             channel,
+            slot,
             items: Vec::new(),
             bytes: 0,
             buffer: self.buffer.clone(),
@@ -291,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_has_one_batch_in_each_round_and_keeps_its_order() {
+    fn a_batch_has_one_mode_and_a_channel_keeps_its_order() {
         let buffer = Buffer::new(usize::MAX);
         let queue = Queue::new(buffer.clone());
         let [a, b] = ["a:1", "b:1"].map(|name| ChannelName::parse(name).unwrap());
@@ -304,14 +314,33 @@ mod tests {
             queue.push(channel, item(payload, mode)).unwrap();
         }
         let round = queue.take();
-        assert_eq!(round.len(), 2);
+        assert_eq!(round.len(), 3);
         assert_eq!(payloads(&round[0]), [b"1", b"3"]);
         assert_eq!(payloads(&round[1]), [b"2"]);
-        let next = queue.take();
-        assert_eq!((next.len(), payloads(&next[0])), (1, vec![&b"4"[..]]));
+        assert_eq!(payloads(&round[2]), [b"4"]);
+        let slots: Vec<_> = round.iter().map(|batch| batch.slot).collect();
+        assert_eq!(slots, [0, 0, 1]);
         assert!(queue.take().is_empty());
-        drop((round, next));
+        drop(round);
         assert_eq!(buffer.used(), 0);
+    }
+
+    #[test]
+    fn a_busy_channel_has_its_next_batch_after_all_others() {
+        let queue = Queue::new(Buffer::new(usize::MAX));
+        let [a, b] = ["a:1", "b:1"].map(|name| ChannelName::parse(name).unwrap());
+        for _ in 0..10 * BATCH_ITEMS {
+            queue.push(&a, item("1", Mode::Any)).unwrap();
+        }
+        queue.push(&b, item("2", Mode::Any)).unwrap();
+        let round = queue.take();
+        let turns: Vec<_> = round
+            .iter()
+            .map(|one| (one.slot, one.items.len()))
+            .collect();
+        let full = BATCH_ITEMS;
+        assert_eq!(turns, [(0, full), (0, 1), (1, full), (2, full), (3, full)]);
+        assert_eq!(queue.take().len(), CHANNEL_BATCHES);
     }
 
     #[test]

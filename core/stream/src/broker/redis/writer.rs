@@ -1,8 +1,10 @@
 //! Writer: publishes what waits in a queue, on a connection of its own.
 //!
-//! All batches of a round are one pipeline, with one batch of each channel at most. So a channel
-//! never has two writes under way, and a node that has lost the answer to a write repeats it under
-//! the same number: the script then returns the first answer, and nothing is published twice.
+//! All batches of a round are one pipeline. A node that has lost the answer to a write repeats it
+//! under the same number: the script then returns the first answer, and nothing is published twice.
+//! It remembers as many answers of a node as a channel may have batches in a round, each in a slot.
+//! A batch names the one before it on its channel, and the script refuses it as long as that one was
+//! not done: so a channel keeps its order when an error hits a part of a pipeline alone.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -115,14 +117,18 @@ impl Writer {
                 }
             }
             pipeline.clear();
+            let mut before = HashMap::new();
             for write in &*writes {
-                digests.encode(&mut pipeline, &self.call(write));
+                let previous = before.insert(&write.batch.channel, write);
+                digests.encode(&mut pipeline, &self.call(write, previous));
             }
+            drop(before);
             let replies = connection.exchange(&pipeline, writes.len()).await?;
             let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
             for (write, reply) in writes.drain(..).zip(replies) {
                 match self.finish(write, reply) {
-                    Ok(()) => {}
+                    Ok(None) => {}
+                    Ok(Some(early)) => again.push(early),
                     Err((write, error)) => {
                         is_unknown |= error.is_unknown_script();
                         if let Some(write) = write {
@@ -146,8 +152,8 @@ impl Writer {
         }
     }
 
-    /// The call that publishes a batch.
-    fn call(&self, write: &Write) -> ScriptCall {
+    /// The call that publishes a batch, after the `previous` one of its channel in the pipeline.
+    fn call(&self, write: &Write, previous: Option<&Write>) -> ScriptCall {
         let batch = &write.batch;
         let channel = &batch.channel;
         let namespace = self.namespaces.get(channel);
@@ -181,6 +187,9 @@ impl Writer {
             fresh_lifetime(),
             self.idempotency_ms.clone(),
             Bytes::from_static(batch.mode().as_bytes()),
+            batch.slot.to_string().into(),
+            previous.map_or_else(Bytes::new, |one| one.batch.slot.to_string().into()),
+            previous.map_or_else(Bytes::new, |one| one.number.to_string().into()),
             batch.items.len().to_string().into(),
         ]);
         arguments.extend(batch.items.iter().map(|item| item.payload.clone()));
@@ -207,9 +216,13 @@ impl Writer {
         }
     }
 
-    /// Tells the senders of a batch what became of it. Returns the error, with the batch if it is
-    /// to be written again.
-    fn finish(&mut self, write: Write, reply: Reply) -> Result<(), (Option<Write>, RedisError)> {
+    /// Tells the senders of a batch what became of it. Returns the batch if it came before its turn,
+    /// or the error, with the batch if it is to be written again.
+    fn finish(
+        &mut self,
+        write: Write,
+        reply: Reply,
+    ) -> Result<Option<Write>, (Option<Write>, RedisError)> {
         let answer = match reply {
             Reply::Error(text) => Err(RedisError::Refused(text)),
             reply => reply.string(),
@@ -225,16 +238,19 @@ impl Writer {
                 return Err((None, error));
             }
         };
+        if answer == "early" {
+            return Ok(Some(write));
+        }
         let mut batch = write.batch;
         match &*answer {
-            "unknown" => return Ok(()),
+            "unknown" => return Ok(None),
             "full" => {
                 let text = "this client made as many channels as it may, and may not make another";
                 refuse(
                     &mut batch,
                     &StreamError::new(ErrorCode::ResourceExhausted, text),
                 );
-                return Ok(());
+                return Ok(None);
             }
             _ => {}
         }
@@ -264,7 +280,7 @@ impl Writer {
         if let Some(newest) = newest {
             self.seen.note(&batch.channel, &newest);
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -5,10 +5,12 @@
 -- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, 4… idempotency keys.
 -- ARGV: 1 shard channel, 2 node, 3 number of the write, 4 and 5 the highest position that the
 --   node has seen (epoch, seq), 6 a random epoch, 7 history size, 8 lifetime of the history,
---   9 of the metadata, 10 of the fresh epoch, 11 of idempotency keys (all in ms), 12 mode, 13
---   number of publications n, then n payloads, then for each idempotency key the index of its
+--   9 of the metadata, 10 of the fresh epoch, 11 of idempotency keys (all in ms), 12 mode, 13 slot
+--   of the write, 14 and 15 slot and number of the write that must have come before ("" if none),
+--   16 number of publications n, then n payloads, then for each idempotency key the index of its
 --   publication and the fingerprint of its body.
--- Returns "unknown", "full", or "<1 if the channel is new> <epoch> <seq of the first>" and, with
+-- Returns "unknown", "full", "early" (the write before has not been done, so this one must wait), or
+--   "<1 if the channel is new> <epoch> <seq of the first>" and, with
 --   idempotency keys, for each publication "+", "!" (the key was used with another body) or
 --   "<epoch>:<seq>" (the key was used before).
 --
@@ -30,15 +32,23 @@ local function is_less(seq, other)
   return #seq < #other or (#seq == #other and seq < other)
 end
 
-local writer = 'w:' .. ARGV[2]
-local meta = redis.call('HMGET', KEYS[1], 'e', 's', 't', writer)
-local epoch, seq, time, write = meta[1], meta[2], meta[3], meta[4]
+-- A node has several writes under way on a channel, each in a slot of its own.
+local function field(slot)
+  return 'w:' .. ARGV[2] .. (slot == '0' and '' or '+' .. slot)
+end
+
+local writer = field(ARGV[13])
+local meta = redis.call('HMGET', KEYS[1], 'e', 's', 't', writer, field(ARGV[14]))
+local epoch, seq, time, write, previous = meta[1], meta[2], meta[3], meta[4], meta[5]
 if write then
   -- A node repeats a write when it has lost the answer.
   local number, answer = string.match(write, '^(%d+) %d+ (.*)$')
   if number == ARGV[3] then
     return answer
   end
+end
+if ARGV[14] ~= '' and string.match(previous or '', '^%d+') ~= ARGV[15] then
+  return 'early'
 end
 
 local clock = redis.call('TIME')
@@ -74,10 +84,10 @@ elseif epoch == ARGV[4] and is_less(seq, ARGV[5]) then
   redis.call('DEL', KEYS[2])
 end
 
-local count, first = tonumber(ARGV[13]), add(seq, 1)
+local count, first = tonumber(ARGV[16]), add(seq, 1)
 local payloads, lengths, outcomes, keys = {}, {}, {}, {}
 for at = 4, #KEYS do
-  local index = 13 + count + 2 * (at - 4) + 1
+  local index = 16 + count + 2 * (at - 4) + 1
   keys[tonumber(ARGV[index])] = { KEYS[at], ARGV[index + 1] }
 end
 local size, mark = tonumber(ARGV[7]), stamp .. ' ' .. ARGV[2] .. ':' .. ARGV[3]
@@ -92,7 +102,7 @@ for index = 1, count do
   end
   if outcome == '+' then
     seq = add(seq, 1)
-    local payload = ARGV[13 + index]
+    local payload = ARGV[16 + index]
     payloads[#payloads + 1], lengths[#lengths + 1] = payload, #payload
     if size > 1 then
       redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], seq .. '-0', 'd', payload, 'm', mark)
