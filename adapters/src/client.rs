@@ -48,12 +48,7 @@ pub(crate) async fn caller(
     extensions: &Extensions,
     query_token: Option<&str>,
 ) -> Result<Caller, HttpError> {
-    let mut caller = Caller {
-        identity: Identity::Unknown,
-        address: client_address(gateway, headers, extensions),
-        locality: extensions.get().copied().unwrap_or_default(),
-        connection: None,
-    };
+    let mut caller = unidentified(gateway, headers, extensions);
     match authenticate(&gateway.stream, headers, extensions, query_token).await {
         Ok(identity) => {
             caller.identity = identity;
@@ -63,6 +58,20 @@ pub(crate) async fn caller(
             charge(gateway, &caller, 0)?;
             Err(error.into())
         }
+    }
+}
+
+/// The client that sends a request, whoever it is.
+pub(crate) fn unidentified(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Caller {
+    Caller {
+        identity: Identity::Unknown,
+        address: client_address(gateway, headers, extensions),
+        locality: extensions.get().copied().unwrap_or_default(),
+        connection: None,
     }
 }
 

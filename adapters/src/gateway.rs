@@ -1,6 +1,6 @@
 //! Gateway: the services, access policy and options that all adapters share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tidewire_service::{AdminRpc, AlertRpc, NotifyRpc, PriceRpc, Router, StreamRpc, WatchRpc};
 use tidewire_stream::StreamCore;
@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     access::{AccessPolicy, Admission, LocalityPolicy, OriginPolicy},
     compression::CompressionOptions,
+    sse::Posts,
 };
 
 /// The options of the adapters.
@@ -94,6 +95,8 @@ pub struct Gateway {
     pub(crate) options: GatewayOptions,
     pub(crate) probes: Arc<dyn Probes>,
     pub(crate) tasks: TaskTracker,
+    /// The core refers to it weakly.
+    _posts: Arc<Posts>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -123,9 +126,13 @@ impl Gateway {
             alert: alert_rpc,
             admin: admin_rpc,
         } = services;
+        let posts = Arc::new(Posts::new(stream_rpc.router().clone()));
+        let handler: Weak<Posts> = Arc::downgrade(&posts);
+        stream.register_post_handler(handler);
         Self {
             router: stream_rpc.router().clone(),
             stream,
+            _posts: posts,
             stream_rpc,
             price_rpc,
             watch_rpc,

@@ -35,6 +35,11 @@ impl HttpError {
         self.error.into()
     }
 
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The code of the error.
     pub(crate) fn code(&self) -> ErrorCode {
         self.error.code()

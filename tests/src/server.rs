@@ -512,6 +512,22 @@ impl Server {
         prlimit(Some(self.pid()), Resource::Fsize, limit).expect("a limit can be set");
     }
 
+    /// Stops the process without ending it, as a machine that hangs.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub fn pause(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("a signal can be sent");
+    }
+
+    /// Lets a paused process go on.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("a signal can be sent");
+    }
+
     /// Sends SIGTERM.
     ///
     /// # Panics

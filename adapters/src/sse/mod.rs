@@ -2,6 +2,7 @@
 
 mod cursor;
 mod events;
+mod posts;
 mod query;
 
 use axum::{
@@ -13,21 +14,20 @@ use axum::{
 pub(crate) use cursor::MAX_BYTES as MAX_CURSOR_BYTES;
 pub use cursor::{Cursor, CursorError};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+pub(crate) use posts::Posts;
 use query::{CommandQuery, Pairs, StreamQuery};
-use tidewire_proto::{
-    json,
-    v1::{
-        ChannelSubscription, ClientMessage, ErrorCode, Position, ServerMessage, SubscribeRequest,
-        client_message, server_message::Data,
-    },
+use tidewire_proto::v1::{
+    ChannelSubscription, ClientMessage, ErrorCode, Position, ServerMessage, SubscribeRequest,
+    client_message, server_message::Data,
 };
 use tidewire_stream::{
-    ChannelName, ConnectionInfo, Encoding, Namespaces, PostKey, ShardId, StreamError, Transport,
+    ChannelName, ConnectionInfo, Encoding, Namespaces, PostKey, PostedCommand, ShardId,
+    StreamError, Transport,
 };
 
 use crate::{
     Gateway, client,
-    reply::{HttpError, json_response, parse_failure, read_body},
+    reply::{HttpError, json_response, read_body},
 };
 
 /// Label of SSE streams.
@@ -184,10 +184,6 @@ fn subscriptions(channels: &str, cursor: &Cursor, namespaces: &Namespaces) -> Re
     }
 }
 
-fn no_such_connection() -> HttpError {
-    StreamError::new(ErrorCode::NotFound, "there is no such SSE connection here").into()
-}
-
 /// Answers `POST /v1/sse/{connectionId}` with the reply to one client message.
 pub(crate) async fn command(
     State(gateway): State<Gateway>,
@@ -195,48 +191,49 @@ pub(crate) async fn command(
     Query(query): Query<Pairs>,
     request: Request,
 ) -> Result<Response, HttpError> {
-    let query = CommandQuery::read(query)?;
-    let session = gateway
-        .stream
-        .session(&connection)
-        .filter(|session| session.post_key().is_some());
-    let session = session.ok_or_else(no_such_connection)?;
-    let has_key = query.key.is_some() && query.key.as_deref() == session.post_key();
-    if !has_key {
+    let CommandQuery { key, token } = CommandQuery::read(query)?;
+    let session = gateway.stream.session(&connection);
+    let Some(session) = session.filter(posts::takes_posts) else {
+        return forward(&gateway, connection, key, token.as_deref(), request).await;
+    };
+    if !posts::has_key(&session, key.as_deref()) {
         // Without the key, a token of the same user is required.
         let (headers, extensions) = (request.headers(), request.extensions());
-        let token = query.token.as_deref();
-        let caller = client::caller(&gateway, headers, extensions, token).await?;
-        let identity = caller.identity;
-        let is_same = identity.user().is_some() && identity.user() == session.identity().user();
-        if !is_same {
-            return Err(StreamError::new(
-                ErrorCode::PermissionDenied,
-                "this connection belongs to another client: send its `postKey` as `?key=`, or a token of its user",
-            )
-            .into());
-        }
+        let caller = client::caller(&gateway, headers, extensions, token.as_deref()).await?;
+        posts::check_user(&session, caller.identity.user())?;
     }
     let body = read_body(request.into_body(), gateway.options.frame_bytes).await?;
-    session.record_received(body.len());
-    if let Some(quota) = session.quota() {
-        quota.record_received(body.len());
+    let (status, reply) = posts::answer(&gateway.router, &session, &body).await?;
+    Ok(json_response(status, reply))
+}
+
+/// Passes a command on to the server of its connection.
+async fn forward(
+    gateway: &Gateway,
+    connection: String,
+    key: Option<String>,
+    token: Option<&str>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    if !gateway.stream.may_be_elsewhere(&connection) {
+        return Err(posts::no_such_connection());
     }
-    if session.is_closing() {
-        return Err(no_such_connection());
-    }
-    // Publications that the command releases follow on the event stream after the reply.
-    let command = session.begin_command();
-    let reply = match json::parse_client(&body) {
-        Ok(message) => gateway.router.answer(&command, message).await,
-        Err(error) => {
-            let (id, error) = parse_failure(error);
-            let message = gateway.router.answer_unreadable(&session, id, error);
-            return Ok(json_response(
-                StatusCode::BAD_REQUEST,
-                json::to_vec(&message),
-            ));
-        }
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let caller = match &key {
+        Some(_) => client::unidentified(gateway, headers, extensions),
+        None => client::caller(gateway, headers, extensions, token).await?,
     };
-    Ok(json_response(StatusCode::OK, json::to_vec(&reply)))
+    // Whether the connection exists is not known here: the rates are those of a call.
+    client::charge(gateway, &caller, 0)?;
+    let body = read_body(request.into_body(), gateway.options.frame_bytes).await?;
+    let command = PostedCommand {
+        connection,
+        key,
+        user: caller.identity.user().cloned(),
+        body,
+    };
+    let reply = gateway.stream.forward_post(command).await?;
+    let (status, reply) = reply.ok_or_else(posts::no_such_connection)?;
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Ok(json_response(status, reply.into()))
 }

@@ -1,19 +1,21 @@
 //! `AdminService`: lists, disconnects and subscribes connections, and revokes tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tidewire_proto::v1::{
-    Connection, DeadLetter, DisconnectRequest, DisconnectResponse, GetServerSeriesRequest,
+    DeadLetter, DisconnectRequest, DisconnectResponse, GetServerSeriesRequest,
     GetServerSeriesResponse, ListConnectionsRequest, ListConnectionsResponse,
     ListDeadLettersRequest, ListDeadLettersResponse, RevokeRequest, RevokeResponse,
     SubscribeUserRequest, SubscribeUserResponse, UnsubscribeUserRequest, UnsubscribeUserResponse,
     admin_service_server::AdminService, disconnect_request, revoke_request, subscribe_user_request,
     unsubscribe_user_request,
 };
-use tidewire_stream::{ConnectionFilter, Session, StreamCore, Target, UserId, auth::Revocation};
+use tidewire_stream::{ConnectionFilter, StreamCore, Target, UserId, auth::Revocation};
 use tonic::{Request, Response, Status};
 
-use crate::{DeliverySlot, RevocationStore, ServerSeries, caller_of, status_of};
+use crate::{
+    DeliverySlot, RevocationStore, ServerSeries, caller_of, status::missing_nodes, status_of,
+};
 
 /// Connections of a page when the request sets no limit.
 const PAGE: u32 = 100;
@@ -78,33 +80,6 @@ fn count(connections: usize) -> u32 {
     u32::try_from(connections).unwrap_or(u32::MAX)
 }
 
-fn connection_info(session: &Session) -> Connection {
-    let info = session.info();
-    let quality = session.quality();
-    let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
-    Connection {
-        connection_id: session.id().as_str().to_owned(),
-        user_id: session
-            .identity()
-            .user()
-            .map(|user| user.as_str().to_owned()),
-        transport: info.transport.name().to_owned(),
-        address: info
-            .caller
-            .address
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
-        connected_at: session.opened_at_ms(),
-        subscriptions: count(session.subscription_count()),
-        rtt_ms: quality.round_trip.map(ms),
-        jitter_ms: quality.jitter.map(ms),
-        missed_beats: quality.missed_beats,
-        bytes_sent: quality.bytes_sent,
-        bytes_received: quality.bytes_received,
-        bytes_queued: session.queued_bytes() as u64,
-    }
-}
-
 #[tonic::async_trait]
 impl AdminService for AdminRpc {
     async fn get_server_series(
@@ -139,14 +114,15 @@ impl AdminService for AdminRpc {
             after: after.as_deref().unwrap_or_default(),
         };
         // One more than the limit shows whether there is a next page.
-        let found = self.stream.connections(filter, limit + 1).await;
-        let mut sessions = found.map_err(|error| status_of(&error))?;
-        let has_more = sessions.len() > limit;
-        sessions.truncate(limit);
-        let last = sessions.last().filter(|_| has_more);
+        let found = self.stream.all_connections(filter, limit + 1).await;
+        let mut page = found.map_err(|error| status_of(&error))?;
+        let has_more = page.connections.len() > limit;
+        page.connections.truncate(limit);
+        let last = page.connections.last().filter(|_| has_more);
         Ok(Response::new(ListConnectionsResponse {
-            next: last.map(|session| session.id().as_str().to_owned()),
-            connections: sessions.iter().map(connection_info).collect(),
+            next: last.map(|connection| connection.connection_id.clone()),
+            connections: page.connections,
+            missing_nodes: missing_nodes(page.missing_nodes),
         }))
     }
 
@@ -181,7 +157,7 @@ impl AdminService for AdminRpc {
             TargetField::ConnectionId(id) => Target::Connection(id),
             TargetField::User(user) => Target::User(user),
         };
-        let subscribed = self.stream.subscribe_target(target, &channel).await;
+        let subscribed = self.stream.subscribe_everywhere(target, &channel).await;
         let connections = subscribed.map_err(|error| status_of(&error))?;
         tracing::info!(operator, ?target, channel, connections, "subscribed");
         Ok(Response::new(SubscribeUserResponse {
@@ -201,7 +177,7 @@ impl AdminService for AdminRpc {
             TargetField::ConnectionId(id) => Target::Connection(id),
             TargetField::User(user) => Target::User(user),
         };
-        let left = self.stream.unsubscribe_target(target, &channel);
+        let left = self.stream.unsubscribe_everywhere(target, &channel).await;
         let connections = left.map_err(|error| status_of(&error))?;
         tracing::info!(operator, ?target, channel, connections, "unsubscribed");
         Ok(Response::new(UnsubscribeUserResponse {

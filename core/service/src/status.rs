@@ -46,3 +46,8 @@ pub fn caller_of<T>(request: &Request<T>) -> Caller {
 pub(crate) fn identity_of<T>(request: &Request<T>) -> Identity {
     caller_of(request).identity
 }
+
+/// How many servers did not answer, if any.
+pub(crate) fn missing_nodes(count: usize) -> Option<u32> {
+    (count > 0).then(|| u32::try_from(count).unwrap_or(u32::MAX))
+}

@@ -23,7 +23,7 @@ use crate::{
     CommandQueue, Router, caller_of,
     channels::ChannelOperations,
     connection::{BATCH_BYTES, close_status, connection_info},
-    status::{identity_of, refusal, require_field, status_of},
+    status::{identity_of, missing_nodes, refusal, require_field, status_of},
 };
 
 /// Publications that one `PublishBatch` may hold. It bounds the time of a call.
@@ -294,6 +294,7 @@ impl StreamService for StreamRpc {
             channel: presence.channel.as_str().to_owned(),
             connections: u32::try_from(presence.connections).unwrap_or(u32::MAX),
             users: users.map(|user| user.as_str().to_owned()).collect(),
+            missing_nodes: missing_nodes(presence.missing_nodes),
         }))
     }
 }

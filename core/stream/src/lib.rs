@@ -61,5 +61,8 @@ pub use session::{
     FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch,
     RegistrySizes, ReplyReservation, Session,
 };
-pub use stream_core::{ConnectionFilter, Presence, StreamCore, StreamStats, Target};
+pub use stream_core::{
+    ConnectionFilter, ConnectionPage, PostHandler, PostedCommand, Presence, StreamCore,
+    StreamStats, Target,
+};
 pub use transport::{Transport, TransportStats};

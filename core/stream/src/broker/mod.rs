@@ -26,13 +26,13 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub use control::{ControlHandler, ControlRequest};
+pub use control::{Answers, ControlHandler, NodeTag, Recipients};
 pub use memory::MemoryBroker;
 pub use redis::RedisBroker;
 
 use crate::{
     Caller, ChannelName, Content, Epoch, Event, Position, Publication, Scope, StoredPublication,
-    StreamError, Urgency, limit::ClientKey,
+    StreamError, Urgency, auth::Revocation, limit::ClientKey,
 };
 
 /// A future that a broker returns.
@@ -287,8 +287,8 @@ pub trait Broker: Send + Sync + 'static {
         None
     }
 
-    /// Begins to carry out the requests of operators that other servers were asked. Returns what to
-    /// wait for until the revocations of others are in force here. None if there are no others.
+    /// Begins to answer the questions of other nodes, and to carry out their revocations. Returns
+    /// what to wait for until those are in force here. None if there are no others.
     fn listen_to_operators(
         &self,
         _handler: Weak<dyn ControlHandler>,
@@ -296,8 +296,31 @@ pub trait Broker: Send + Sync + 'static {
         None
     }
 
-    /// Sends a request of an operator to all other servers. None if there can be none.
-    fn send_to_all<'a>(&'a self, _request: ControlRequest<'a>) -> Option<BrokerFuture<'a, ()>> {
+    /// Spreads a revocation to all other nodes. None if there can be none.
+    fn spread<'a>(
+        &'a self,
+        _revocation: &'a Revocation,
+        _expires_at_ms: i64,
+    ) -> Option<BrokerFuture<'a, ()>> {
+        None
+    }
+
+    /// The beginning of the ids of connections to this node. None if there can be no other node.
+    fn node_tag(&self) -> Option<NodeTag> {
+        None
+    }
+
+    /// How many other nodes there were lately.
+    fn other_nodes(&self) -> usize {
+        0
+    }
+
+    /// Asks other nodes, and waits for their answers. None if there can be none.
+    fn ask<'a>(
+        &'a self,
+        _whom: Recipients,
+        _question: &'a [u8],
+    ) -> Option<BrokerFuture<'a, Answers>> {
         None
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{Caller, SessionQuota, hub::ShardId, transport::Transport};
+use crate::{Caller, SessionQuota, broker::NodeTag, hub::ShardId, transport::Transport};
 
 /// Encoding of a client's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,8 @@ pub struct ConnectionInfo {
     pub shard: ShardId,
 }
 
-/// Id of a connection: 128 random bits in hexadecimal digits.
+/// Id of a connection: 128 random bits in hexadecimal digits. Where several servers share their
+/// channels, the first digits are the same for all connections to one of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId([u8; 32]);
 
@@ -48,6 +49,15 @@ impl ConnectionId {
             bits >>= 4;
             digit
         }))
+    }
+
+    /// The same id with the beginning by which other servers find the connection: 96 bits stay
+    /// random.
+    #[must_use]
+    pub(crate) fn on(mut self, node: NodeTag) -> Self {
+        let tag = node.as_bytes();
+        self.0[..tag.len()].copy_from_slice(tag);
+        self
     }
 
     /// The id as it is sent.

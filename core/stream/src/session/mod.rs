@@ -269,8 +269,10 @@ impl Connection {
             info.encoding,
             context.options().outbox_bytes,
         );
+        let id = ConnectionId::random();
+        let id = context.broker().node_tag().map_or(id, |node| id.on(node));
         let session = Session(Arc::new(SessionCore {
-            id: ConnectionId::random(),
+            id,
             transport: context.transports().counters(info.transport),
             opened_at_ms: context.clock().now_ms(),
             info,

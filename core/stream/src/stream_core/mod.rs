@@ -1,18 +1,20 @@
 //! The core: engines publish to it, adapters open sessions on it.
 //!
-//! Operators' requests are in `operator`, the graceful stop in `drain`, and the watch over the
+//! Operators' requests are in `operator` and `nodes`, the graceful stop in `drain`, and the watch over the
 //! shards' threads in `shards`.
 
 mod drain;
+mod nodes;
 mod operator;
 mod shards;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use metrics::Counter;
 use tidewire_proto::{json, v1::ErrorCode};
 
+pub use nodes::{ConnectionPage, PostHandler, PostedCommand};
 pub use operator::{ConnectionFilter, Presence, Target};
 
 use crate::{
@@ -35,6 +37,7 @@ const STATUS_PART: usize = 256;
 pub struct StreamCore {
     context: Arc<SessionContext>,
     publications: Counter,
+    post_handler: OnceLock<Weak<dyn PostHandler>>,
 }
 
 impl std::fmt::Debug for StreamCore {
@@ -151,6 +154,7 @@ impl StreamCore {
         let core = Arc::new(Self {
             context: Arc::new(context),
             publications: metrics::counter!("tidewire_publications_total"),
+            post_handler: OnceLock::new(),
         });
         let this = Arc::downgrade(&core);
         let revocations = core.authenticator().revocations();

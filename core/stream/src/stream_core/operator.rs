@@ -1,4 +1,5 @@
-//! Operator's requests: lists of connections, and actions on them.
+//! Operator's requests: lists of the connections to this server, and actions on them. Those to all
+//! servers are in [`nodes`](super::nodes).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -11,13 +12,12 @@ use super::StreamCore;
 use crate::{
     ChannelName, CloseReason, Identity, StreamError, UserId,
     auth::Revocation,
-    broker::{ControlHandler, ControlRequest},
     hub::SubscriberScan,
     session::{ConnectionId, Session, UnsubscribeReason},
 };
 
 /// Users of a channel that presence names; more are only counted.
-const MAX_NAMED: usize = 10_000;
+pub(super) const MAX_NAMED: usize = 10_000;
 
 /// Connections that an operator means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct Presence {
     pub connections: usize,
     /// Users of these connections, 10,000 at the most.
     pub users: BTreeSet<UserId>,
+    /// Nodes whose connections are missing, since they did not answer.
+    pub missing_nodes: usize,
 }
 
 impl StreamCore {
@@ -118,33 +120,6 @@ impl StreamCore {
         users
     }
 
-    /// Returns the subscribers of a channel, for a client that may read it.
-    ///
-    /// # Errors
-    /// The client may not read the channel, or the name is wrong.
-    pub async fn presence_as(
-        &self,
-        identity: &Identity,
-        channel: &str,
-    ) -> Result<Presence, StreamError> {
-        let (channel, namespace) = self.namespaces().resolve(channel)?;
-        self.namespaces().may_read(identity, &channel, namespace)?;
-        let mut users = BTreeSet::new();
-        self.for_each_subscriber(&channel, |session| {
-            if users.len() < MAX_NAMED
-                && let Some(user) = session.identity().user()
-            {
-                users.insert(user.clone());
-            }
-        })
-        .await;
-        Ok(Presence {
-            connections: self.hub().subscriber_count(&channel),
-            channel,
-            users,
-        })
-    }
-
     /// Closes connections, and returns how many.
     ///
     /// # Errors
@@ -154,8 +129,8 @@ impl StreamCore {
         Ok(disconnect_all(&sessions, CloseReason::Disconnected))
     }
 
-    /// Begins to carry out the requests of operators that other servers were asked, and waits until
-    /// their revocations are in force here. Call it after those of this server were restored.
+    /// Begins to answer the questions of other servers, and waits until their revocations are in
+    /// force here. Call it after those of this server were restored.
     pub async fn listen_to_operators(self: &Arc<Self>) {
         let handler: Weak<Self> = Arc::downgrade(self);
         if let Some(ready) = self.broker().listen_to_operators(handler)
@@ -163,22 +138,6 @@ impl StreamCore {
         {
             tracing::warn!(%error, "the revocations of other servers come later");
         }
-    }
-
-    /// Closes connections to all servers that share their channels, and returns how many are closed
-    /// here.
-    ///
-    /// # Errors
-    /// There is no such connection, or the other servers cannot be told.
-    pub async fn disconnect_everywhere(&self, target: Target<'_>) -> Result<usize, StreamError> {
-        let closed = self.disconnect(target);
-        let request = ControlRequest::Disconnect(target);
-        let Some(sent) = self.broker().send_to_all(request) else {
-            return closed;
-        };
-        sent.await?;
-        // The connection may be another server's.
-        Ok(closed.unwrap_or_default())
     }
 
     /// Tells all other servers of a revocation that is in force here.
@@ -190,8 +149,7 @@ impl StreamCore {
         let Some((revocation, expires_at_ms)) = found else {
             return Ok(());
         };
-        let request = ControlRequest::Revoke(&revocation, expires_at_ms);
-        match self.broker().send_to_all(request) {
+        match self.broker().spread(&revocation, expires_at_ms) {
             Some(sent) => sent.await,
             None => Ok(()),
         }
@@ -284,7 +242,7 @@ impl StreamCore {
     }
 
     /// Name of a channel in its canonical form, whether or not its engine still knows it.
-    fn channel_named(&self, name: &str) -> Result<ChannelName, StreamError> {
+    pub(super) fn channel_named(&self, name: &str) -> Result<ChannelName, StreamError> {
         match self.namespaces().resolve(name) {
             Ok((channel, _)) => Ok(channel),
             Err(_) => Ok(ChannelName::parse(name)?),
@@ -311,36 +269,6 @@ impl StreamCore {
             }
             tokio::task::yield_now().await;
         }
-    }
-}
-
-impl ControlHandler for StreamCore {
-    fn apply(&self, request: ControlRequest<'_>) {
-        match request {
-            ControlRequest::Disconnect(target) => {
-                // A connection that is not here is another server's.
-                let closed = self.disconnect(target).unwrap_or_default();
-                tracing::info!(
-                    ?target,
-                    closed,
-                    "disconnected, as another server was asked to"
-                );
-            }
-            ControlRequest::Revoke(revocation, expires_at_ms) => {
-                let revocations = self.authenticator().revocations();
-                if let Err(error) = revocations.merge(revocation, expires_at_ms) {
-                    tracing::error!(%error, "a revocation of another server is not in force here");
-                }
-            }
-        }
-    }
-
-    fn revocations(&self) -> Vec<(Revocation, i64)> {
-        self.authenticator().revocations().all()
-    }
-
-    fn now_ms(&self) -> i64 {
-        self.clock().now_ms()
     }
 }
 

@@ -1,11 +1,10 @@
-//! Control task: hears the requests of operators that other nodes were asked, and keeps the
-//! revocations of all nodes equal.
+//! Control task: hears the questions of other nodes ([`Nodes`]), and keeps the revocations of all
+//! nodes equal.
 //!
-//! A request is a message on one shard channel of all nodes. A revocation is also in a hash, whose
-//! version changes with it. A node compares its own revocations with the hash when it has
-//! subscribed, and when the version is another than expected. It adds what the hash lacks. So a
-//! revocation reaches a node that was away, and a Redis that was emptied. A disconnect reaches the
-//! nodes that are connected to Redis at that moment.
+//! A revocation is a message on one shard channel of all nodes. It is also in a hash, whose version
+//! changes with it. A node compares its own revocations with the hash when it has subscribed, and
+//! when the version is another than expected. It adds what the hash lacks. So a revocation reaches a
+//! node that was away, and a Redis that was emptied.
 
 use std::{
     collections::HashMap,
@@ -19,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::oneshot,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
@@ -29,13 +28,14 @@ use super::{
     error::RedisError,
     health::{Link, LinkHealth},
     keys::KeyNames,
+    nodes::Nodes,
     resp::{self, Reply},
     script::{Script, ScriptCall},
 };
 use crate::{
-    Backoff, Target, UserId,
+    Backoff, UserId,
     auth::Revocation,
-    broker::{ControlHandler, ControlRequest},
+    broker::{ControlHandler, NodeTag},
 };
 
 /// Time between two pings.
@@ -61,7 +61,7 @@ const USER: &str = "u:";
 pub(super) struct ControlTask {
     pub(super) options: RedisOptions,
     pub(super) keys: KeyNames,
-    pub(super) node: Arc<str>,
+    pub(super) nodes: Arc<Nodes>,
     pub(super) health: Arc<LinkHealth>,
     pub(super) calls: Calls,
     pub(super) handler: Weak<dyn ControlHandler>,
@@ -71,27 +71,20 @@ pub(super) struct ControlTask {
     pub(super) ready: Option<oneshot::Sender<()>>,
 }
 
-/// The call that sends a request to all nodes, and keeps it if it is a revocation.
-pub(super) fn call(keys: &KeyNames, node: &str, request: ControlRequest<'_>) -> ScriptCall {
-    let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    let (message, field, until, expires) = match request {
-        ControlRequest::Disconnect(Target::User(user)) => {
-            (format!("{node} user {user}"), String::new(), 0, 0)
-        }
-        ControlRequest::Disconnect(Target::Connection(id)) => {
-            (format!("{node} connection {id}"), String::new(), 0, 0)
-        }
-        ControlRequest::Revoke(revocation, expires_at_ms) => {
-            let (field, until_ms) = match revocation {
-                Revocation::Token(id) => (format!("{TOKEN}{id}"), 0),
-                Revocation::User(user, until_ms) => (format!("{USER}{}", user.as_str()), *until_ms),
-            };
-            // Times before 1970 are those of tokens that have expired.
-            let (until, expires) = (until_ms.max(0), expires_at_ms.max(0));
-            let message = format!("{node} revoke {until} {expires} {field}");
-            (message, field, until, expires)
-        }
+/// The call that spreads a revocation to all nodes, and keeps it.
+pub(super) fn call(
+    keys: &KeyNames,
+    node: NodeTag,
+    revocation: &Revocation,
+    expires_at_ms: i64,
+) -> ScriptCall {
+    let (field, until_ms) = match revocation {
+        Revocation::Token(id) => (format!("{TOKEN}{id}"), 0),
+        Revocation::User(user, until_ms) => (format!("{USER}{}", user.as_str()), *until_ms),
     };
+    // Times before 1970 are those of tokens that have expired.
+    let (until, expires) = (until_ms.max(0), expires_at_ms.max(0));
+    let message = format!("{} revoke {until} {expires} {field}", node.as_str());
     let [revocations, version] = keys.control();
     ScriptCall {
         script: Script::Control,
@@ -100,8 +93,8 @@ pub(super) fn call(keys: &KeyNames, node: &str, request: ControlRequest<'_>) -> 
             revocations,
             version,
             keys.control_channel(),
-            copied(&message),
-            copied(&field),
+            message.into(),
+            field.into(),
             until.to_string().into(),
             expires.to_string().into(),
         ],
@@ -118,24 +111,18 @@ fn revocation(field: &str, until: &str, expires: &str) -> Option<(Revocation, i6
     Some((revocation, expires.parse().ok()?))
 }
 
-/// Carries out a message, unless this node has sent it. None if a newer version wrote it in
-/// another form.
-fn apply(handler: &dyn ControlHandler, node: &str, message: &str) -> Option<()> {
+/// Carries out the revocation of a message, unless this node has sent it. None if a newer version
+/// wrote it in another form.
+fn apply(handler: &dyn ControlHandler, node: NodeTag, message: &str) -> Option<()> {
     let (sender, rest) = message.split_once(' ')?;
-    if sender == node {
+    if sender == node.as_str() {
         return Some(());
     }
-    match rest.split_once(' ')? {
-        ("user", user) => handler.apply(ControlRequest::Disconnect(Target::User(user))),
-        ("connection", id) => handler.apply(ControlRequest::Disconnect(Target::Connection(id))),
-        ("revoke", rest) => {
-            let (until, rest) = rest.split_once(' ')?;
-            let (expires, field) = rest.split_once(' ')?;
-            let (revocation, expires_at_ms) = revocation(field, until, expires)?;
-            handler.apply(ControlRequest::Revoke(&revocation, expires_at_ms));
-        }
-        _ => return None,
-    }
+    let rest = rest.strip_prefix("revoke ")?;
+    let (until, rest) = rest.split_once(' ')?;
+    let (expires, field) = rest.split_once(' ')?;
+    let (revocation, expires_at_ms) = revocation(field, until, expires)?;
+    handler.revoke(&revocation, expires_at_ms);
     Some(())
 }
 
@@ -152,10 +139,10 @@ impl ControlTask {
     async fn listen(&mut self, backoff: &mut Backoff) -> Result<(), RedisError> {
         let mut connection = RedisConnection::open(&self.options).await?;
         let (mut subscribe, mut ping) = (Vec::new(), Vec::new());
-        resp::encode(
-            &mut subscribe,
-            &[&b"SSUBSCRIBE"[..], &self.keys.control_channel()],
-        );
+        let everybody = self.keys.control_channel();
+        for name in [self.keys.node_channel(self.nodes.tag), everybody.clone()] {
+            resp::encode(&mut subscribe, &[&b"SSUBSCRIBE"[..], &name]);
+        }
         resp::encode(&mut ping, &["PING"]);
         connection.send(&subscribe).await?;
         let mut pings = interval(PING);
@@ -163,12 +150,13 @@ impl ControlTask {
         let mut comparisons = interval(COMPARISON);
         comparisons.set_missed_tick_behavior(MissedTickBehavior::Delay);
         comparisons.reset();
-        let mut heard_at = Instant::now();
+        // Counted in pings: a process that stood still has first to read what came meanwhile.
+        let mut unanswered = 0;
         let mut version = Bytes::new();
         loop {
             while let Some(reply) = connection.arrived()? {
-                heard_at = Instant::now();
-                if let Some(confirmed) = self.receive(reply)? {
+                unanswered = 0;
+                if let Some(confirmed) = self.receive(reply, &everybody)? {
                     version = confirmed.synchronise(self).await?;
                     backoff.reset();
                     self.health.recover(Link::Control);
@@ -182,7 +170,8 @@ impl ControlTask {
                 filled = connection.fill() => filled?,
                 _ = pings.tick() => {
                     let longest = self.options.timeout + SILENCE_GRACE;
-                    if heard_at.elapsed() > longest {
+                    unanswered += 1;
+                    if PING * unanswered > longest + PING {
                         return Err(RedisError::TimedOut(longest.as_millis()));
                     }
                     connection.send(&ping).await?;
@@ -205,8 +194,8 @@ impl ControlTask {
         }
     }
 
-    /// Carries out what came. Returns whether the subscription was confirmed.
-    fn receive(&self, reply: Reply) -> Result<Option<Subscribed>, RedisError> {
+    /// Carries out what came. Returns whether the last subscription was confirmed.
+    fn receive(&self, reply: Reply, last: &[u8]) -> Result<Option<Subscribed>, RedisError> {
         let parts = match reply {
             // The answer to a ping before the subscription.
             Reply::Text(_) => return Ok(None),
@@ -216,7 +205,10 @@ impl ControlTask {
         let mut parts = parts.into_iter();
         let kind = parts.next().map(Reply::text).transpose()?;
         match kind.as_deref() {
-            Some(b"ssubscribe") => Ok(Some(Subscribed)),
+            Some(b"ssubscribe") => {
+                let name = parts.next().map(Reply::text).transpose()?;
+                Ok((name.as_deref() == Some(last)).then_some(Subscribed))
+            }
             Some(b"sunsubscribe") => Err(RedisError::Connection(
                 "the server ended the subscription".to_owned(),
             )),
@@ -224,8 +216,11 @@ impl ControlTask {
                 if let (Some(Reply::Text(message)), Some(handler)) =
                     (parts.nth(1), self.handler.upgrade())
                 {
+                    if self.nodes.receive(&message, &handler) {
+                        return Ok(None);
+                    }
                     let message = String::from_utf8_lossy(&message);
-                    if apply(&*handler, &self.node, &message).is_none() {
+                    if apply(&*handler, self.nodes.tag, &message).is_none() {
                         tracing::warn!("a request of another node cannot be read");
                     }
                 }
@@ -258,8 +253,7 @@ impl Subscribed {
         };
         let known = read(task, &*handler).await?;
         for (revocation, expires_at_ms) in handler.revocations() {
-            let request = ControlRequest::Revoke(&revocation, expires_at_ms);
-            let call = call(&task.keys, &task.node, request);
+            let call = call(&task.keys, task.nodes.tag, &revocation, expires_at_ms);
             let [.., field, until, expires] = &call.arguments[..] else {
                 continue;
             };
@@ -312,7 +306,7 @@ async fn read(
             match parsed {
                 Some((_, expires_at_ms)) if expires_at_ms < long_ago => expired.push(field),
                 Some((revocation, expires_at_ms)) => {
-                    handler.apply(ControlRequest::Revoke(&revocation, expires_at_ms));
+                    handler.revoke(&revocation, expires_at_ms);
                     known.insert(field, value);
                 }
                 None => tracing::warn!("a revocation in Redis cannot be read"),
@@ -330,17 +324,21 @@ async fn read(
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
     use parking_lot::Mutex;
 
     use super::*;
 
-    /// The requests that were carried out, as text.
+    /// The revocations that were carried out, as text.
     #[derive(Default)]
     struct Recorder(Mutex<Vec<String>>);
 
     impl ControlHandler for Recorder {
-        fn apply(&self, request: ControlRequest<'_>) {
-            self.0.lock().push(format!("{request:?}"));
+        fn revoke(&self, revocation: &Revocation, expires_at_ms: i64) {
+            self.0
+                .lock()
+                .push(format!("{revocation:?} {expires_at_ms}"));
         }
 
         fn revocations(&self) -> Vec<(Revocation, i64)> {
@@ -350,27 +348,29 @@ mod tests {
         fn now_ms(&self) -> i64 {
             0
         }
+
+        fn answer(self: Arc<Self>, question: Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
+            Box::pin(std::future::ready(question))
+        }
     }
 
     #[test]
     fn a_message_is_read_as_it_was_sent_and_not_by_its_sender() {
         let keys = KeyNames::new("tidewire", 0);
-        let token = Revocation::Token("a b".to_owned());
-        let user = Revocation::User(UserId::new("ann"), 5);
-        for request in [
-            ControlRequest::Disconnect(Target::User("ann b")),
-            ControlRequest::Disconnect(Target::Connection("07")),
-            ControlRequest::Revoke(&token, i64::MAX),
-            ControlRequest::Revoke(&user, 7),
+        let (one, two) = (NodeTag::random(), NodeTag::random());
+        for (revocation, expires_at_ms) in [
+            (Revocation::Token("a b".to_owned()), i64::MAX),
+            (Revocation::User(UserId::new("ann"), 5), 7),
         ] {
-            let call = call(&keys, "one", request);
+            let call = call(&keys, one, &revocation, expires_at_ms);
             let message = String::from_utf8_lossy(&call.arguments[3]).into_owned();
             let recorder = Recorder::default();
-            assert_eq!(apply(&recorder, "one", &message), Some(()));
+            assert_eq!(apply(&recorder, one, &message), Some(()));
             assert!(recorder.0.lock().is_empty());
-            assert_eq!(apply(&recorder, "two", &message), Some(()));
-            assert_eq!(*recorder.0.lock(), [format!("{request:?}")]);
-            assert_eq!(apply(&recorder, "two", "one other thing"), None);
+            assert_eq!(apply(&recorder, two, &message), Some(()));
+            let expected = format!("{revocation:?} {expires_at_ms}");
+            assert_eq!(*recorder.0.lock(), [expected]);
+            assert_eq!(apply(&recorder, two, "one other thing"), None);
         }
     }
 }

@@ -14,11 +14,13 @@
 //! | `tidewire:{809}:0:orders:1`       | shard channel of database 0                         |
 //! | `tidewire:{control}:revocations`  | hash: revocations of all nodes                      |
 //! | `tidewire:{control}:version`      | number of changes of it                             |
-//! | `tidewire:{control}:0`            | shard channel of operators' requests                |
+//! | `tidewire:{control}:nodes`        | sorted set: nodes, by the end of their lease        |
+//! | `tidewire:{control}:0`            | shard channel of all nodes                          |
+//! | `tidewire:{control}:0:0badcafe`   | shard channel of one node                           |
 
 use bytes::Bytes;
 
-use crate::ChannelName;
+use crate::{ChannelName, broker::NodeTag};
 
 /// Parts over which channels are spread: enough for a cluster of a hundred servers, and few
 /// enough that a fresh epoch for each costs nothing. All nodes must agree on it.
@@ -88,7 +90,18 @@ impl KeyNames {
         ["revocations", "version"].map(|kind| format!("{}:{{control}}:{kind}", self.prefix).into())
     }
 
-    /// The shard channel of operators' requests.
+    /// The nodes, by the end of their lease.
+    pub(super) fn nodes(&self) -> Bytes {
+        format!("{}:{{control}}:nodes", self.prefix).into()
+    }
+
+    /// The shard channel of one node.
+    pub(super) fn node_channel(&self, node: NodeTag) -> Bytes {
+        let node = node.as_str();
+        format!("{}:{{control}}:{}:{node}", self.prefix, self.database).into()
+    }
+
+    /// The shard channel of all nodes.
     pub(super) fn control_channel(&self) -> Bytes {
         format!("{}:{{control}}:{}", self.prefix, self.database).into()
     }

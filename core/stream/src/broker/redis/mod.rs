@@ -18,7 +18,7 @@
 //!   and what is missing is read from the history.
 //! - [`reads`] and [`tail`]: a history is read once for all clients that recover within seconds.
 //!
-//! Requests of operators go another way ([`control`]).
+//! Revocations and questions to other nodes go another way ([`control`], [`nodes`]).
 //!
 //! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
 //! nodes may differ.
@@ -32,6 +32,7 @@ mod error;
 mod health;
 mod history;
 mod keys;
+mod nodes;
 mod positions;
 mod probe;
 mod queue;
@@ -68,6 +69,7 @@ use self::{
     control::ControlTask,
     health::{Link, LinkHealth},
     keys::{KeyNames, fnv, partition},
+    nodes::Nodes,
     positions::{JoinState, Positions},
     queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
     reads::Reads,
@@ -78,14 +80,14 @@ use self::{
     writer::{RecentPositions, Writer},
 };
 use super::{
-    Broker, BrokerFuture, BrokerLink, ControlHandler, ControlRequest, History, LocalDelivery,
-    MemoryBroker, PageLimit, Reach, Sender, SnapshotEntry,
+    Answers, Broker, BrokerFuture, BrokerLink, ControlHandler, History, LocalDelivery,
+    MemoryBroker, NodeTag, PageLimit, Reach, Recipients, Sender, SnapshotEntry,
     idempotency::{check_key, fingerprint},
     memory::MemoryLimits,
 };
 use crate::{
     ChannelName, Class, Content, Epoch, Event, Namespaces, Position, PublishRight, SharedClock,
-    StoredPublication, StreamError, Urgency, limit::ClientKey,
+    StoredPublication, StreamError, Urgency, auth::Revocation, limit::ClientKey,
 };
 
 /// Connections that publish. A channel always has the same one, so that it keeps its order.
@@ -107,18 +109,27 @@ pub struct RedisBroker<D> {
     changes: mpsc::UnboundedSender<Change>,
     tails: TailBudget,
     shares: ClientShares,
-    node: Arc<str>,
     calls: Calls,
+    nodes: Arc<Nodes>,
     tasks: Vec<AbortHandle>,
-    control: OnceLock<AbortHandle>,
+    control: OnceLock<ControlTasks>,
     /// Whether Redis lacks a revocation of this node.
     is_behind: Arc<AtomicBool>,
 }
 
+/// The tasks that serve other nodes.
+#[derive(Debug)]
+struct ControlTasks {
+    listening: AbortHandle,
+    lease: AbortHandle,
+}
+
 impl<D> Drop for RedisBroker<D> {
     fn drop(&mut self) {
-        for task in self.tasks.iter().chain(self.control.get()) {
-            task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
+        if let Some(control) = self.control.get() {
+            control.listening.abort();
+            control.lease.abort();
         }
     }
 }
@@ -193,6 +204,8 @@ impl<D: LocalDelivery> RedisBroker<D> {
             queues.push(queue);
         }
         let local = MemoryBroker::new(namespaces.clone(), subscribers.clone(), clock, limits);
+        let tag = NodeTag::random();
+        let nodes = Nodes::new(tag, keys.clone(), calls.clone(), options.timeout);
         Ok(Self {
             local,
             namespaces,
@@ -206,8 +219,8 @@ impl<D: LocalDelivery> RedisBroker<D> {
             changes: sender,
             tails: TailBudget::default(),
             shares: ClientShares::new(limits.channels_per_client),
-            node,
             calls,
+            nodes,
             tasks,
             control: OnceLock::new(),
             is_behind: Arc::default(),
@@ -571,14 +584,17 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
             let task = ControlTask {
                 options: self.options.clone(),
                 keys: self.keys.clone(),
-                node: self.node.clone(),
+                nodes: self.nodes.clone(),
                 health: self.health.clone(),
                 calls: self.calls.clone(),
                 handler,
                 is_behind: self.is_behind.clone(),
                 ready: Some(ready),
             };
-            tokio::spawn(task.run()).abort_handle()
+            ControlTasks {
+                listening: tokio::spawn(task.run()).abort_handle(),
+                lease: tokio::spawn(self.nodes.clone().keep_lease()).abort_handle(),
+            }
         });
         Some(Box::pin(async move {
             let is_away = !self.health.is_available();
@@ -589,8 +605,12 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         }))
     }
 
-    fn send_to_all<'a>(&'a self, request: ControlRequest<'a>) -> Option<BrokerFuture<'a, ()>> {
-        let call = control::call(&self.keys, &self.node, request);
+    fn spread<'a>(
+        &'a self,
+        revocation: &'a Revocation,
+        expires_at_ms: i64,
+    ) -> Option<BrokerFuture<'a, ()>> {
+        let call = control::call(&self.keys, self.nodes.tag, revocation, expires_at_ms);
         Some(Box::pin(async move {
             let sent = self.calls.script(call).await.and_then(Reply::text);
             sent.map(drop).map_err(|error| {
@@ -600,9 +620,32 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         }))
     }
 
+    fn node_tag(&self) -> Option<NodeTag> {
+        Some(self.nodes.tag)
+    }
+
+    fn other_nodes(&self) -> usize {
+        self.nodes.others()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        whom: Recipients,
+        question: &'a [u8],
+    ) -> Option<BrokerFuture<'a, Answers>> {
+        Some(Box::pin(async move {
+            let asked = self.nodes.ask(whom, question).await;
+            asked.map_err(|error| error.unavailable("the other servers cannot be asked"))
+        }))
+    }
+
     fn flush(&self) -> BrokerFuture<'_, ()> {
         Box::pin(async move {
             self.buffer.emptied().await;
+            if let Some(control) = self.control.get() {
+                control.lease.abort();
+                self.nodes.leave().await;
+            }
             Ok(())
         })
     }

@@ -11,12 +11,23 @@ pub(super) enum Script {
     Check,
     /// Reads a page of a history.
     History,
-    /// Sends a request of an operator to all nodes.
+    /// Spreads a revocation to all nodes.
     Control,
+    /// Extends the lease of a node.
+    Lease,
+    /// Sends a question to nodes.
+    Ask,
 }
 
 impl Script {
-    const ALL: [Self; 4] = [Self::Publish, Self::Check, Self::History, Self::Control];
+    const ALL: [Self; 6] = [
+        Self::Publish,
+        Self::Check,
+        Self::History,
+        Self::Control,
+        Self::Lease,
+        Self::Ask,
+    ];
 
     fn source(self) -> &'static str {
         match self {
@@ -24,6 +35,8 @@ impl Script {
             Self::Check => include_str!("scripts/check.lua"),
             Self::History => include_str!("scripts/history.lua"),
             Self::Control => include_str!("scripts/control.lua"),
+            Self::Lease => include_str!("scripts/lease.lua"),
+            Self::Ask => include_str!("scripts/ask.lua"),
         }
     }
 }

@@ -126,16 +126,11 @@ impl Writer {
             let replies = connection.exchange(&pipeline, writes.len()).await?;
             let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
             for (write, reply) in writes.drain(..).zip(replies) {
-                match self.finish(write, reply) {
-                    Ok(None) => {}
-                    Ok(Some(early)) => again.push(early),
-                    Err((write, error)) => {
-                        is_unknown |= error.is_unknown_script();
-                        if let Some(write) = write {
-                            again.push(write);
-                        }
-                        fault = Some(error);
-                    }
+                let (unfinished, error) = self.finish(write, reply);
+                again.extend(unfinished);
+                if let Some(error) = error {
+                    is_unknown |= error.is_unknown_script();
+                    fault = Some(error);
                 }
             }
             *writes = again;
@@ -216,13 +211,9 @@ impl Writer {
         }
     }
 
-    /// Tells the senders of a batch what became of it. Returns the batch if it came before its turn,
-    /// or the error, with the batch if it is to be written again.
-    fn finish(
-        &mut self,
-        write: Write,
-        reply: Reply,
-    ) -> Result<Option<Write>, (Option<Write>, RedisError)> {
+    /// Tells the senders of a batch what became of it. Returns the batch if it is to be written again,
+    /// and the error if there was one.
+    fn finish(&mut self, write: Write, reply: Reply) -> (Option<Write>, Option<RedisError>) {
         let answer = match reply {
             Reply::Error(text) => Err(RedisError::Refused(text)),
             reply => reply.string(),
@@ -230,27 +221,27 @@ impl Writer {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) if error.is_unknown_script() || error.is_transient() => {
-                return Err((Some(write), error));
+                return (Some(write), Some(error));
             }
             Err(error) => {
                 let mut batch = write.batch;
                 refuse(&mut batch, &error.unavailable("nothing was published"));
-                return Err((None, error));
+                return (None, Some(error));
             }
         };
         if answer == "early" {
-            return Ok(Some(write));
+            return (Some(write), None);
         }
         let mut batch = write.batch;
         match &*answer {
-            "unknown" => return Ok(None),
+            "unknown" => return (None, None),
             "full" => {
                 let text = "this client made as many channels as it may, and may not make another";
                 refuse(
                     &mut batch,
                     &StreamError::new(ErrorCode::ResourceExhausted, text),
                 );
-                return Ok(None);
+                return (None, None);
             }
             _ => {}
         }
@@ -260,7 +251,7 @@ impl Writer {
                 &mut batch,
                 &error.unavailable("it is not known whether this was published"),
             );
-            return Err((None, error));
+            return (None, Some(error));
         };
         let items = std::mem::take(&mut batch.items);
         let mut newest = None;
@@ -280,7 +271,7 @@ impl Writer {
         if let Some(newest) = newest {
             self.seen.note(&batch.channel, &newest);
         }
-        Ok(None)
+        (None, None)
     }
 }
 

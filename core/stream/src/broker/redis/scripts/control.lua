@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Sends a request of an operator to all nodes, and keeps a revocation for those that come later.
+-- Spreads a revocation to all nodes, and keeps it for those that come later.
 --
 -- KEYS: 1 hash of revocations, 2 their version.
--- ARGV: 1 shard channel, 2 message or "", 3 the revocation's field or "", 4 its time (until), 5 its
---   expiry. Both are in ms, as decimal strings without a sign.
+-- ARGV: 1 shard channel, 2 message, 3 the revocation's field, 4 its time (until), 5 its expiry. Both
+--   are in ms, as decimal strings without a sign.
 -- Returns the version.
 
 local function is_less(number, other)
@@ -11,25 +11,21 @@ local function is_less(number, other)
 end
 
 local version = redis.call('GET', KEYS[2]) or '0'
-if ARGV[3] ~= '' then
-  local known = redis.call('HGET', KEYS[1], ARGV[3])
-  local before, until_ms, expires_ms = known, ARGV[4], ARGV[5]
-  if known then
-    local known_until, known_expires = string.match(known, '^(%d+) (%d+)$')
-    if known_until and is_less(until_ms, known_until) then
-      until_ms = known_until
-    end
-    if known_expires and is_less(expires_ms, known_expires) then
-      expires_ms = known_expires
-    end
+local known = redis.call('HGET', KEYS[1], ARGV[3])
+local until_ms, expires_ms = ARGV[4], ARGV[5]
+if known then
+  local known_until, known_expires = string.match(known, '^(%d+) (%d+)$')
+  if known_until and is_less(until_ms, known_until) then
+    until_ms = known_until
   end
-  local merged = until_ms .. ' ' .. expires_ms
-  if merged ~= before then
-    redis.call('HSET', KEYS[1], ARGV[3], merged)
-    version = redis.call('INCR', KEYS[2])
+  if known_expires and is_less(expires_ms, known_expires) then
+    expires_ms = known_expires
   end
 end
-if ARGV[2] ~= '' then
-  redis.call('SPUBLISH', ARGV[1], ARGV[2])
+local merged = until_ms .. ' ' .. expires_ms
+if merged ~= known then
+  redis.call('HSET', KEYS[1], ARGV[3], merged)
+  version = redis.call('INCR', KEYS[2])
 end
+redis.call('SPUBLISH', ARGV[1], ARGV[2])
 return tostring(version)

@@ -1,0 +1,369 @@
+//! Nodes: the servers that are there, and questions to them.
+//!
+//! A node is in a sorted set of Redis until its lease ends, by the clock of Redis. It extends the
+//! lease once a second, and ends it when it stops. The set says who has to answer a question: what a
+//! killed node had is gone with it, and for the rest of its lease it counts as missing.
+//!
+//! ```text
+//!  asking node ──(script ask)──► shard channel of all nodes, or of one ──► answering nodes
+//!       ▲                                                                       │
+//!       └────────────────── shard channel of the asking node ◄──(SPUBLISH)──────┘
+//! ```
+//!
+//! Nothing about connections is stored in Redis: a subscription costs it nothing, and there is
+//! nothing to clean up.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    calls::{Calls, RedisCommand},
+    error::RedisError,
+    keys::KeyNames,
+    resp::Reply,
+    script::{Script, ScriptCall},
+};
+use crate::broker::{Answers, ControlHandler, NodeTag, Recipients};
+
+/// How long a node that is silent is taken for present.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// Time between two extensions.
+const EXTENSION: Duration = Duration::from_secs(1);
+
+/// Longest wait for the answers of all nodes. For that of one node, it is the usual timeout.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// Questions of this node that are under way at most. Beyond, they wait.
+const QUESTIONS: usize = 256;
+
+/// Questions of other nodes that are answered at once at most. Beyond, they are left unanswered.
+const ANSWERING: usize = 256;
+
+/// The word between the sender and the number of a question.
+const QUESTION: &[u8] = b"ask";
+
+/// The same of an answer.
+const ANSWER: &[u8] = b"answer";
+
+/// The nodes, and the questions of this one.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    pub(super) tag: NodeTag,
+    keys: KeyNames,
+    calls: Calls,
+    timeout: Duration,
+    /// How many others there were at the last extension.
+    others: AtomicUsize,
+    last: AtomicU64,
+    waiting: Mutex<HashMap<u64, Arc<PendingAnswers>>>,
+    permits: Semaphore,
+    answering: Arc<Semaphore>,
+}
+
+/// A question that waits for answers.
+#[derive(Debug, Default)]
+struct PendingAnswers {
+    answers: Mutex<HashMap<NodeTag, Bytes>>,
+    changed: Notify,
+}
+
+/// Removes a question when nobody waits for it any more.
+struct Registered<'a> {
+    nodes: &'a Nodes,
+    number: u64,
+    waiting: Arc<PendingAnswers>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.nodes.waiting.lock().remove(&self.number);
+    }
+}
+
+/// A message between nodes: `sender kind number`, a line break, and the content.
+struct Message<'a> {
+    sender: NodeTag,
+    kind: &'a [u8],
+    number: u64,
+    content: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn read(message: &'a [u8]) -> Option<Self> {
+        let end = message.iter().position(|byte| *byte == b'\n')?;
+        let mut words = message[..end].split(|byte| *byte == b' ');
+        let (sender, kind, number) = (words.next()?, words.next()?, words.next()?);
+        if sender.len() != 8 || words.next().is_some() || ![QUESTION, ANSWER].contains(&kind) {
+            return None;
+        }
+        Some(Self {
+            sender: NodeTag::read(sender)?,
+            kind,
+            number: std::str::from_utf8(number).ok()?.parse().ok()?,
+            content: &message[end + 1..],
+        })
+    }
+
+    fn write(&self) -> Bytes {
+        let number = self.number.to_string();
+        let sender = &self.sender.as_bytes()[..];
+        [
+            sender,
+            b" ",
+            self.kind,
+            b" ",
+            number.as_bytes(),
+            b"\n",
+            self.content,
+        ]
+        .concat()
+        .into()
+    }
+}
+
+impl Nodes {
+    pub(super) fn new(tag: NodeTag, keys: KeyNames, calls: Calls, timeout: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            tag,
+            keys,
+            calls,
+            timeout,
+            others: AtomicUsize::new(0),
+            last: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            permits: Semaphore::new(QUESTIONS),
+            answering: Arc::new(Semaphore::new(ANSWERING)),
+        })
+    }
+
+    /// Extends the lease of this node until it is aborted.
+    pub(super) async fn keep_lease(self: Arc<Self>) {
+        loop {
+            // Without Redis there is no lease to keep: its fault is known.
+            if let Ok(all) = self.lease(LEASE).await {
+                self.others.store(all.saturating_sub(1), Ordering::Relaxed);
+            }
+            tokio::time::sleep(EXTENSION).await;
+        }
+    }
+
+    /// Ends the lease of this node. It is not asked any more.
+    pub(super) async fn leave(&self) {
+        // A lease that cannot be ended ends by itself.
+        let _ = self.lease(Duration::ZERO).await;
+    }
+
+    /// Sets the end of the lease, and returns how many nodes there are.
+    async fn lease(&self, lifetime: Duration) -> Result<usize, RedisError> {
+        let call = ScriptCall {
+            script: Script::Lease,
+            keys: 1,
+            arguments: vec![
+                self.keys.nodes(),
+                Bytes::copy_from_slice(self.tag.as_bytes()),
+                lifetime.as_millis().to_string().into(),
+            ],
+        };
+        let count = self.calls.script(call).await?.string()?;
+        count
+            .parse()
+            .map_err(|_| RedisError::Protocol(format!("{count:?} came, expected a number")))
+    }
+
+    /// Asks other nodes, and waits for their answers.
+    ///
+    /// # Errors
+    /// Redis cannot be reached, or too many questions are under way.
+    pub(super) async fn ask(
+        &self,
+        whom: Recipients,
+        question: &[u8],
+    ) -> Result<Answers, RedisError> {
+        let (time, channel, node) = match whom {
+            Recipients::Others => (
+                ANSWER_TIME.min(self.timeout),
+                self.keys.control_channel(),
+                Bytes::new(),
+            ),
+            Recipients::Node(tag) => (
+                self.timeout,
+                self.keys.node_channel(tag),
+                Bytes::copy_from_slice(tag.as_bytes()),
+            ),
+        };
+        let deadline = Instant::now() + time;
+        let late = || RedisError::TimedOut(time.as_millis());
+        let permit = timeout_at(deadline, self.permits.acquire()).await;
+        let _permit = permit.map_err(|_| late())?;
+        let registered = self.register();
+        let message = Message {
+            sender: self.tag,
+            kind: QUESTION,
+            number: registered.number,
+            content: question,
+        };
+        let call = ScriptCall {
+            script: Script::Ask,
+            keys: 1,
+            arguments: vec![self.keys.nodes(), channel, message.write(), node],
+        };
+        let asked = timeout_at(deadline, self.calls.script(call)).await;
+        let asked = asked.map_err(|_| late())??.array()?;
+        let mut asked = asked
+            .into_iter()
+            .map(|node| Ok(NodeTag::read(&node.text()?)))
+            .collect::<Result<Vec<_>, RedisError>>()?;
+        asked.retain(|node| node.is_some_and(|node| node != self.tag));
+        let waiting = &registered.waiting;
+        loop {
+            let missing = {
+                let answers = waiting.answers.lock();
+                let is_missing =
+                    |node: &&Option<NodeTag>| node.is_some_and(|node| !answers.contains_key(&node));
+                asked.iter().filter(is_missing).count()
+            };
+            let is_late = missing > 0
+                && timeout_at(deadline, waiting.changed.notified())
+                    .await
+                    .is_err();
+            if missing == 0 || is_late {
+                let answers = std::mem::take(&mut *waiting.answers.lock());
+                let answers = answers.into_values().collect();
+                return Ok(Answers { answers, missing });
+            }
+        }
+    }
+
+    /// How many other nodes there were when Redis was last reached.
+    pub(super) fn others(&self) -> usize {
+        self.others.load(Ordering::Relaxed)
+    }
+
+    fn register(&self) -> Registered<'_> {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let waiting = Arc::new(PendingAnswers::default());
+        self.waiting.lock().insert(number, waiting.clone());
+        Registered {
+            nodes: self,
+            number,
+            waiting,
+        }
+    }
+
+    /// Takes a question or an answer of another node. Returns false if the message is neither.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        message: &[u8],
+        handler: &Arc<dyn ControlHandler>,
+    ) -> bool {
+        let Some(message) = Message::read(message) else {
+            return false;
+        };
+        if message.sender == self.tag {
+            return true;
+        }
+        match message.kind {
+            QUESTION => self.answer(&message, handler),
+            _ => {
+                // One that came too late has nobody who waits for it.
+                let waiting = self.waiting.lock().get(&message.number).cloned();
+                if let Some(waiting) = waiting {
+                    // A copy: the message shares the memory of a read buffer.
+                    let answer = Bytes::copy_from_slice(message.content);
+                    waiting.answers.lock().insert(message.sender, answer);
+                    waiting.changed.notify_one();
+                }
+            }
+        }
+        true
+    }
+
+    fn answer(self: &Arc<Self>, question: &Message<'_>, handler: &Arc<dyn ControlHandler>) {
+        let Ok(permit) = self.answering.clone().try_acquire_owned() else {
+            tracing::warn!("a question of another server is not answered: too many come");
+            return;
+        };
+        let (sender, number) = (question.sender, question.number);
+        let content = Bytes::copy_from_slice(question.content);
+        let (nodes, handler) = (self.clone(), handler.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let answer = handler.answer(content).await;
+            let message = Message {
+                sender: nodes.tag,
+                kind: ANSWER,
+                number,
+                content: &answer,
+            };
+            let publish = vec![
+                Bytes::from_static(b"SPUBLISH"),
+                nodes.keys.node_channel(sender),
+                message.write(),
+            ];
+            if let Err(error) = nodes
+                .calls
+                .call(RedisCommand::Plain(publish))
+                .await
+                .and_then(number_of)
+            {
+                tracing::warn!(%error, "an answer to another server is lost");
+            }
+        });
+    }
+}
+
+/// How many heard a message.
+fn number_of(reply: Reply) -> Result<i64, RedisError> {
+    match reply {
+        Reply::Integer(number) => Ok(number),
+        Reply::Error(text) => Err(RedisError::Refused(text)),
+        other => Err(RedisError::Protocol(format!(
+            "{other:?} came, expected a number"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_as_it_was_written() {
+        let tag = NodeTag::random();
+        let message = Message {
+            sender: tag,
+            kind: QUESTION,
+            number: 7,
+            content: b"a\nb",
+        };
+        let written = message.write();
+        let read = Message::read(&written).unwrap();
+        assert_eq!((read.sender, read.kind, read.number), (tag, QUESTION, 7));
+        assert_eq!(read.content, b"a\nb");
+        for cut in 0..written.len() - message.content.len() {
+            assert!(Message::read(&written[..cut]).is_none());
+        }
+        for other in [
+            "0badcafe revoke 7\n",
+            "x ask 7\n",
+            "0badcafe ask x\n",
+            "0badcafe ask 7",
+        ] {
+            assert!(Message::read(other.as_bytes()).is_none(), "{other:?}");
+        }
+    }
+}
