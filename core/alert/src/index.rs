@@ -19,6 +19,9 @@ const MANY: usize = 512;
 /// Entries by which a block grows.
 const GROWTH: usize = 16;
 
+/// Emptied blocks are removed once they are more than one of so many.
+const EMPTIED_PART: usize = 4;
+
 /// A position in the index: the key and slot of an entry.
 pub(crate) type Entry = (i64, u32);
 
@@ -39,6 +42,13 @@ impl Block {
         let to = from + self.keys[from..].partition_point(|key| *key == entry.0);
         from + self.slots[from..to].partition_point(|slot| *slot < entry.1)
     }
+
+    /// The number of entries up to `entry`.
+    fn rank_after(&self, entry: Entry) -> usize {
+        let rank = self.rank(entry);
+        let is_here = rank < self.keys.len() && self.entry(rank) == entry;
+        rank + usize::from(is_here)
+    }
 }
 
 /// An ordered index of boundaries.
@@ -47,6 +57,8 @@ pub(crate) struct Index {
     /// The first entry of each block.
     firsts: Vec<Entry>,
     blocks: Vec<Block>,
+    /// Blocks that purges emptied. They leave together, since each removal moves the lists.
+    emptied: usize,
     length: usize,
 }
 
@@ -209,30 +221,49 @@ impl Index {
         }
     }
 
-    /// Removes the entries from `low` to `high` whose slot `is_dead`.
+    /// Removes the entries from `low` to `high`, both included, whose slot `is_dead`.
     pub(crate) fn purge(&mut self, low: Entry, high: Entry, is_dead: impl Fn(u32) -> bool) {
         let mut number = self.block_of(low);
         while number < self.blocks.len() && self.firsts[number] <= high {
             let block = &mut self.blocks[number];
-            let mut to = 0;
-            for from in 0..block.keys.len() {
-                if !is_dead(block.slots[from]) {
-                    block.keys[to] = block.keys[from];
-                    block.slots[to] = block.slots[from];
+            let (from, until) = (block.rank(low), block.rank_after(high));
+            let mut to = from;
+            for at in from..until {
+                if !is_dead(block.slots[at]) {
+                    block.keys[to] = block.keys[at];
+                    block.slots[to] = block.slots[at];
                     to += 1;
                 }
             }
-            self.length -= block.keys.len() - to;
-            block.keys.truncate(to);
-            block.slots.truncate(to);
-            if to == 0 {
-                self.blocks.remove(number);
-                self.firsts.remove(number);
-            } else {
-                self.firsts[number] = block.entry(0);
-                number += 1;
+            if to < until {
+                self.length -= until - to;
+                block.keys.drain(to..until);
+                block.slots.drain(to..until);
+                match block.keys.is_empty() {
+                    true => {
+                        *block = Block::default();
+                        self.emptied += 1;
+                    }
+                    false => self.firsts[number] = block.entry(0),
+                }
             }
+            number += 1;
         }
+        if self.emptied * EMPTIED_PART > self.blocks.len() {
+            self.remove_emptied();
+        }
+    }
+
+    /// Removes the blocks that purges emptied.
+    fn remove_emptied(&mut self) {
+        self.emptied = 0;
+        let blocks = &self.blocks;
+        let mut number = 0;
+        self.firsts.retain(|_| {
+            number += 1;
+            !blocks[number - 1].keys.is_empty()
+        });
+        self.blocks.retain(|block| !block.keys.is_empty());
     }
 
     /// Copies up to `most` entries of a range to `found`, upwards after `after`.

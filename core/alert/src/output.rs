@@ -82,6 +82,9 @@ impl Fire {
     }
 }
 
+// Half a million of them are made by one value.
+const _: () = assert!(size_of::<Output>() <= 64);
+
 impl Output {
     /// The rule's slot.
     #[must_use]
@@ -119,7 +122,7 @@ pub enum Output {
         /// When.
         at: Now,
         /// The rule's state after it. Store it with the retraction.
-        state: RuleState,
+        state: Box<RuleState>,
     },
     /// The rule fired too often and is disabled now: store it as disabled, and notify its owner.
     Stop {
@@ -132,7 +135,7 @@ pub enum Output {
         /// Fires that were not delivered.
         dropped: u32,
         /// The rule's state after it.
-        state: RuleState,
+        state: Box<RuleState>,
     },
     /// The rule's symbol vanished. Notify its owner.
     Vanish {

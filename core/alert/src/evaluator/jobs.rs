@@ -109,7 +109,7 @@ pub(super) struct Job {
 }
 
 /// Rules that are taken out of an index one by one.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
 
 /// Rules that are found, judged and taken out of an index together. Their records fit into the
 /// nearest cache.
@@ -298,16 +298,17 @@ impl Evaluator {
         self.records
             .copy(found.iter().map(|(_, slot)| *slot), &mut block);
         let mut work = found.len();
-        for ((_, slot), record) in found.iter().zip(&block) {
-            if !job.skip.is_empty() && job.skip.contains(slot) {
+        let mut plain = self.begin_plain(one, &job.moment, &mut job.occasion);
+        for (entry, record) in found.iter().zip(&block) {
+            if !job.skip.is_empty() && job.skip.contains(&entry.1) {
                 continue;
             }
-            let occasion = &mut job.occasion;
-            if !self.judge_plain(*slot, record, (one, &job.moment), occasion) {
-                self.judge_simple(*slot, one, &job.moment);
+            if !self.judge_plain(*entry, record, &mut plain) {
+                self.judge_simple(entry.1, one, &job.moment);
                 work += CLOSE_WORK;
             }
         }
+        self.end_plain(plain, found);
         self.block = block;
         work
     }

@@ -279,7 +279,7 @@ impl Evaluator {
             && record.extra != super::records::NONE
             && let Some(extra) = self.records.extra_mut(slot)
         {
-            extra.cooldown_ends_ms = None;
+            extra.set_cooldown_end(None);
         }
         let Some(record) = self.records.get(slot) else {
             return;
@@ -289,7 +289,7 @@ impl Evaluator {
             slot,
             version,
             at,
-            state,
+            state: Box::new(state),
         });
     }
 
@@ -314,8 +314,8 @@ impl Evaluator {
             return;
         }
         let now_ms = moment.now.monotonic_ms;
-        let extra = self.records.extra(&record);
-        let times = extra.and_then(|extra| extra.times).unwrap_or(1);
+        let rare = self.records.rare(&record);
+        let times = rare.and_then(|rare| rare.times).unwrap_or(1);
         let is_counted = record.cooldown_ms < SAFE_COOLDOWN_MS
             && (record.left == RECURRING || times as usize > AUTO_STOP_FIRES);
         if is_counted && self.count_fire(slot, now_ms) > AUTO_STOP_FIRES {
@@ -328,7 +328,7 @@ impl Evaluator {
                 version: record.version,
                 at: moment.now,
                 dropped: 1,
-                state: self.snapshot(record, moment.now),
+                state: Box::new(self.snapshot(record, moment.now)),
             });
             return;
         }
@@ -347,7 +347,7 @@ impl Evaluator {
         if record.cooldown_ms > 0
             && let Some(extra) = self.records.extra_mut(slot)
         {
-            extra.cooldown_ends_ms = Some(now_ms.saturating_add(u64::from(record.cooldown_ms)));
+            extra.set_cooldown_end(Some(now_ms.saturating_add(u64::from(record.cooldown_ms))));
         }
         let is_last = record.left == 1;
         let needs = match self.needs_transaction(&record) {
@@ -381,14 +381,13 @@ impl Evaluator {
     /// Counts a fire, and returns the number within the time of the automatic stop.
     fn count_fire(&mut self, slot: u32, now_ms: u64) -> usize {
         let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
-        let Some(extra) = self.records.extra_mut(slot) else {
+        let Some(rare) = self.records.rare_mut(slot) else {
             return 0;
         };
-        extra
-            .recent_ms
+        rare.recent_ms
             .retain(|fired_ms| now_ms - fired_ms < AUTO_STOP_MS.cast_signed());
-        extra.recent_ms.push(now_ms);
-        extra.recent_ms.len()
+        rare.recent_ms.push(now_ms);
+        rare.recent_ms.len()
     }
 
     /// Marks a rule as not judged any more. [`Self::bury`] takes it out of the index.
@@ -398,17 +397,15 @@ impl Evaluator {
             self.ended.push(slot);
         }
         if reason == flag::STOPPED
-            && let Some(extra) = self.records.extra_mut(slot)
+            && let Some(rare) = self.records.rare_mut(slot)
         {
-            extra.recent_ms.clear();
+            rare.recent_ms.clear();
         }
     }
 
     pub(super) fn is_expired(&self, record: &Record, now: Now) -> bool {
-        let expires_at_ms = self
-            .records
-            .extra(record)
-            .and_then(|extra| extra.expires_at_ms);
+        let rare = self.records.rare(record);
+        let expires_at_ms = rare.and_then(|rare| rare.expires_at_ms);
         record.has(flag::EXPIRED)
             || expires_at_ms.is_some_and(|expires_ms| expires_ms <= now.wall_ms)
     }
@@ -426,7 +423,8 @@ impl Evaluator {
             return;
         };
         let timer = block_end(extra, now);
-        if extra.timer == timer {
+        let known = extra.rare().and_then(|rare| rare.timer);
+        if known == timer {
             return;
         }
         self.cancel_timer(slot);
@@ -435,8 +433,8 @@ impl Evaluator {
             Some(Timer::Wall(due_ms)) => drop(self.snooze_ends.insert((due_ms, slot))),
             None => {}
         }
-        if let Some(extra) = self.records.extra_mut(slot) {
-            extra.timer = timer;
+        if let Some(rare) = self.records.rare_mut(slot) {
+            rare.timer = timer;
         }
     }
 
@@ -447,10 +445,9 @@ impl Evaluator {
         if record.extra == super::records::NONE {
             return;
         }
-        let timer = self
-            .records
-            .extra_mut(slot)
-            .and_then(|extra| extra.timer.take());
+        let extra = self.records.extra_mut(slot);
+        let rare = extra.and_then(Extra::known_rare_mut);
+        let timer = rare.and_then(|rare| rare.timer.take());
         match timer {
             Some(Timer::Monotonic(due_ms)) => drop(self.cooldown_ends.remove(&(due_ms, slot))),
             Some(Timer::Wall(due_ms)) => drop(self.snooze_ends.remove(&(due_ms, slot))),
@@ -553,16 +550,17 @@ impl Evaluator {
             now.wall_ms.saturating_add(ahead_ms)
         };
         let cooldown_ends_ms = extra
-            .and_then(|extra| extra.cooldown_ends_ms)
+            .and_then(Extra::cooldown_ends_ms)
             .filter(|ends_ms| *ends_ms > now.monotonic_ms);
+        let rare = extra.and_then(Extra::rare);
         RuleState {
             leaves,
             fires_left: Some(record.left),
             cooldown_ends_ms: cooldown_ends_ms
                 .map(|ends_ms| wall_ms(i64::try_from(ends_ms).unwrap_or(i64::MAX))),
             flags: (record.flags & flag::STORED) as u8,
-            recent_ms: extra.map_or_else(Vec::new, |extra| {
-                extra.recent_ms.iter().map(|ms| wall_ms(*ms)).collect()
+            recent_ms: rare.map_or_else(Vec::new, |rare| {
+                rare.recent_ms.iter().map(|ms| wall_ms(*ms)).collect()
             }),
         }
     }
@@ -580,10 +578,10 @@ impl Evaluator {
         let record = self.records.get(slot)?;
         let extra = self.records.extra(record);
         let is_snoozed = extra
-            .and_then(|extra| extra.snoozed_until_ms)
+            .and_then(|extra| extra.rare()?.snoozed_until_ms)
             .is_some_and(|until_ms| until_ms > now.wall_ms);
         let is_cooling = extra
-            .and_then(|extra| extra.cooldown_ends_ms)
+            .and_then(Extra::cooldown_ends_ms)
             .is_some_and(|ends_ms| ends_ms > now.monotonic_ms);
         Some(if record.has(flag::STOPPED) {
             Phase::Stopped
@@ -630,10 +628,11 @@ impl Evaluator {
 /// The end of a rule's block, as the timer to set. `None` if it is not blocked.
 fn block_end(extra: &Extra, now: Now) -> Option<Timer> {
     let cooldown = extra
-        .cooldown_ends_ms
+        .cooldown_ends_ms()
         .filter(|ends_ms| *ends_ms > now.monotonic_ms);
     let snooze = extra
-        .snoozed_until_ms
+        .rare()
+        .and_then(|rare| rare.snoozed_until_ms)
         .filter(|until_ms| *until_ms > now.wall_ms);
     cooldown.map(Timer::Monotonic).or(snooze.map(Timer::Wall))
 }

@@ -118,6 +118,8 @@ pub struct Evaluator {
     /// Buffers of one block of rules, to be used again.
     block: Vec<Record>,
     found: Vec<Entry>,
+    fired: Vec<u32>,
+    released: Vec<Entry>,
     /// Simple rules that fired for the last time, and are still in the index.
     ended: Vec<u32>,
     now: Now,
@@ -239,7 +241,13 @@ impl Evaluator {
             self.run_next_chunk();
         }
         let count = most.min(self.outputs.len());
-        outputs.extend(self.outputs.drain(..count));
+        if outputs.is_empty() && count == self.outputs.len() {
+            // Both keep their room, and nothing is copied.
+            let polled = std::mem::replace(&mut self.outputs, std::mem::take(outputs).into());
+            *outputs = polled.into();
+        } else {
+            outputs.extend(self.outputs.drain(..count));
+        }
         self.polled += count as u64;
         !self.outputs.is_empty() || !self.busy.is_empty()
     }

@@ -2,6 +2,8 @@
 //!
 //! Forty bytes for each rule. Whatever few rules have is in an [`Extra`].
 
+use std::num::NonZeroU64;
+
 use rust_decimal::Decimal;
 use tidewire_proto::v1::TransactionState;
 
@@ -212,17 +214,62 @@ pub(crate) enum Timer {
     Wall(i64),
 }
 
-/// Parts of a rule's state that few rules have.
-#[derive(Debug, Clone, Default)]
+/// Parts of a rule's state that not all rules have: the end of a cooldown, and what few rules have.
+///
+/// Half a million rules may begin to cool down at once, so that it is small.
+#[derive(Debug, Default)]
 pub(crate) struct Extra {
+    cooldown_ends_ms: Option<NonZeroU64>,
+    rare: Option<Box<RareExtra>>,
+}
+
+// Half a million cooldowns take 8 MB.
+const _: () = assert!(size_of::<Extra>() == 16);
+
+impl Extra {
+    /// End of the cooldown, in monotonic milliseconds.
+    pub(crate) fn cooldown_ends_ms(&self) -> Option<u64> {
+        self.cooldown_ends_ms.map(NonZeroU64::get)
+    }
+
+    /// Sets the end of the cooldown, which is after the start of the clock.
+    pub(crate) fn set_cooldown_end(&mut self, ends_ms: Option<u64>) {
+        self.cooldown_ends_ms = ends_ms.and_then(NonZeroU64::new);
+    }
+
+    /// The parts that few rules have.
+    pub(crate) fn rare(&self) -> Option<&RareExtra> {
+        self.rare.as_deref()
+    }
+
+    /// The same, if there are any.
+    pub(crate) fn known_rare_mut(&mut self) -> Option<&mut RareExtra> {
+        self.rare.as_deref_mut()
+    }
+
+    /// The same, made if there are none.
+    pub(crate) fn rare_mut(&mut self) -> &mut RareExtra {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Whether it has no part but a cooldown that is over.
+    pub(crate) fn is_idle(&self, now_ms: u64) -> bool {
+        self.rare.is_none()
+            && self
+                .cooldown_ends_ms()
+                .is_none_or(|ends_ms| ends_ms <= now_ms)
+    }
+}
+
+/// Parts of a rule's state that few rules have.
+#[derive(Debug, Default)]
+pub(crate) struct RareExtra {
     /// The user, of rules that test a window.
     pub(crate) owner: Option<super::OwnerId>,
     /// The second decimal of the test.
     pub(crate) second: Decimal,
     pub(crate) expires_at_ms: Option<i64>,
     pub(crate) snoozed_until_ms: Option<i64>,
-    /// End of the cooldown, in monotonic milliseconds.
-    pub(crate) cooldown_ends_ms: Option<u64>,
     /// Fires of the repeat, if it is neither once nor without limit.
     pub(crate) times: Option<u32>,
     pub(crate) timer: Option<Timer>,
@@ -304,10 +351,19 @@ impl Records {
         page.get(record.extra as usize % PAGE)
     }
 
+    /// The parts of a record that few rules have.
+    pub(crate) fn rare(&self, record: &Record) -> Option<&RareExtra> {
+        self.extra(record)?.rare()
+    }
+
+    /// The same, made if it has none. `None` if the slot is vacant.
+    pub(crate) fn rare_mut(&mut self, slot: u32) -> Option<&mut RareExtra> {
+        Some(self.extra_mut(slot)?.rare_mut())
+    }
+
     /// The second decimal of a record's test.
     pub(crate) fn second(&self, record: &Record) -> Decimal {
-        self.extra(record)
-            .map_or(Decimal::ZERO, |extra| extra.second)
+        self.rare(record).map_or(Decimal::ZERO, |rare| rare.second)
     }
 
     /// A rule's extra, made if it has none. `None` if the slot is vacant.

@@ -97,16 +97,16 @@ impl Evaluator {
         if let Some(left_ms) = cooldown_left_ms.filter(|left_ms| *left_ms > 0)
             && let Some(extra) = self.records.extra_mut(slot)
         {
-            extra.cooldown_ends_ms = Some(now.monotonic_ms.saturating_add(left_ms));
+            extra.set_cooldown_end(Some(now.monotonic_ms.saturating_add(left_ms)));
         }
         if !state.recent_ms.is_empty()
-            && let Some(extra) = self.records.extra_mut(slot)
+            && let Some(rare) = self.records.rare_mut(slot)
         {
             let monotonic_ms = i64::try_from(now.monotonic_ms).unwrap_or(i64::MAX);
             let since =
                 |ms: i64| monotonic_ms.saturating_add(ms.saturating_sub(now.wall_ms).min(0));
-            extra.recent_ms = state.recent_ms.into_iter().map(since).collect();
-            extra.recent_ms.truncate(AUTO_STOP_FIRES);
+            rare.recent_ms = state.recent_ms.into_iter().map(since).collect();
+            rare.recent_ms.truncate(AUTO_STOP_FIRES);
         }
         let is_over = record.left == 0
             && !rule
@@ -130,13 +130,13 @@ impl Evaluator {
         let mut has_window = false;
         rule.condition
             .each_leaf(&mut |leaf| has_window |= leaf.signal.has_window());
-        if has_window && let Some(extra) = self.records.extra_mut(slot) {
-            extra.owner = owner;
+        if has_window && let Some(rare) = self.records.rare_mut(slot) {
+            rare.owner = owner;
         }
     }
 
     fn owner(&self, slot: u32) -> Option<OwnerId> {
-        self.records.extra(self.records.get(slot)?)?.owner
+        self.records.rare(self.records.get(slot)?)?.owner
     }
 
     /// Changes a rule. Only a changed condition or repeat, enabling, and an extended expiry arm it
@@ -266,8 +266,10 @@ impl Evaluator {
             }
         }
         if has_extra && let Some(extra) = self.records.extra_mut(slot) {
-            extra.cooldown_ends_ms = None;
-            extra.recent_ms.clear();
+            extra.set_cooldown_end(None);
+            if let Some(rare) = extra.known_rare_mut() {
+                rare.recent_ms.clear();
+            }
         }
         self.attach(slot, condition, now);
     }
@@ -313,18 +315,16 @@ impl Evaluator {
             && times.is_none()
             && rule.expires_at_ms.is_none()
             && rule.snoozed_until_ms.is_none();
-        let has_none = self
-            .records
-            .get(slot)
-            .is_some_and(|record| record.extra == NONE);
+        let record = self.records.get(slot);
+        let has_none = record.is_some_and(|record| self.records.rare(record).is_none());
         if is_plain && has_none {
             return;
         }
-        if let Some(extra) = self.records.extra_mut(slot) {
-            extra.second = second;
-            extra.times = times;
-            extra.expires_at_ms = rule.expires_at_ms;
-            extra.snoozed_until_ms = rule.snoozed_until_ms;
+        if let Some(rare) = self.records.rare_mut(slot) {
+            rare.second = second;
+            rare.times = times;
+            rare.expires_at_ms = rule.expires_at_ms;
+            rare.snoozed_until_ms = rule.snoozed_until_ms;
         }
     }
 
@@ -341,20 +341,22 @@ impl Evaluator {
             return;
         }
         if let Some(extra) = self.records.extra_mut(slot) {
-            extra.recent_ms.clear();
+            if let Some(rare) = extra.known_rare_mut() {
+                rare.recent_ms.clear();
+            }
             let running = extra
-                .cooldown_ends_ms
+                .cooldown_ends_ms()
                 .filter(|ends_ms| *ends_ms > now.monotonic_ms);
             // The fire may precede the monotonic clock, which begins anew with the process.
-            extra.cooldown_ends_ms = running.map(|ends_ms| {
+            extra.set_cooldown_end(running.map(|ends_ms| {
                 let later_ms = ends_ms.saturating_add(u64::from(cooldown_ms));
                 later_ms.saturating_sub(u64::from(old_ms))
-            });
+            }));
         }
     }
 
     fn repeat(&self, record: &Record) -> Repeat {
-        let times = self.records.extra(record).and_then(|extra| extra.times);
+        let times = self.records.rare(record).and_then(|rare| rare.times);
         match record.left {
             RECURRING => Repeat::Recurring,
             _ => Repeat::Times(times.unwrap_or(1)),

@@ -48,8 +48,8 @@ pub(super) struct FiredRules {
 }
 
 impl FiredRules {
-    /// Adds a rule that a value fired. That of an older one is of no interest.
-    fn add(&mut self, arrival: u64, slot: u32) {
+    /// Adds rules that a value fired. Those of an older one are of no interest.
+    fn add(&mut self, arrival: u64, slots: &[u32]) {
         if arrival > self.arrival {
             // Another half million may never fire at once: the room is not kept.
             *self = Self {
@@ -58,7 +58,7 @@ impl FiredRules {
             };
         }
         if arrival == self.arrival {
-            self.slots.push(slot);
+            self.slots.extend_from_slice(slots);
         }
     }
 
@@ -268,11 +268,16 @@ impl Evaluator {
 
     /// Notes that a value of a subject fired a rule.
     pub(super) fn note_fire(&mut self, slot: u32, subject: u32, arrival: u64) {
-        if let Some(entry) = self.subjects.get_mut(subject as usize) {
-            entry.fired.add(arrival, slot);
-        }
+        self.note_fires(&[slot], subject, arrival);
         if let Some(record) = self.records.get_mut(slot) {
             record.flags |= super::records::flag::NOTED;
+        }
+    }
+
+    /// Notes that a value of a subject fired these rules, whose records say so already.
+    pub(super) fn note_fires(&mut self, slots: &[u32], subject: u32, arrival: u64) {
+        if let Some(entry) = self.subjects.get_mut(subject as usize) {
+            entry.fired.add(arrival, slots);
         }
     }
 

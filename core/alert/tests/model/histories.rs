@@ -170,11 +170,11 @@ impl Run {
                     (fire.slot, event)
                 }
                 Output::Retract { slot, state, .. } => {
-                    self.stored.insert(slot, state);
+                    self.stored.insert(slot, *state);
                     (slot, Event::Retract)
                 }
                 Output::Stop { slot, state, .. } => {
-                    self.stored.insert(slot, state);
+                    self.stored.insert(slot, *state);
                     (slot, Event::Stop)
                 }
                 Output::Vanish { slot } => (slot, Event::Vanish),
