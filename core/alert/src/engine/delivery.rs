@@ -31,9 +31,13 @@ const REQUESTS: usize = 512;
 /// Notifications that are counted as waiting, at most.
 const MOST_WAITING: usize = 256;
 
-/// Time for which a hand-over makes way for fires that are not stored yet, at most: a user sees a
-/// fire before its notification.
+/// Time for which a hand-over makes way for fires, at most: a user sees a fire before its
+/// notification.
 const WAY: Duration = Duration::from_millis(100);
+
+/// Time after a fire in which the next one is expected: prices move in bursts, and a fire would wait
+/// for the flush of the notifications of those before.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// Time between two looks at these fires.
 const WAY_STEP: Duration = Duration::from_millis(5);
@@ -82,12 +86,17 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
     }
 }
 
-/// Waits until no fire waits to be stored, but not for long.
+/// Waits until no fire waits to be stored, and none was stored a moment ago, but not for long.
 async fn make_way(shared: &Shared) {
     let began = Instant::now();
-    while began.elapsed() < WAY && !shared.judge.lock().pending.is_empty() {
+    while began.elapsed() < WAY && has_fires(shared) {
         sleep(WAY_STEP).await;
     }
+}
+
+fn has_fires(shared: &Shared) -> bool {
+    let published = *shared.published_at.lock();
+    published.is_some_and(|at| at.elapsed() < QUIET) || !shared.judge.lock().pending.is_empty()
 }
 
 enum Step {

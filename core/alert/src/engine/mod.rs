@@ -54,7 +54,10 @@ use tidewire_proto::v1::{
 };
 use tidewire_store::{KeyPeriods, SharedStore, StoreError};
 use tidewire_stream::{ChannelName, SharedClock, UserId};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 
 use self::{
     answers::Reply,
@@ -180,6 +183,8 @@ pub(crate) struct Shared {
     rules_settled: Notify,
     /// Notified when there are outgoing notifications.
     outgoing_added: Notify,
+    /// When fires were last published.
+    published_at: Mutex<Option<Instant>>,
     /// Users whose log may be too long.
     to_trim: Mutex<HashSet<Arc<str>>>,
     /// The symbols of the rules that were loaded.
@@ -233,6 +238,7 @@ impl AlertEngine {
             rules_changed: Notify::new(),
             rules_settled: Notify::new(),
             outgoing_added: Notify::new(),
+            published_at: Mutex::default(),
             to_trim: Mutex::default(),
             symbols_of_rules: Mutex::default(),
             has_evaluations: AtomicBool::new(false),

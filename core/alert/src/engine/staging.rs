@@ -24,6 +24,10 @@ pub(super) const STOPPED_REASON: &str = "it fired 15 times in 3 minutes, expecte
 /// Bytes of events from which on a batch takes no further output.
 const CHUNK_BYTES: usize = 4 << 20;
 
+/// Outputs that are staged before the chunk before is published, if it is stored: less than a
+/// millisecond.
+const BETWEEN: usize = 32;
+
 /// A batch, and what is published once it is stored.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
@@ -86,10 +90,12 @@ impl Stored {
 }
 
 impl Writer {
-    /// Makes the batch of a chunk: of all outputs, or of the first ones if they are very long.
+    /// Makes the batch of a chunk: of all outputs, or of the first ones if they are very long. Calls
+    /// `between` from time to time.
     pub(super) async fn stage(
         &self,
         outputs: Vec<(u64, Output)>,
+        between: &mut (dyn FnMut() + Send),
         cancel: &CancellationToken,
     ) -> Option<Staged> {
         let origins = self.origins(&outputs);
@@ -102,6 +108,9 @@ impl Writer {
         for (place, ((_, output), origin)) in outputs.iter().zip(&origins).enumerate() {
             if chunk.bytes >= CHUNK_BYTES {
                 break;
+            }
+            if place % BETWEEN == 0 {
+                between();
             }
             chunk.outputs = place + 1;
             let Some(origin) = origin else { continue };

@@ -15,9 +15,9 @@ use std::{
 };
 
 use tidewire_proto::v1::AlertRule;
-use tidewire_store::{Batch, Key, Table, Value};
+use tidewire_store::{Batch, Key, StoreError, Table, Value};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -211,29 +211,52 @@ impl Writer {
         if outputs.is_empty() {
             return false;
         }
-        let Some(mut staged) = self.stage(outputs, cancel).await else {
+        let Some(staged) = self.stage(outputs, &mut || {}, cancel).await else {
             return false;
         };
+        // Chunks are published while others are staged.
+        let mut evaluations = std::mem::take(&mut self.evaluations);
+        let has_written = self.write_chunks(staged, &mut evaluations, cancel).await;
+        self.evaluations = evaluations;
+        has_written
+    }
+
+    /// Stores and publishes a chunk, and further ones while nothing else is to be done. Each is
+    /// published as soon as it is stored, also while the next one is staged. If that one is staged
+    /// already, its flush begins before.
+    async fn write_chunks(
+        &mut self,
+        staged: Staged,
+        evaluations: &mut Evaluations,
+        cancel: &CancellationToken,
+    ) -> bool {
+        let shared = self.shared.clone();
+        let mut flush = Flush::begin(&shared, staged);
         loop {
-            let next = self.next_outputs(&staged);
-            let stored = self.shared.store.commit(staged.chunk.batch.clone());
-            let ahead = async {
-                match next.is_empty() {
-                    true => None,
-                    false => self.stage(next, cancel).await,
+            let next = self.next_outputs(flush.staged.as_ref());
+            let mut publish = || {
+                if let Some(stored) = flush.take_stored() {
+                    shared.publish_waiting(stored, evaluations);
                 }
             };
-            let (stored, ahead) = tokio::join!(stored, ahead);
-            if stored.is_err() && !self.commit(&staged.chunk.batch, cancel).await {
+            let ahead = match next.is_empty() {
+                true => None,
+                false => self.stage(next, &mut publish, cancel).await,
+            };
+            if let Some(staged) = &flush.staged
+                && !flush.result.is_good().await
+                && !self.commit(&staged.chunk.batch, cancel).await
+            {
                 return false;
             }
             self.chunks += 1;
-            let count = self.publish(staged);
-            // The writer alone removes outputs.
-            self.shared.judge.lock().pending.remove(count);
-            self.shared.rules_changed.notify_one();
-            match ahead {
-                Some(next) => staged = next,
+            let stored = flush.staged.take();
+            let next = ahead.map(|next| Flush::begin(&shared, next));
+            if let Some(stored) = stored {
+                shared.publish_waiting(stored, evaluations);
+            }
+            match next {
+                Some(next) => flush = next,
                 None => return true,
             }
         }
@@ -242,7 +265,10 @@ impl Writer {
     /// The outputs after those that are staged, which may be staged while these are stored. None
     /// while a request waits, or outputs that may go before them. Those of the same rules have to
     /// wait, since they build on the stored state.
-    fn next_outputs(&self, staged: &Staged) -> Vec<(u64, Output)> {
+    fn next_outputs(&self, staged: Option<&Staged>) -> Vec<(u64, Output)> {
+        let Some(staged) = staged else {
+            return Vec::new();
+        };
         if !self.commands.is_empty() || self.chunks >= CHUNKS_A_SAVE {
             return Vec::new();
         }
@@ -280,40 +306,107 @@ impl Writer {
         let mut left = &outputs[..];
         while !left.is_empty() {
             let part = left[..left.len().min(CHUNK)].to_vec();
-            let Some(staged) = self.stage(part, cancel).await else {
+            let Some(staged) = self.stage(part, &mut || {}, cancel).await else {
                 return false;
             };
             if !self.commit(&staged.chunk.batch, cancel).await {
                 return false;
             }
-            left = &left[self.publish(staged)..];
+            left = &left[self.shared.publish_outputs(staged, &mut self.evaluations)..];
         }
         true
     }
+}
 
-    /// Publishes outputs that are stored. Returns their number.
-    fn publish(&mut self, staged: Staged) -> usize {
-        let Staged { outputs, chunk } = staged;
-        if !self.evaluations.is_empty() {
-            for (place, event) in &chunk.fires {
-                if let Some((number, Output::Fire(fire))) = outputs.get(*place)
-                    && let Some((_, event)) = chunk.events.get(*event)
-                {
-                    self.evaluations.add(*number, fire, event);
-                }
-            }
+/// The flush of a chunk.
+struct Flush {
+    /// The chunk, until it is stored and published.
+    staged: Option<Staged>,
+    result: FlushResult,
+}
+
+/// The result of a flush, which another task reports.
+struct FlushResult {
+    done: oneshot::Receiver<Result<(), StoreError>>,
+    known: Option<bool>,
+}
+
+impl Flush {
+    /// Has a chunk stored, by a task of its own: its encoding takes a while, too.
+    fn begin(shared: &Shared, staged: Staged) -> Self {
+        let (reply, done) = oneshot::channel();
+        let (store, batch) = (shared.store.clone(), staged.chunk.batch.clone());
+        tokio::spawn(async move {
+            // The writer may have ended.
+            let _ = reply.send(store.commit(batch).await);
+        });
+        Self {
+            staged: Some(staged),
+            result: FlushResult { done, known: None },
         }
-        let count = chunk.outputs;
-        self.shared.publish(chunk);
-        count
+    }
+
+    /// The chunk, if it is stored by now.
+    fn take_stored(&mut self) -> Option<Staged> {
+        match self.staged.is_some() && self.result.is_known_good() {
+            true => self.staged.take(),
+            false => None,
+        }
+    }
+}
+
+impl FlushResult {
+    fn is_known_good(&mut self) -> bool {
+        if self.known.is_none()
+            && let Ok(result) = self.done.try_recv()
+        {
+            self.known = Some(result.is_ok());
+        }
+        self.known == Some(true)
+    }
+
+    /// Waits for the result.
+    async fn is_good(&mut self) -> bool {
+        match self.known {
+            Some(known) => known,
+            None => matches!((&mut self.done).await, Ok(Ok(()))),
+        }
     }
 }
 
 impl Shared {
+    /// Publishes outputs that were stored, and removes them from those that wait.
+    fn publish_waiting(&self, staged: Staged, evaluations: &mut Evaluations) {
+        let count = self.publish_outputs(staged, evaluations);
+        // The writer alone removes outputs.
+        self.judge.lock().pending.remove(count);
+        self.rules_changed.notify_one();
+    }
+
+    /// Publishes outputs that were stored. Returns their number.
+    fn publish_outputs(&self, staged: Staged, evaluations: &mut Evaluations) -> usize {
+        let Staged { outputs, chunk } = staged;
+        if !evaluations.is_empty() {
+            for (place, event) in &chunk.fires {
+                if let Some((number, Output::Fire(fire))) = outputs.get(*place)
+                    && let Some((_, event)) = chunk.events.get(*event)
+                {
+                    evaluations.add(*number, fire, event);
+                }
+            }
+        }
+        let count = chunk.outputs;
+        self.publish(chunk);
+        count
+    }
+
     /// Publishes what was stored, and wakes the delivery.
     pub(crate) fn publish(&self, chunk: Chunk) {
         if !chunk.summaries.is_empty() {
             self.judge.lock().summaries.unstage(&chunk.summaries);
+        }
+        if !chunk.events.is_empty() {
+            *self.published_at.lock() = Some(Instant::now());
         }
         let counters = &self.counters;
         counters.add_fired(chunk.events.len() as u64);
