@@ -30,7 +30,7 @@ use tidewire_stream::{
     broker::{
         Broker as _, LocalDelivery, RedisBroker, Sender,
         memory::MemoryLimits,
-        redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls},
+        redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels},
     },
 };
 use tokio::sync::Notify;
@@ -226,6 +226,7 @@ impl Node {
         namespaces.add(Namespace::history("orders"))?;
         let options = RedisOptions {
             address: RedisAddress::parse(&format!("redis://127.0.0.1:{}", redis.port))?,
+            sentinels: Sentinels::default(),
             tls: RedisTls::new(&CertificateFiles::default())?,
             prefix: "bench".to_owned(),
             timeout: Duration::from_secs(5),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tidewire_stream::{
     Authenticator, Namespaces, SharedClock, StreamCore, StreamOptions,
-    broker::redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, check_prefix},
+    broker::redis::{
+        CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels, check_prefix,
+    },
 };
 
 use crate::{
@@ -37,6 +39,15 @@ pub(crate) fn check(config: &BrokerConfig, problems: &mut Vec<String>) {
             );
         }
         (Ok(_), _) => {}
+    }
+    if !config.sentinels.is_empty() && !is_redis {
+        problems.push(
+            "broker.sentinels is set, and broker.kind is \"memory\", expected broker.kind = \"redis\" or no sentinels"
+                .to_owned(),
+        );
+    }
+    if let Err(problem) = Sentinels::new(&config.sentinels) {
+        problems.push(format!("broker.sentinels {problem}"));
     }
     let files = certificate_files(config).and_then(|files| RedisTls::new(&files).map(drop));
     problems.extend(files.err());
@@ -72,6 +83,8 @@ fn redis_options(config: &BrokerConfig) -> Result<RedisOptions, String> {
     let url = config.url.as_deref().unwrap_or_default();
     Ok(RedisOptions {
         address: RedisAddress::parse(url).map_err(|problem| format!("broker.url {problem}"))?,
+        sentinels: Sentinels::new(&config.sentinels)
+            .map_err(|problem| format!("broker.sentinels {problem}"))?,
         tls: RedisTls::new(&certificate_files(config)?)?,
         prefix: config.prefix.clone(),
         timeout: config.timeout,

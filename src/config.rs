@@ -157,6 +157,7 @@ impl Default for AuthConfig {
 pub(crate) struct BrokerConfig {
     pub(crate) kind: BrokerKind,
     pub(crate) url: Option<String>,
+    pub(crate) sentinels: Vec<String>,
     pub(crate) prefix: String,
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
@@ -182,6 +183,7 @@ impl Default for BrokerConfig {
         Self {
             kind: BrokerKind::Memory,
             url: None,
+            sentinels: Vec::new(),
             prefix: "tidewire".to_owned(),
             timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,

@@ -32,7 +32,7 @@ pub use link::Link;
 pub use message::{Close, Message};
 pub use node::Node;
 pub use program::Program;
-pub use redis::RedisServer;
+pub use redis::{RedisSentinel, RedisServer};
 pub use server::{HttpResponse, Server, ServerBuilder, binary, command, interrupt, refused_start};
 pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};

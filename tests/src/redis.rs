@@ -95,14 +95,11 @@ impl RedisServer {
         answer.unwrap_or_else(|| panic!("no answer to {arguments:?}"))
     }
 
-    async fn try_command(&self, arguments: &[&str]) -> Option<String> {
+    /// Sends a command on a connection of its own. None if no answer comes.
+    pub async fn try_command(&self, arguments: &[&str]) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
-        let mut text = format!("*{}\r\n", arguments.len());
-        for argument in arguments {
-            text += &format!("${}\r\n{argument}\r\n", argument.len());
-        }
         // The answer ends with the connection.
-        text += "*1\r\n$4\r\nQUIT\r\n";
+        let text = encode(arguments) + &encode(&["QUIT"]);
         stream.write_all(text.as_bytes()).await.ok()?;
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
@@ -153,6 +150,94 @@ impl RedisServer {
     pub async fn restart_with(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|&one| one.to_owned()).collect();
         self.restart().await;
+    }
+}
+
+/// A command as RESP.
+fn encode(arguments: &[&str]) -> String {
+    let mut text = format!("*{}\r\n", arguments.len());
+    for argument in arguments {
+        text += &format!("${}\r\n{argument}\r\n", argument.len());
+    }
+    text
+}
+
+/// A sentinel under test, which watches one master under the name `tidewire`. Dropping it kills the
+/// process.
+#[derive(Debug)]
+pub struct RedisSentinel {
+    process: RedisServer,
+}
+
+impl RedisSentinel {
+    /// Starts a sentinel that is alone, so that its word is enough for a failover.
+    ///
+    /// # Panics
+    /// There is no program `redis-server`, or it does not start.
+    pub async fn start(master: &RedisServer) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let folder = TempDir::new().expect("a temporary folder");
+        let master = master.port();
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor tidewire 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds tidewire 1000\nsentinel failover-timeout tidewire 10000\n"
+        );
+        let file = folder.path().join("sentinel.conf");
+        std::fs::write(&file, text).expect("a file can be written");
+        let child = Command::new(program())
+            .arg(&file)
+            .arg("--sentinel")
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server runs");
+        let process = RedisServer {
+            child,
+            port,
+            folder,
+            arguments: Vec::new(),
+        };
+        let sentinel = Self { process };
+        let what = format!("an answer of the sentinel on port {port}");
+        eventually(what, async || sentinel.try_command(&["PING"]).await).await;
+        sentinel
+    }
+
+    /// The address, as `broker.sentinels` takes it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.process.port)
+    }
+
+    /// Sends a command on a connection of its own, and returns the answer as RESP.
+    ///
+    /// # Panics
+    /// No answer comes.
+    pub async fn command(&self, arguments: &[&str]) -> String {
+        let answer = self.try_command(arguments).await;
+        answer.unwrap_or_else(|| panic!("no answer to {arguments:?}"))
+    }
+
+    async fn try_command(&self, arguments: &[&str]) -> Option<String> {
+        const END: &str = "+PONG\r\n";
+        let address = ("127.0.0.1", self.process.port);
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        // A sentinel does not know QUIT. The answer ends with that to the second command.
+        let commands = encode(arguments) + &encode(&["PING"]);
+        stream.write_all(commands.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        while !answer.ends_with(END) {
+            let mut part = [0; 4_096];
+            let read = within("an answer of the sentinel", stream.read(&mut part)).await;
+            let length = read.ok().filter(|length| *length > 0)?;
+            answer += &String::from_utf8_lossy(&part[..length]);
+        }
+        answer.truncate(answer.len() - END.len());
+        Some(answer)
     }
 }
 

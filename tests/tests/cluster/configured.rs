@@ -44,7 +44,23 @@ async fn wrong_keys_are_named_with_what_is_expected() {
         ),
         (
             vec![redis, "url = \"redis+sentinel://localhost\""],
+            ["broker.url has the scheme", "broker.sentinels"],
+        ),
+        (
+            vec![redis, "url = \"redis+cluster://localhost\""],
             ["not built yet", "redis://HOST"],
+        ),
+        (
+            vec![
+                redis,
+                url,
+                "sentinels = [\"redis://:a-password-of-redis@one:x\"]",
+            ],
+            ["broker.sentinels has an address", "HOST:PORT"],
+        ),
+        (
+            vec!["sentinels = [\"one\"]"],
+            ["broker.sentinels is set", "broker.kind = \"redis\""],
         ),
         (
             vec![redis, "url = \"redis://:a-password-of-redis@host:port\""],

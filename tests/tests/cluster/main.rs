@@ -14,5 +14,6 @@ mod configured;
 mod faults;
 mod node;
 mod operators;
+mod sentinel;
 mod servers;
 mod set_up;

@@ -14,7 +14,7 @@ use tidewire_stream::{
     broker::{
         Broker as _, History, LocalDelivery, RedisBroker, Sender,
         memory::MemoryLimits,
-        redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls},
+        redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels},
     },
 };
 use tidewire_tests::{RedisServer, eventually};
@@ -100,6 +100,7 @@ pub(crate) struct Node {
 pub(crate) fn options(redis: &RedisServer) -> RedisOptions {
     RedisOptions {
         address: RedisAddress::parse(&redis.url()).unwrap(),
+        sentinels: Sentinels::default(),
         tls: RedisTls::new(&CertificateFiles::default()).unwrap(),
         prefix: "test".to_owned(),
         timeout: Duration::from_secs(5),

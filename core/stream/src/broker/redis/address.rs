@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::tls::RedisTls;
+use super::{sentinels::Sentinels, tls::RedisTls};
 
 /// The usual port of Redis.
 const PORT: u16 = 6_379;
@@ -25,6 +25,14 @@ impl RedisAddress {
     /// # Errors
     /// The part that is wrong, and what was expected. The password is not in it.
     pub fn parse(url: &str) -> Result<Self, String> {
+        Self::parse_with(url, PORT)
+    }
+
+    /// Reads a URL of a server with another usual port.
+    ///
+    /// # Errors
+    /// As those of [`parse`](Self::parse).
+    pub(super) fn parse_with(url: &str, usual_port: u16) -> Result<Self, String> {
         let expected = "expected redis://HOST:PORT, redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT/DATABASE, or rediss:// for TLS";
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(format!("has no scheme, {expected}"));
@@ -32,7 +40,12 @@ impl RedisAddress {
         let is_tls = match scheme {
             "redis" => false,
             "rediss" => true,
-            "redis+sentinel" | "redis-sentinel" | "redis+cluster" | "redis-cluster" => {
+            "redis+sentinel" | "redis-sentinel" => {
+                return Err(format!(
+                    "has the scheme {scheme:?}, expected redis://MASTER, where MASTER is the name that the sentinels of broker.sentinels watch it under"
+                ));
+            }
+            "redis+cluster" | "redis-cluster" => {
                 return Err(format!(
                     "has the scheme {scheme:?}, which is not built yet, {expected}"
                 ));
@@ -70,7 +83,7 @@ impl RedisAddress {
             }
         };
         // Without a host, what stands here may be a password.
-        let (host, port) = host_and_port(address)
+        let (host, port) = host_and_port(address, usual_port)
             .ok_or_else(|| format!("has no host, or a wrong port after it, {expected}"))?;
         Ok(Self {
             host,
@@ -92,7 +105,7 @@ impl RedisAddress {
 }
 
 /// The host and the port. An IPv6 address is in brackets.
-fn host_and_port(address: &str) -> Option<(String, u16)> {
+fn host_and_port(address: &str, usual_port: u16) -> Option<(String, u16)> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -105,7 +118,7 @@ fn host_and_port(address: &str) -> Option<(String, u16)> {
     };
     let port = match port {
         Some(port) => port.parse().ok().filter(|port| *port > 0)?,
-        None => PORT,
+        None => usual_port,
     };
     (!host.is_empty()).then(|| (host.to_owned(), port))
 }
@@ -146,8 +159,10 @@ impl fmt::Debug for RedisAddress {
 /// Options of a Redis broker, which the operator sets.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
-    /// The server.
+    /// The server. With sentinels, its host is the name that they watch the master under.
     pub address: RedisAddress,
+    /// The sentinels of a Redis that fails over.
+    pub sentinels: Sentinels,
     /// Certificates of connections to an address with `rediss://`.
     pub tls: RedisTls,
     /// Beginning of all keys and channels, so that several clusters can share a server.
@@ -189,7 +204,8 @@ mod tests {
         for (url, part) in [
             ("cache:6379", "no scheme"),
             ("http://cache", "\"http\""),
-            ("redis+sentinel://cache", "not built yet"),
+            ("redis+sentinel://cache", "broker.sentinels"),
+            ("redis+cluster://cache", "not built yet"),
             ("redis://", "no host"),
             ("redis://cache:0", "wrong port"),
             ("redis://cache/x", "database"),

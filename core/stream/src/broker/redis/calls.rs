@@ -140,6 +140,7 @@ impl Worker {
                     RedisCommand::Plain(arguments) => resp::encode(&mut pipeline, arguments),
                 }
             }
+            connection.check_master(&self.options)?;
             let replies = connection.exchange(&pipeline, waiting.len()).await?;
             let (mut again, mut passing) = (Vec::new(), None);
             for (call, reply) in waiting.drain(..).zip(replies) {

@@ -17,6 +17,7 @@ use super::{
     address::{RedisAddress, RedisOptions},
     error::RedisError,
     resp::{self, Reply},
+    sentinels::{Master, check_role},
     tls::RedisTls,
 };
 
@@ -33,21 +34,41 @@ pub(super) struct RedisConnection {
     stream: Box<dyn Socket>,
     buffer: BytesMut,
     timeout: Duration,
+    /// Version of the sentinels while the server is the master.
+    version: u64,
 }
 
 impl RedisConnection {
-    /// Connects and signs in.
+    /// Connects to the server, or to the master that the sentinels name, and signs in.
     pub(super) async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
-        let address = &options.address;
+        let master = options.sentinels.find(options).await?;
+        let mut connection = Self::open_to(options, &options.address, master.as_ref()).await?;
+        if let Some(master) = master {
+            check_role(connection.call(&["ROLE"]).await)?;
+            connection.version = master.version;
+        }
+        Ok(connection)
+    }
+
+    /// Connects to the server of an address, or to this master with the sign-in of the address.
+    pub(super) async fn open_to(
+        options: &RedisOptions,
+        address: &RedisAddress,
+        master: Option<&Master>,
+    ) -> Result<Self, RedisError> {
+        let (host, port) = match master {
+            Some(master) => (&*master.host, master.port),
+            None => (&*address.host, address.port),
+        };
         let connect = async {
-            let stream = TcpStream::connect((&*address.host, address.port)).await?;
+            let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
             Ok(stream)
         };
         let stream = in_time(options, connect).await?;
         let stream: Box<dyn Socket> = match address.is_tls {
             true => {
-                let encrypted = in_time(options, options.tls.connect(&address.host, stream));
+                let encrypted = in_time(options, options.tls.connect(host, stream));
                 Box::new(encrypted.await.map_err(RedisTls::explain_handshake)?)
             }
             false => Box::new(stream),
@@ -56,11 +77,25 @@ impl RedisConnection {
             stream,
             buffer: BytesMut::with_capacity(READ_BYTES),
             timeout: options.timeout,
+            version: 0,
         };
         match connection.sign_in(address).await {
             Ok(()) => Ok(connection),
             Err(error) if address.is_tls => Err(options.tls.explain_first(error)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the server is still the one that the sentinels name.
+    ///
+    /// # Errors
+    /// Another one is: the connection must not be used any more.
+    pub(super) fn check_master(&self, options: &RedisOptions) -> Result<(), RedisError> {
+        match self.version == options.sentinels.version() {
+            true => Ok(()),
+            false => Err(RedisError::Connection(
+                "another server has become the master".to_owned(),
+            )),
         }
     }
 

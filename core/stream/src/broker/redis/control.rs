@@ -169,6 +169,7 @@ impl ControlTask {
             tokio::select! {
                 filled = connection.fill() => filled?,
                 _ = pings.tick() => {
+                    connection.check_master(&self.options)?;
                     let longest = self.options.timeout + SILENCE_GRACE;
                     unanswered += 1;
                     if PING * unanswered > longest + PING {

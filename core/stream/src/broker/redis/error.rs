@@ -96,6 +96,9 @@ fn explain(text: &str) -> String {
         }
         "NOREPLICAS" => "it has fewer replicas than its `min-replicas-to-write`",
         "LOADING" => "it loads its data",
+        "ERR" if text.contains("No such master with that name") => {
+            "the sentinels of `broker.sentinels` watch no master under the name that is the host of `broker.url`"
+        }
         "ERR" if text.contains("without any password configured") => {
             "it has no password: remove the one in `broker.url`"
         }

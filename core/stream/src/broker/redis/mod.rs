@@ -20,6 +20,8 @@
 //!
 //! Revocations and questions to other nodes go another way ([`control`], [`nodes`]).
 //!
+//! With [`sentinels`], a connection is one to the master, and is opened again when there is another.
+//!
 //! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
 //! nodes may differ.
 
@@ -40,6 +42,7 @@ mod reads;
 mod record;
 mod resp;
 mod script;
+mod sentinels;
 mod setup;
 mod shares;
 mod subscriber;
@@ -61,6 +64,7 @@ use tokio::{
 
 pub use address::{RedisAddress, RedisOptions};
 pub use error::RedisError;
+pub use sentinels::Sentinels;
 pub use tls::{CertificateFiles, RedisTls};
 
 use self::{
@@ -178,6 +182,10 @@ impl<D: LocalDelivery> RedisBroker<D> {
             tokio::spawn(worker.run()).abort_handle(),
             tokio::spawn(subscriber.run()).abort_handle(),
         ];
+        if !options.sentinels.is_empty() {
+            let watch = options.sentinels.clone().watch(options.clone());
+            tasks.push(tokio::spawn(watch).abort_handle());
+        }
         let buffer = Buffer::new(options.buffer_bytes);
         let mut queues = Vec::new();
         for index in 0..WRITERS {

@@ -227,6 +227,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
 
     /// Sends a ping and a publication to itself, and looks for those of before.
     async fn probe(&mut self, link: &mut Link) -> Result<(), RedisError> {
+        link.connection.check_master(&self.options)?;
         let now = Instant::now();
         let longest = self.options.timeout.max(PROBE) + PROBE_GRACE;
         if now.duration_since(link.heard_at) > longest {

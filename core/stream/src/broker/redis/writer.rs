@@ -123,6 +123,7 @@ impl Writer {
                 digests.encode(&mut pipeline, &self.call(write, previous));
             }
             drop(before);
+            connection.check_master(&self.options)?;
             let replies = connection.exchange(&pipeline, writes.len()).await?;
             let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
             for (write, reply) in writes.drain(..).zip(replies) {

@@ -1,0 +1,269 @@
+//! Sentinels: watch a master and its replicas, and know which server is the master.
+//!
+//! All sentinels are asked at once, and the answer of the newest failover counts: a sentinel that is
+//! cut off from the others still names the old master. A server has to confirm that it is the master
+//! (`ROLE`) before a connection to it is used. The sentinels are asked again each second, since an old
+//! master that is cut off from them accepts writes that will be lost.
+//!
+//! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{task::JoinSet, time::timeout};
+
+use super::{
+    address::{RedisAddress, RedisOptions},
+    connection::RedisConnection,
+    error::RedisError,
+    resp::Reply,
+};
+
+/// Longest wait for the answer of a sentinel.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// Time between two questions.
+const QUESTIONS: Duration = Duration::from_secs(1);
+
+/// The usual port of a sentinel.
+const PORT: u16 = 26_379;
+
+/// The sentinels of a Redis that fails over. None for a single server.
+#[derive(Debug, Clone, Default)]
+pub struct Sentinels(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    addresses: Vec<RedisAddress>,
+    master: Mutex<Option<Master>>,
+    /// Changes with the master.
+    version: AtomicU64,
+}
+
+/// The master as a sentinel names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Master {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Number of the failover that made it the master.
+    failover: u64,
+    /// Version of the sentinels while it is the master.
+    pub(super) version: u64,
+}
+
+impl Sentinels {
+    /// The sentinels at these addresses: `HOST:PORT`, or a URL with a password.
+    ///
+    /// # Errors
+    /// The address that is wrong, and what was expected.
+    pub fn new(addresses: &[String]) -> Result<Self, String> {
+        let read = |text: &String| {
+            let url = match text.contains("://") {
+                true => text.clone(),
+                false => format!("redis://{text}"),
+            };
+            // Without a port in the text, another one is usual than for a server.
+            let address = RedisAddress::parse_with(&url, PORT);
+            address.map_err(|_| {
+                "has an address that cannot be read, expected HOST:PORT, redis://:PASSWORD@HOST:PORT or rediss://HOST:PORT"
+                    .to_owned()
+            })
+        };
+        let addresses = addresses.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(State {
+            addresses,
+            ..State::default()
+        })))
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.addresses.is_empty()
+    }
+
+    /// Changes when another server becomes the master.
+    pub(super) fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
+    /// The master. None without sentinels.
+    ///
+    /// # Errors
+    /// No sentinel answers, or none knows the master.
+    pub(super) async fn find(&self, options: &RedisOptions) -> Result<Option<Master>, RedisError> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let mut questions = JoinSet::new();
+        for address in &self.0.addresses {
+            let (options, address) = (options.clone(), address.clone());
+            questions.spawn(async move {
+                let time = ANSWER_TIME.min(options.timeout);
+                let asked = timeout(time, ask(&options, &address)).await;
+                let late = || Err(RedisError::TimedOut(time.as_millis()));
+                (asked.unwrap_or_else(|_| late()), address)
+            });
+        }
+        let mut newest: Option<Master> = None;
+        let mut fault = RedisError::Connection("no sentinel answers".to_owned());
+        while let Some(answer) = questions.join_next().await {
+            match answer {
+                Ok((Ok(master), _)) => {
+                    if newest
+                        .as_ref()
+                        .is_none_or(|known| known.failover < master.failover)
+                    {
+                        newest = Some(master);
+                    }
+                }
+                Ok((Err(error @ RedisError::Refused(_)), _)) => fault = error,
+                Ok((Err(error), address)) => {
+                    // A refusal says more.
+                    if !matches!(fault, RedisError::Refused(_)) {
+                        let text = format!("no sentinel answers: {address}: {error}");
+                        fault = RedisError::Connection(text);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        let mut master = newest.ok_or(fault)?;
+        master.version = self.note(&master);
+        Ok(Some(master))
+    }
+
+    /// Notes the master, and returns its version.
+    fn note(&self, master: &Master) -> u64 {
+        // However old its failover is: the sentinels may have been set up anew.
+        let mut known = self.0.master.lock();
+        let is_other = known
+            .as_ref()
+            .is_none_or(|known| (&known.host, known.port) != (&master.host, master.port));
+        if is_other {
+            tracing::info!(
+                host = master.host,
+                port = master.port,
+                "the sentinels name the master"
+            );
+            *known = Some(master.clone());
+            self.0.version.fetch_add(1, Ordering::AcqRel);
+        }
+        // Under the lock: it belongs to this master.
+        self.version()
+    }
+
+    /// Asks for the master until it is aborted.
+    pub(super) async fn watch(self, options: RedisOptions) {
+        loop {
+            tokio::time::sleep(QUESTIONS).await;
+            // Connections find out by themselves what is wrong.
+            if let Err(error) = self.find(&options).await {
+                tracing::debug!(%error, "the sentinels cannot be asked");
+            }
+        }
+    }
+}
+
+/// Asks one sentinel.
+async fn ask(options: &RedisOptions, sentinel: &RedisAddress) -> Result<Master, RedisError> {
+    let mut connection = RedisConnection::open_to(options, sentinel, None).await?;
+    let name = &options.address.host;
+    let fields = connection
+        .call(&["SENTINEL", "MASTER", name])
+        .await?
+        .array()?;
+    let mut fields = fields.into_iter();
+    let (mut host, mut port, mut failover) = (None, None, 0);
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        let (name, value) = (name.string()?, value.string()?);
+        match &*name {
+            "ip" => host = Some(value),
+            "port" => port = value.parse().ok(),
+            "config-epoch" => failover = value.parse().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    match (host, port) {
+        (Some(host), Some(port)) => Ok(Master {
+            host,
+            port,
+            failover,
+            version: 0,
+        }),
+        _ => Err(RedisError::Protocol(
+            "a sentinel names no address of the master".to_owned(),
+        )),
+    }
+}
+
+/// Checks the answer of a server to the question for its role.
+pub(super) fn check_role(answer: Result<Reply, RedisError>) -> Result<(), RedisError> {
+    let role = match answer {
+        Ok(reply) => reply.array()?.into_iter().next(),
+        // This user may not ask: a write finds out.
+        Err(RedisError::Refused(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match role {
+        Some(Reply::Text(role)) if &*role == b"master" => Ok(()),
+        _ => Err(RedisError::Connection(
+            "the server that the sentinels name is not the master yet".to_owned(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn master(port: u16, failover: u64) -> Master {
+        Master {
+            host: "host".to_owned(),
+            port,
+            failover,
+            version: 0,
+        }
+    }
+
+    #[test]
+    fn another_master_changes_the_version() {
+        let sentinels = Sentinels::new(&["a".to_owned(), "redis://:p@b:1".to_owned()]).unwrap();
+        let ports = sentinels.0.addresses.iter().map(|one| one.port);
+        assert_eq!(ports.collect::<Vec<_>>(), [PORT, 1]);
+        for (named, version) in [
+            (master(1, 0), 1),
+            (master(1, 1), 1),
+            (master(2, 2), 2),
+            (master(2, 3), 2),
+            (master(1, 4), 3),
+        ] {
+            assert_eq!(sentinels.note(&named), version, "{named:?}");
+            assert_eq!(sentinels.version(), version);
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_named_without_its_password() {
+        let error = Sentinels::new(&["redis://:secret@host:x".to_owned()]).unwrap_err();
+        assert!(
+            error.contains("HOST:PORT") && !error.contains("secret"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn only_a_master_is_used() {
+        let role = |text: &'static str| Ok(Reply::Array(vec![Reply::Text(text.into())]));
+        assert!(check_role(role("master")).is_ok());
+        assert!(check_role(role("slave")).is_err_and(|error| error.is_transient()));
+        let denied = RedisError::Refused("NOPERM no".to_owned());
+        assert!(check_role(Err(denied)).is_ok());
+    }
+}

@@ -1,0 +1,289 @@
+//! The broker over a master that a sentinel watches, with a replica that takes its place.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tidewire_stream::{
+    Position,
+    broker::{
+        memory::MemoryLimits,
+        redis::{RedisAddress, RedisOptions, Sentinels},
+    },
+};
+use tidewire_tests::{RedisSentinel, RedisServer, eventually};
+
+use crate::node::{Delivered, Node, channel, options};
+
+/// A master, a replica that has all of its data, and their sentinel.
+struct Watched {
+    master: RedisServer,
+    replica: RedisServer,
+    sentinel: RedisSentinel,
+}
+
+impl Watched {
+    async fn start() -> Self {
+        let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+        let port = master.port().to_string();
+        let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+        eventually("the replica has the data", async || {
+            let info = replica.command(&["INFO", "replication"]).await;
+            info.contains("master_link_status:up").then_some(())
+        })
+        .await;
+        let sentinel = RedisSentinel::start(&master).await;
+        let known = format!("{}", replica.port());
+        eventually("the sentinel knows the replica", async || {
+            let replicas = sentinel
+                .command(&["SENTINEL", "REPLICAS", "tidewire"])
+                .await;
+            replicas.contains(&known).then_some(())
+        })
+        .await;
+        Self {
+            master,
+            replica,
+            sentinel,
+        }
+    }
+
+    fn options(&self) -> RedisOptions {
+        let mut options = options(&self.master);
+        options.address = RedisAddress::parse("redis://tidewire").unwrap();
+        options.sentinels = Sentinels::new(&[self.sentinel.address()]).unwrap();
+        options.timeout = Duration::from_secs(2);
+        options
+    }
+
+    async fn node(&self) -> Node {
+        let node = Node::with(self.options(), MemoryLimits::default()).await;
+        node.unwrap()
+    }
+
+    /// Waits until the replica has this many publications of the channel.
+    async fn replicated(&self, count: usize) {
+        let expected = format!(":{count}\r\n");
+        eventually("the publications on the replica", async || {
+            let keys = self
+                .replica
+                .command(&["KEYS", "test:*:history:orders:1"])
+                .await;
+            let key = keys.lines().last()?.trim().to_owned();
+            (self.replica.command(&["XLEN", &key]).await == expected).then_some(())
+        })
+        .await;
+    }
+
+    /// Makes the replica the master, while the master works.
+    async fn fail_over(&self) {
+        eventually("the failover begins", async || {
+            let begun = self
+                .sentinel
+                .command(&["SENTINEL", "FAILOVER", "tidewire"])
+                .await;
+            begun.starts_with("+OK").then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the node hears of publications on the replica.
+    async fn followed(&self) {
+        eventually("a subscription on the new master", async || {
+            // A server that changes its role ends all connections.
+            let channels = ["PUBSUB", "SHARDCHANNELS", "test:*:orders:1"];
+            let subscribed = self.replica.try_command(&channels).await?;
+            subscribed.contains("orders:1").then_some(())
+        })
+        .await;
+    }
+}
+
+/// The publications that a node delivered: their epochs and numbers.
+fn delivered(node: &Node) -> Vec<(String, u64)> {
+    let all = node.recorder.on(&channel("orders:1")).into_iter();
+    let all = all.filter_map(|one| match one {
+        Delivered::Publication(epoch, seq, _) => Some((epoch, seq)),
+        Delivered::Newest(..) => None,
+    });
+    all.collect()
+}
+
+/// Waits until a node has come to a position: by its publication, or by a gap that covers it.
+async fn reached(node: &Node, position: &Position) {
+    eventually(format!("{position:?}"), async || {
+        let all = node.recorder.on(&channel("orders:1"));
+        let (epoch, seq) = match all.last()? {
+            Delivered::Publication(epoch, seq, _) | Delivered::Newest(epoch, seq) => (epoch, *seq),
+        };
+        (epoch == position.epoch.as_str() && seq >= position.seq).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_replica_with_all_data_goes_on_in_the_same_epoch() {
+    let redis = Watched::start().await;
+    let node = redis.node().await;
+    let name = channel("orders:1");
+    let start = node.subscribe(&name).await;
+    for number in 1..=10 {
+        node.publish(&name, &number.to_string()).await;
+    }
+    redis.replicated(10).await;
+    redis.fail_over().await;
+    redis.followed().await;
+    // A call may still be on its way to the old master, which refuses it.
+    let next = eventually("a publication on the new master", async || {
+        node.try_publish(&name, "11", Some("eleven")).await.ok()
+    })
+    .await;
+    assert_eq!((&next.epoch, next.seq), (&start.epoch, 11));
+    node.delivered(&name, 11).await;
+    let epoch = start.epoch.as_str().to_owned();
+    let expected: Vec<_> = (1..=11).map(|seq| (epoch.clone(), seq)).collect();
+    assert_eq!(delivered(&node), expected);
+    let gaps = node.recorder.on(&name).into_iter();
+    let gaps = gaps.filter(|one| matches!(one, Delivered::Newest(..)));
+    assert_eq!(gaps.count(), 0);
+    eventually("no fault", async || node.fault().is_none().then_some(())).await;
+    // A node that starts now finds it as well.
+    let other = redis.node().await;
+    assert_eq!(other.subscribe(&name).await.seq, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_replica_that_lacks_publications_begins_another_epoch() {
+    let mut redis = Watched::start().await;
+    let node = redis.node().await;
+    let name = channel("orders:1");
+    let start = node.subscribe(&name).await;
+    for number in 1..=10 {
+        node.publish(&name, &number.to_string()).await;
+    }
+    redis.replicated(10).await;
+    // The replica is cut off for good, and nobody notices.
+    redis
+        .master
+        .command(&["ACL", "SETUSER", "default", "-psync", "-sync"])
+        .await;
+    redis
+        .master
+        .command(&["CLIENT", "KILL", "TYPE", "replica"])
+        .await;
+    let mut given = HashSet::new();
+    for number in 11..=15 {
+        let position = node.publish(&name, &number.to_string()).await;
+        assert_eq!((&position.epoch, position.seq), (&start.epoch, number));
+        assert!(given.insert(position.seq));
+    }
+    node.delivered(&name, 15).await;
+    redis.master.kill();
+    eventually("the fault", async || node.fault()).await;
+    let next = eventually("a publication on the new master", async || {
+        node.try_publish(&name, "16", Some("sixteen")).await.ok()
+    })
+    .await;
+    assert_ne!(next.epoch, start.epoch, "11 to 15 were given before");
+    reached(&node, &next).await;
+    let last = node.publish(&name, "17").await;
+    assert_eq!((&last.epoch, last.seq), (&next.epoch, next.seq + 1));
+    reached(&node, &last).await;
+    // Each number came once in its epoch, and the last one after the new epoch was known.
+    let all = delivered(&node);
+    let different: HashSet<_> = all.iter().collect();
+    assert_eq!(different.len(), all.len(), "{all:?}");
+    let epoch = next.epoch.as_str();
+    let of_new: Vec<_> = all.iter().filter(|(of, _)| of == epoch).collect();
+    assert_eq!(
+        of_new.last().map(|(_, seq)| *seq),
+        Some(last.seq),
+        "{all:?}"
+    );
+    assert!(
+        of_new.windows(2).all(|pair| pair[0].1 + 1 == pair[1].1),
+        "{all:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_under_load_gives_no_number_twice() {
+    let redis = Watched::start().await;
+    let nodes = [redis.node().await, redis.node().await];
+    let name = channel("orders:1");
+    for node in &nodes {
+        node.subscribe(&name).await;
+    }
+    let nodes = Arc::new(nodes);
+    let mut tasks = Vec::new();
+    for publisher in 0..4_usize {
+        let (nodes, name) = (nodes.clone(), name.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut given = Vec::new();
+            let mut number = 0;
+            // Until some are on the new master.
+            while given.len() < 100 || number < 400 {
+                let text = format!("[{publisher},{number}]");
+                if let Ok(position) = nodes[publisher % 2].try_publish(&name, &text, None).await {
+                    given.push((position.epoch.as_str().to_owned(), position.seq));
+                }
+                number += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            given
+        }));
+    }
+    redis.fail_over().await;
+    redis.followed().await;
+    let mut given = Vec::new();
+    for task in tasks {
+        given.extend(task.await.unwrap());
+    }
+    let last = eventually("the last publication", async || {
+        let published = nodes[0].try_publish(&name, "\"last\"", Some("last")).await;
+        published.ok()
+    })
+    .await;
+    let newest = (last.epoch.as_str().to_owned(), last.seq);
+    for node in nodes.iter() {
+        reached(node, &last).await;
+        let all = delivered(node);
+        let of_last: Vec<_> = all.iter().filter(|(epoch, _)| *epoch == newest.0).collect();
+        // From where the epoch began for this node, without a hole.
+        for pair in of_last.windows(2) {
+            assert_eq!(pair[0].1 + 1, pair[1].1);
+        }
+        let different: HashSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
+    }
+    // Of the newest epoch, each number was given once.
+    given.retain(|(epoch, _)| *epoch == newest.0);
+    let different: HashSet<_> = given.iter().collect();
+    assert_eq!(different.len(), given.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_the_sentinel_does_not_know_is_named() {
+    let master = RedisServer::start().await;
+    let sentinel = RedisSentinel::start(&master).await;
+    let mut wrong = options(&master);
+    wrong.address = RedisAddress::parse("redis://other").unwrap();
+    wrong.sentinels = Sentinels::new(&[sentinel.address()]).unwrap();
+    let refused = match Node::with(wrong, MemoryLimits::default()).await {
+        Ok(_) => panic!("it starts"),
+        Err(error) => error.to_string(),
+    };
+    assert!(
+        refused.contains("watch no master under the name"),
+        "{refused}"
+    );
+    // Sentinels that are away may come later.
+    drop(sentinel);
+    let mut away = options(&master);
+    away.address = RedisAddress::parse("redis://tidewire").unwrap();
+    away.sentinels = Sentinels::new(&["127.0.0.1:1".to_owned()]).unwrap();
+    let node = Node::with(away, MemoryLimits::default()).await.unwrap();
+    let fault = node.fault().unwrap();
+    assert!(
+        fault.contains("no sentinel answers: redis://127.0.0.1:1"),
+        "{fault}"
+    );
+}
