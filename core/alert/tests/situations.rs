@@ -58,6 +58,36 @@ fn an_absence_longer_than_the_catch_up_is_a_new_baseline() {
     assert_eq!(world.prices(&["101", "99", "100"]), 1);
 }
 
+/// A rule that expired meanwhile is loaded before the other one, and is the last of its subject then.
+#[test]
+fn a_rule_that_has_ended_takes_no_stored_value_from_another() {
+    let on_gas = |test| {
+        Condition::Leaf(Leaf {
+            subject: Subject::Gas(1),
+            signal: SignalKind::Value,
+            test,
+        })
+    };
+    let gas = |price: &str| Input::Gas(Tick::new(decimal(price), 0));
+    let mut world = World::of(&Rule {
+        expires_at_ms: Some(START_MS + 10_000),
+        ..rule(on_gas(Test::Above(decimal("500"))))
+    });
+    let (crosses, hysteresis) = (decimal("100"), decimal("0"));
+    let test = Test::CrossesUp {
+        threshold: crosses,
+        hysteresis,
+    };
+    world.insert(1, &rule(on_gas(test)));
+    world.apply(&Subject::Gas(1), gas("99"));
+    world.restart(60 * SECOND_MS);
+    assert_eq!(world.phase(0), Phase::Expired);
+    world.apply(&Subject::Gas(1), gas("101"));
+    let fires = world.fires();
+    assert_eq!(fires.len(), 1);
+    assert_eq!(fires[0].previous, Some(decimal("99")));
+}
+
 #[test]
 fn a_restart_inside_the_hysteresis_arms_nothing() {
     let mut world = World::of(&rule(crosses_up("100", "5")));

@@ -99,8 +99,10 @@ impl Evaluator {
         }
     }
 
-    /// Merges all boundaries that wait into their indexes.
+    /// Ends a load: merges all boundaries that wait into their indexes, and forgets restored values
+    /// of which no rule is left.
     pub fn finish_load(&mut self) {
+        self.release_held();
         for number in std::mem::take(&mut self.loading) {
             self.merge(number);
         }

@@ -115,6 +115,8 @@ pub struct Evaluator {
     window_use: WindowUse,
     /// Signals with boundaries that are not in their index yet.
     loading: Vec<u32>,
+    /// Subjects with a restored value, while rules are loaded.
+    held: Vec<u32>,
     /// Buffers of one block of rules, to be used again.
     block: Vec<Record>,
     found: Vec<Entry>,

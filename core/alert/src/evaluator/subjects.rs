@@ -102,6 +102,10 @@ pub(super) struct SubjectEntry {
     pub(super) deadline_ms: Option<u64>,
     pub(super) is_changed: bool,
     pub(super) has_vanished: bool,
+    /// Whether rules are being loaded that may need its restored value.
+    pub(super) is_held: bool,
+    /// Whether its last rule left while it was held.
+    pub(super) is_released: bool,
 }
 
 impl SubjectEntry {
@@ -124,6 +128,8 @@ impl SubjectEntry {
             deadline_ms: None,
             is_changed: false,
             has_vanished: false,
+            is_held: false,
+            is_released: false,
         }
     }
 
@@ -152,7 +158,8 @@ impl Evaluator {
     }
 
     /// Restores the last value of a subject before its rules are inserted. Its age follows the
-    /// wall clock, because the monotonic clock starts anew.
+    /// wall clock, because the monotonic clock starts anew. Call [`Self::finish_load`] after the
+    /// rules: until then the value stays, although a rule that has ended may be the first.
     pub fn restore_value(&mut self, subject: &Subject, value: SubjectValue, now: Now) {
         self.now = now;
         let number = self.intern_number(subject);
@@ -164,6 +171,19 @@ impl Evaluator {
             entry.liveness = Liveness::Restored;
             // An outage of this server is no silence of the sources.
             entry.last_live_ms = Some(now.monotonic_ms);
+            entry.is_held = true;
+            self.held.push(number);
+        }
+    }
+
+    /// Forgets subjects whose rules have all ended while they were loaded.
+    pub(super) fn release_held(&mut self) {
+        for number in std::mem::take(&mut self.held) {
+            let subject = &mut self.subjects[number as usize];
+            subject.is_held = false;
+            if std::mem::take(&mut subject.is_released) {
+                self.release_subject(number, 0);
+            }
         }
     }
 
@@ -298,6 +318,10 @@ impl Evaluator {
         let subject = &mut self.subjects[number as usize];
         subject.tests -= tests;
         if subject.tests == 0 && !matches!(subject.key, Subject::Symbol(_)) {
+            if subject.is_held {
+                subject.is_released = true;
+                return;
+            }
             let subject = self.subjects.remove(number as usize);
             self.numbers.remove(&subject.key);
             self.busy.retain(|other| *other != number);

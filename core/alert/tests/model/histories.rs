@@ -483,6 +483,7 @@ impl Run {
             // As the engine does.
             self.evaluator.load(None, *slot, rule, state, self.now);
         }
+        self.evaluator.finish_load();
     }
 }
 

@@ -196,6 +196,7 @@ impl World {
                 .insert(slot, &self.rules[&slot], state, self.now)
                 .unwrap();
         }
+        self.evaluator.finish_load();
     }
 }
 
