@@ -223,16 +223,16 @@ async fn forward(
         Some(_) => client::unidentified(gateway, headers, extensions),
         None => client::caller(gateway, headers, extensions, token).await?,
     };
-    // Whether the connection exists is not known here: the rates are those of a call.
-    client::charge(gateway, &caller, 0)?;
     let body = read_body(request.into_body(), gateway.options.frame_bytes).await?;
+    // Whether the connection exists is not known here: the rates are those of a call.
+    client::charge(gateway, &caller, body.len())?;
     let command = PostedCommand {
         connection,
         key,
         user: caller.identity.user().cloned(),
         body,
     };
-    let reply = gateway.stream.forward_post(command).await?;
+    let reply = gateway.stream.forward_post(&caller, command).await?;
     let (status, reply) = reply.ok_or_else(posts::no_such_connection)?;
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Ok(json_response(status, reply.into()))

@@ -191,8 +191,10 @@ impl NotificationGatherer {
         out: &mut Vec<Push>,
     ) {
         if let Some(key) = &notification.collapse_key {
-            // The older one has left the inbox.
-            self.remove(user, |one| one.collapse_key.as_ref() == Some(key));
+            // The older one has left the inbox. A broadcast and a user's own leave each other alone.
+            self.remove(user, |item| {
+                item.audience == audience && item.notification.collapse_key.as_ref() == Some(key)
+            });
         }
         let priority = notification.priority();
         let wait = match priority {
@@ -254,7 +256,7 @@ impl NotificationGatherer {
 
     /// A user dismissed notifications.
     pub fn dismissed(&mut self, user: &UserId, dismissed: Dismissed, out: &mut Vec<Push>) {
-        self.remove(user, |one| dismissed.ids.contains(&one.id));
+        self.remove(user, |item| dismissed.ids.contains(&item.notification.id));
         self.note_count(user, dismissed.unread_count);
         out.push(Push::ordinary(user, Data::Dismissed(dismissed)));
     }
@@ -269,7 +271,9 @@ impl NotificationGatherer {
 
     /// A user set preferences. Notifications that they hide are not pushed any more.
     pub fn preferences(&mut self, user: &UserId, preferences: &Preferences, out: &mut Vec<Push>) {
-        let count = self.remove(user, |one| !preferences::shows(preferences, one));
+        let count = self.remove(user, |item| {
+            !preferences::shows(preferences, &item.notification)
+        });
         out.extend(count.map(|count| Push::count(user, count)));
     }
 
@@ -278,7 +282,7 @@ impl NotificationGatherer {
         let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
         let users: Vec<_> = self.users.keys().cloned().collect();
         for user in users {
-            self.remove(&user, |one| ids.contains(&one.id));
+            self.remove(&user, |item| ids.contains(&item.notification.id));
         }
     }
 
@@ -368,11 +372,11 @@ impl NotificationGatherer {
     }
 
     /// Removes pending notifications of a user. Returns the user's newest count if none is left.
-    fn remove(&mut self, user: &UserId, is_gone: impl Fn(&Notification) -> bool) -> Option<u64> {
+    fn remove(&mut self, user: &UserId, is_gone: impl Fn(&PendingItem) -> bool) -> Option<u64> {
         let pending = self.users.get_mut(user)?;
         let mut freed = 0;
         pending.items.retain(|item| {
-            let stays = !is_gone(&item.notification);
+            let stays = !is_gone(item);
             freed += if stays { 0 } else { item.bytes };
             stays
         });

@@ -35,6 +35,10 @@ const MOST_WAITING: usize = 256;
 /// notification.
 const WAY: Duration = Duration::from_millis(100);
 
+/// Time for which rows are handed over before they make way again: they keep up with fires that never
+/// end.
+const WAY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Time after a fire in which the next one is expected: prices move in bursts, and a fire would wait
 /// for the flush of the notifications of those before.
 const QUIET: Duration = Duration::from_millis(20);
@@ -54,8 +58,12 @@ const PAUSE_MS: i64 = 60_000;
 /// Hands rows over until cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
     let mut has_failed = false;
+    let mut made_way: Option<Instant> = None;
     while !cancel.is_cancelled() {
-        cancel.run_until_cancelled(make_way(&shared)).await;
+        if made_way.is_none_or(|at| at.elapsed() >= WAY_PAUSE) {
+            cancel.run_until_cancelled(make_way(&shared)).await;
+            made_way = Some(Instant::now());
+        }
         let pause = match step(&shared).await {
             Ok(Step::More) => {
                 has_failed = false;
@@ -63,6 +71,7 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
             }
             Ok(Step::Idle(due_ms)) => {
                 has_failed = false;
+                made_way = None;
                 let pause_ms = (due_ms - shared.clocks.now_ms()).clamp(1, PAUSE_MS);
                 match shared.store.failure() {
                     // Rows of a commit that failed may be there when it works again.

@@ -357,10 +357,13 @@ impl Flush {
 
 impl FlushResult {
     fn is_known_good(&mut self) -> bool {
-        if self.known.is_none()
-            && let Ok(result) = self.done.try_recv()
-        {
-            self.known = Some(result.is_ok());
+        if self.known.is_none() {
+            self.known = match self.done.try_recv() {
+                Ok(result) => Some(result.is_ok()),
+                // The task is gone without a result.
+                Err(oneshot::error::TryRecvError::Closed) => Some(false),
+                Err(oneshot::error::TryRecvError::Empty) => None,
+            };
         }
         self.known == Some(true)
     }

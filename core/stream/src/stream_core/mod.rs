@@ -38,6 +38,7 @@ pub struct StreamCore {
     context: Arc<SessionContext>,
     publications: Counter,
     post_handler: OnceLock<Weak<dyn PostHandler>>,
+    post_places: nodes::PostPlaces,
 }
 
 impl std::fmt::Debug for StreamCore {
@@ -155,6 +156,7 @@ impl StreamCore {
             context: Arc::new(context),
             publications: metrics::counter!("tidewire_publications_total"),
             post_handler: OnceLock::new(),
+            post_places: nodes::PostPlaces::default(),
         });
         let this = Arc::downgrade(&core);
         let revocations = core.authenticator().revocations();

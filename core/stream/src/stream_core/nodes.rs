@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use tidewire_proto::v1::{self, ErrorCode};
+use tokio::sync::Semaphore;
 
 use self::question::{Answer, Count, Post, PostReply, Question, Refusal, WireTarget};
 use super::{
@@ -22,9 +23,10 @@ use super::{
     operator::{ConnectionFilter, MAX_NAMED, Presence, Target},
 };
 use crate::{
-    ChannelName, Identity, StreamError, UserId,
+    Caller, ChannelName, ClientKey, Identity, StreamError, UserId,
     auth::Revocation,
     broker::{Answers, ControlHandler, NodeTag, Recipients},
+    limit::semaphore::KeyedSemaphore,
     session::Session,
 };
 
@@ -36,6 +38,31 @@ const NAMED_BYTES: usize = 1 << 20;
 
 /// After so many milliseconds an action that some nodes have not confirmed may be repeated.
 const RETRY_AFTER_MS: u32 = 1_000;
+
+/// Messages of clients that are passed on to other nodes at once at most, and as many that come from
+/// them. They may take long, and leave the other half of the broker's places to operators.
+const POSTS: usize = 128;
+
+/// The same of one client.
+const CLIENT_POSTS: u32 = 32;
+
+/// Places of clients' messages between nodes.
+#[derive(Debug)]
+pub(super) struct PostPlaces {
+    forwarded: Semaphore,
+    clients: KeyedSemaphore<ClientKey>,
+    received: Semaphore,
+}
+
+impl Default for PostPlaces {
+    fn default() -> Self {
+        Self {
+            forwarded: Semaphore::new(POSTS),
+            clients: KeyedSemaphore::default(),
+            received: Semaphore::new(POSTS),
+        }
+    }
+}
 
 /// A page of the connections to all nodes.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -206,6 +233,10 @@ impl StreamCore {
                         failure = None;
                     }
                 }
+                // A server of another version does not know the question: it has done nothing.
+                Answer::Refusal(refusal) if refusal.code == ErrorCode::Unimplemented as i32 => {
+                    unconfirmed += 1;
+                }
                 Answer::Refusal(refusal) => failure = Some(refusal.into()),
                 _ => unconfirmed += 1,
             }
@@ -241,11 +272,18 @@ impl StreamCore {
     /// of the response. None if there is no such node.
     ///
     /// # Errors
-    /// The node did not answer: it is not known whether the message was carried out.
+    /// Too many wait. Or the node did not answer: it is not known whether the message was carried
+    /// out.
     pub async fn forward_post(
         &self,
+        caller: &Caller,
         command: PostedCommand,
     ) -> Result<Option<(u16, Bytes)>, StreamError> {
+        let client = ClientKey::from(caller);
+        let place = self.post_places.clients.try_acquire(&client, CLIENT_POSTS);
+        let (Some(_place), Ok(_permit)) = (place, self.post_places.forwarded.try_acquire()) else {
+            return Err(too_many_posts());
+        };
         let connection = command.connection.clone();
         let question = Question::Post(Post {
             connection: command.connection,
@@ -342,6 +380,9 @@ impl StreamCore {
                 Answer::of_count(left)
             }
             Question::Post(post) => {
+                let Ok(_permit) = self.post_places.received.try_acquire() else {
+                    return too_many_posts().into();
+                };
                 let Some(handler) = self.post_handler.get().and_then(Weak::upgrade) else {
                     let text = "this server takes no messages for its connections";
                     return StreamError::new(ErrorCode::Unimplemented, text).into();
@@ -380,6 +421,11 @@ impl StreamCore {
             missing_nodes: 0,
         }
     }
+}
+
+fn too_many_posts() -> StreamError {
+    let text = "too many messages for connections to other servers wait";
+    StreamError::new(ErrorCode::ResourceExhausted, text).with_retry_after_ms(RETRY_AFTER_MS)
 }
 
 /// Reads answers, and counts those that are missing or are not understood.

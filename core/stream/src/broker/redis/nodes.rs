@@ -14,7 +14,7 @@
 //! nothing to clean up.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -53,6 +53,9 @@ const QUESTIONS: usize = 256;
 /// Questions of other nodes that are answered at once at most. Beyond, they are left unanswered.
 const ANSWERING: usize = 256;
 
+/// Questions that are remembered, so that none is carried out twice.
+const REMEMBERED: usize = 1_024;
+
 /// The word between the sender and the number of a question.
 const QUESTION: &[u8] = b"ask";
 
@@ -72,6 +75,26 @@ pub(super) struct Nodes {
     waiting: Mutex<HashMap<u64, Arc<PendingAnswers>>>,
     permits: Semaphore,
     answering: Arc<Semaphore>,
+    received: Mutex<ReceivedQuestions>,
+}
+
+/// The newest questions of other nodes. A node that lost the reply of Redis sends its question again,
+/// and it must not be carried out twice.
+#[derive(Debug, Default)]
+struct ReceivedQuestions(VecDeque<(NodeTag, u64)>);
+
+impl ReceivedQuestions {
+    /// Notes a question. Returns whether it is new.
+    fn note(&mut self, sender: NodeTag, number: u64) -> bool {
+        let is_new = !self.0.contains(&(sender, number));
+        if is_new {
+            if self.0.len() >= REMEMBERED {
+                self.0.pop_front();
+            }
+            self.0.push_back((sender, number));
+        }
+        is_new
+    }
 }
 
 /// A question that waits for answers.
@@ -147,6 +170,7 @@ impl Nodes {
             waiting: Mutex::default(),
             permits: Semaphore::new(QUESTIONS),
             answering: Arc::new(Semaphore::new(ANSWERING)),
+            received: Mutex::default(),
         })
     }
 
@@ -277,7 +301,12 @@ impl Nodes {
             return true;
         }
         match message.kind {
-            QUESTION => self.answer(&message, handler),
+            QUESTION => {
+                // The answer to one that comes again is on its way.
+                if self.received.lock().note(message.sender, message.number) {
+                    self.answer(&message, handler);
+                }
+            }
             _ => {
                 // One that came too late has nobody who waits for it.
                 let waiting = self.waiting.lock().get(&message.number).cloned();
@@ -340,6 +369,19 @@ fn number_of(reply: Reply) -> Result<i64, RedisError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_that_comes_again_is_no_new_one() {
+        let tags = [b"00000001", b"00000002"].map(|tag| NodeTag::read(tag).unwrap());
+        let mut received = ReceivedQuestions::default();
+        assert!(received.note(tags[0], 7));
+        assert!(!received.note(tags[0], 7));
+        assert!(received.note(tags[1], 7) && received.note(tags[0], 8));
+        for number in 0..10 * REMEMBERED as u64 {
+            received.note(tags[1], 100 + number);
+        }
+        assert_eq!(received.0.len(), REMEMBERED);
+    }
 
     #[test]
     fn a_message_is_read_as_it_was_written() {

@@ -112,10 +112,12 @@ impl Sentinels {
             });
         }
         let mut newest: Option<Master> = None;
+        let mut named = Vec::new();
         let mut fault = RedisError::Connection("no sentinel answers".to_owned());
         while let Some(answer) = questions.join_next().await {
             match answer {
                 Ok((Ok(master), _)) => {
+                    named.push((master.host.clone(), master.port));
                     if newest
                         .as_ref()
                         .is_none_or(|known| known.failover < master.failover)
@@ -135,13 +137,27 @@ impl Sentinels {
             }
         }
         let mut master = newest.ok_or(fault)?;
+        let is_it = |name: &&(String, u16)| (&name.0, name.1) == (&master.host, master.port);
+        let votes = named.iter().filter(is_it).count();
+        if self.is_older(&master) && votes <= self.0.addresses.len() / 2 {
+            let text = "the sentinels that answer name a master of before a failover";
+            return Err(RedisError::Connection(text.to_owned()));
+        }
         master.version = self.note(&master);
         Ok(Some(master))
     }
 
+    /// Whether a master is of an older failover than the one that is known. A sentinel that was cut
+    /// off names such a one. If most do, they were set up anew.
+    fn is_older(&self, master: &Master) -> bool {
+        let known = self.0.master.lock();
+        known
+            .as_ref()
+            .is_some_and(|known| master.failover < known.failover)
+    }
+
     /// Notes the master, and returns its version.
     fn note(&self, master: &Master) -> u64 {
-        // However old its failover is: the sentinels may have been set up anew.
         let mut known = self.0.master.lock();
         let is_other = known
             .as_ref()
@@ -152,9 +168,9 @@ impl Sentinels {
                 port = master.port,
                 "the sentinels name the master"
             );
-            *known = Some(master.clone());
             self.0.version.fetch_add(1, Ordering::AcqRel);
         }
+        *known = Some(master.clone());
         // Under the lock: it belongs to this master.
         self.version()
     }
