@@ -84,7 +84,7 @@ export async function checkExplorer(open, server) {
     const { messages } = await call(server, "StreamService/GetHistory", { channel: CHANNEL });
     await press("History");
     await pane().getByText(`${messages.length} older messages of the history.`).waitFor();
-    assert((await frames().count()) === messages.length, `there are ${await frames().count()} of ${messages.length}`);
+    await until("each message once", async () => (await frames().count()) === messages.length);
     await press("History");
     await pane().getByText("The history has nothing older.").waitFor();
   });
