@@ -1,9 +1,16 @@
 //! The broker over a master that a sentinel watches, with a replica that takes its place.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tidewire_stream::{
-    Position,
+    ChannelName, Position,
     broker::{
         memory::MemoryLimits,
         redis::{RedisAddress, RedisOptions, Sentinels},
@@ -21,6 +28,17 @@ struct Watched {
 }
 
 impl Watched {
+    /// A node that has published ten on a channel, which the replica has; and the position before.
+    async fn with_ten(&self, name: &ChannelName) -> (Node, Position) {
+        let node = self.node().await;
+        let start = node.subscribe(name).await;
+        for number in 1..=10 {
+            node.publish(name, &number.to_string()).await;
+        }
+        self.replicated(10).await;
+        (node, start)
+    }
+
     async fn start() -> Self {
         let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
         let port = master.port().to_string();
@@ -122,13 +140,8 @@ async fn reached(node: &Node, position: &Position) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_with_all_data_goes_on_in_the_same_epoch() {
     let redis = Watched::start().await;
-    let node = redis.node().await;
     let name = channel("orders:1");
-    let start = node.subscribe(&name).await;
-    for number in 1..=10 {
-        node.publish(&name, &number.to_string()).await;
-    }
-    redis.replicated(10).await;
+    let (node, start) = redis.with_ten(&name).await;
     redis.fail_over().await;
     redis.followed().await;
     // A call may still be on its way to the old master, which refuses it.
@@ -153,13 +166,8 @@ async fn a_promoted_replica_with_all_data_goes_on_in_the_same_epoch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_that_lacks_publications_begins_another_epoch() {
     let mut redis = Watched::start().await;
-    let node = redis.node().await;
     let name = channel("orders:1");
-    let start = node.subscribe(&name).await;
-    for number in 1..=10 {
-        node.publish(&name, &number.to_string()).await;
-    }
-    redis.replicated(10).await;
+    let (node, start) = redis.with_ten(&name).await;
     // The replica is cut off for good, and nobody notices.
     redis
         .master
@@ -213,26 +221,28 @@ async fn a_failover_under_load_gives_no_number_twice() {
         node.subscribe(&name).await;
     }
     let nodes = Arc::new(nodes);
+    let is_followed = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
     for publisher in 0..4_usize {
-        let (nodes, name) = (nodes.clone(), name.clone());
+        let (nodes, name, is_followed) = (nodes.clone(), name.clone(), is_followed.clone());
         tasks.push(tokio::spawn(async move {
             let mut given = Vec::new();
-            let mut number = 0;
+            let (mut number, mut left) = (0, 25);
             // Until some are on the new master.
-            while given.len() < 100 || number < 400 {
+            while left > 0 {
                 let text = format!("[{publisher},{number}]");
                 if let Ok(position) = nodes[publisher % 2].try_publish(&name, &text, None).await {
                     given.push((position.epoch.as_str().to_owned(), position.seq));
+                    left -= i32::from(is_followed.load(Ordering::Acquire));
                 }
                 number += 1;
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             given
         }));
     }
     redis.fail_over().await;
     redis.followed().await;
+    is_followed.store(true, Ordering::Release);
     let mut given = Vec::new();
     for task in tasks {
         given.extend(task.await.unwrap());

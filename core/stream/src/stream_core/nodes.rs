@@ -359,7 +359,10 @@ impl StreamCore {
                 }
             }
             Question::Disconnect(target) => {
-                let closed = target.get().map_or(Ok(0), |target| self.disconnect(target));
+                let Some(target) = target.get() else {
+                    return unknown_question().into();
+                };
+                let closed = self.disconnect(target);
                 tracing::info!(
                     ?target,
                     ?closed,
@@ -368,16 +371,16 @@ impl StreamCore {
                 Answer::of_count(closed)
             }
             Question::Subscribe(question::Subscription { target, channel }) => {
-                let target = target.as_ref().and_then(WireTarget::get);
-                match target {
+                match target.as_ref().and_then(WireTarget::get) {
                     Some(target) => Answer::of_count(self.subscribe_target(target, &channel).await),
-                    None => Answer::of_count(Ok(0)),
+                    None => unknown_question().into(),
                 }
             }
             Question::Unsubscribe(question::Subscription { target, channel }) => {
-                let target = target.as_ref().and_then(WireTarget::get);
-                let left = target.map_or(Ok(0), |target| self.unsubscribe_target(target, &channel));
-                Answer::of_count(left)
+                match target.as_ref().and_then(WireTarget::get) {
+                    Some(target) => Answer::of_count(self.unsubscribe_target(target, &channel)),
+                    None => unknown_question().into(),
+                }
             }
             Question::Post(post) => {
                 let Ok(_permit) = self.post_places.received.try_acquire() else {
@@ -421,6 +424,11 @@ impl StreamCore {
             missing_nodes: 0,
         }
     }
+}
+
+fn unknown_question() -> StreamError {
+    let text = "this server does not know the request: it is of another version";
+    StreamError::new(ErrorCode::Unimplemented, text)
 }
 
 fn too_many_posts() -> StreamError {
@@ -506,11 +514,7 @@ impl ControlHandler for StreamCore {
         Box::pin(async move {
             let answer = match Question::read(question) {
                 Some(question) => self.answer_question(question).await,
-                None => StreamError::new(
-                    ErrorCode::Unimplemented,
-                    "this server does not know the request: it is of another version",
-                )
-                .into(),
+                None => unknown_question().into(),
             };
             let encoded = answer.to_bytes();
             if encoded.len() <= ANSWER_BYTES {

@@ -14,7 +14,7 @@
 //! nothing to clean up.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -53,8 +53,9 @@ const QUESTIONS: usize = 256;
 /// Questions of other nodes that are answered at once at most. Beyond, they are left unanswered.
 const ANSWERING: usize = 256;
 
-/// Questions that are remembered, so that none is carried out twice.
-const REMEMBERED: usize = 1_024;
+/// Questions that are remembered, so that none is carried out twice: those of the seconds in which a
+/// node may send one again.
+const REMEMBERED: usize = 16_384;
 
 /// The word between the sender and the number of a question.
 const QUESTION: &[u8] = b"ask";
@@ -81,17 +82,23 @@ pub(super) struct Nodes {
 /// The newest questions of other nodes. A node that lost the reply of Redis sends its question again,
 /// and it must not be carried out twice.
 #[derive(Debug, Default)]
-struct ReceivedQuestions(VecDeque<(NodeTag, u64)>);
+struct ReceivedQuestions {
+    known: HashSet<(NodeTag, u64)>,
+    /// The same, oldest first.
+    order: VecDeque<(NodeTag, u64)>,
+}
 
 impl ReceivedQuestions {
     /// Notes a question. Returns whether it is new.
     fn note(&mut self, sender: NodeTag, number: u64) -> bool {
-        let is_new = !self.0.contains(&(sender, number));
+        let is_new = self.known.insert((sender, number));
         if is_new {
-            if self.0.len() >= REMEMBERED {
-                self.0.pop_front();
+            self.order.push_back((sender, number));
+            if self.order.len() > REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
             }
-            self.0.push_back((sender, number));
         }
         is_new
     }
@@ -377,10 +384,13 @@ mod tests {
         assert!(received.note(tags[0], 7));
         assert!(!received.note(tags[0], 7));
         assert!(received.note(tags[1], 7) && received.note(tags[0], 8));
-        for number in 0..10 * REMEMBERED as u64 {
+        for number in 0..2 * REMEMBERED as u64 {
             received.note(tags[1], 100 + number);
         }
-        assert_eq!(received.0.len(), REMEMBERED);
+        assert_eq!(
+            (received.known.len(), received.order.len()),
+            (REMEMBERED, REMEMBERED)
+        );
     }
 
     #[test]

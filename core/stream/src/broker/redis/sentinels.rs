@@ -111,20 +111,11 @@ impl Sentinels {
                 (asked.unwrap_or_else(|_| late()), address)
             });
         }
-        let mut newest: Option<Master> = None;
         let mut named = Vec::new();
         let mut fault = RedisError::Connection("no sentinel answers".to_owned());
         while let Some(answer) = questions.join_next().await {
             match answer {
-                Ok((Ok(master), _)) => {
-                    named.push((master.host.clone(), master.port));
-                    if newest
-                        .as_ref()
-                        .is_none_or(|known| known.failover < master.failover)
-                    {
-                        newest = Some(master);
-                    }
-                }
+                Ok((Ok(master), _)) => named.push(master),
                 Ok((Err(error @ RedisError::Refused(_)), _)) => fault = error,
                 Ok((Err(error), address)) => {
                     // A refusal says more.
@@ -136,19 +127,34 @@ impl Sentinels {
                 Err(_) => {}
             }
         }
-        let mut master = newest.ok_or(fault)?;
-        let is_it = |name: &&(String, u16)| (&name.0, name.1) == (&master.host, master.port);
-        let votes = named.iter().filter(is_it).count();
+        match named.is_empty() {
+            true => Err(fault),
+            false => self.choose(named).map(Some),
+        }
+    }
+
+    /// Chooses the master of the newest failover among those that sentinels named, and notes it.
+    ///
+    /// # Errors
+    /// It is of an older failover than the known one, and not most sentinels name it: a sentinel
+    /// that was cut off does. If most do, they were set up anew.
+    fn choose(&self, named: Vec<Master>) -> Result<Master, RedisError> {
+        let place = |master: &Master| (master.host.clone(), master.port);
+        let names: Vec<_> = named.iter().map(place).collect();
+        let newest = named.into_iter().max_by_key(|master| master.failover);
+        let Some(mut master) = newest else {
+            return Err(RedisError::Connection("no sentinel answers".to_owned()));
+        };
+        let votes = names.iter().filter(|name| **name == place(&master)).count();
         if self.is_older(&master) && votes <= self.0.addresses.len() / 2 {
             let text = "the sentinels that answer name a master of before a failover";
             return Err(RedisError::Connection(text.to_owned()));
         }
         master.version = self.note(&master);
-        Ok(Some(master))
+        Ok(master)
     }
 
-    /// Whether a master is of an older failover than the one that is known. A sentinel that was cut
-    /// off names such a one. If most do, they were set up anew.
+    /// Whether a master is of an older failover than the one that is known.
     fn is_older(&self, master: &Master) -> bool {
         let known = self.0.master.lock();
         known
@@ -263,6 +269,28 @@ mod tests {
             assert_eq!(sentinels.note(&named), version, "{named:?}");
             assert_eq!(sentinels.version(), version);
         }
+    }
+
+    #[test]
+    fn a_sentinel_that_was_cut_off_leads_nobody_back() {
+        let addresses = ["a", "b", "c"].map(str::to_owned);
+        let sentinels = Sentinels::new(&addresses).unwrap();
+        let port = |named: &[(u16, u64)]| {
+            let named = named
+                .iter()
+                .map(|(port, failover)| master(*port, *failover));
+            sentinels.choose(named.collect()).map(|master| master.port)
+        };
+        assert_eq!(port(&[(1, 3), (1, 3), (1, 3)]).unwrap(), 1);
+        // One has heard of the failover.
+        assert_eq!(port(&[(1, 3), (2, 5), (1, 3)]).unwrap(), 2);
+        // It is silent, and the others have not heard of it, or one of them does not answer either.
+        let error = port(&[(1, 3)]).unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(port(&[(2, 5), (1, 3)]).unwrap(), 2);
+        // Most of them name it: they were set up anew.
+        assert_eq!(port(&[(1, 0), (1, 0)]).unwrap(), 1);
+        assert_eq!(port(&[(1, 0)]).unwrap(), 1);
     }
 
     #[test]
