@@ -79,7 +79,7 @@ export function Editor({ rule, save, back }: EditorProps): ReactElement {
           </select>
         </label>
         {isJson ? (
-          <JsonField text={json} onChange={setJson} fault={fault?.field === "json" ? fault.text : undefined} />
+          <JsonField text={json} onChange={(text) => { setFault(undefined); setJson(text); }} fault={fault?.field === "json" ? fault.text : undefined} />
         ) : (
           fields.map((field) => (
             <FieldInput
@@ -88,6 +88,7 @@ export function Editor({ rule, save, back }: EditorProps): ReactElement {
               value={values[field.name] ?? ""}
               fault={fault?.field === field.name ? fault.text : undefined}
               onChange={(text) => {
+                setFault((known) => (known?.field === field.name ? undefined : known));
                 setValues({ ...values, [field.name]: text });
               }}
             />

@@ -31,7 +31,7 @@ describe("snippets", () => {
   it.each(LANGUAGES)("take a token from the environment, in %s", (language) => {
     for (const subject of [{ kind: "channels", channels: ["a:b"] }, { kind: "call", method: "S/M", body: {} }] as const) {
       expect(snippet(language, ORIGIN, subject)).not.toContain("TOKEN");
-      const code = snippet(language, ORIGIN, subject, true);
+      const code = snippet(language, ORIGIN, subject, "ada");
       expect(code).toMatch(/^(#|\/\/) export TOKEN="\$\(tidewire token --user ada\)"\n/);
       expect(code).toContain("not set: see the first line");
       // The server takes variables of this prefix for its own.
@@ -40,7 +40,12 @@ describe("snippets", () => {
   });
 
   it("name the scope of a method for operators", () => {
-    expect(snippet("curl", ORIGIN, { kind: "call", method: "AdminService/ListConnections", body: {} }, true)).toContain("tidewire token --user ada --scope admin");
+    expect(snippet("curl", ORIGIN, { kind: "call", method: "AdminService/ListConnections", body: {} }, "ada")).toContain("tidewire token --user ada --scope admin");
+  });
+
+  it("quote a user for the shell", () => {
+    const code = snippet("curl", ORIGIN, { kind: "channels", channels: ["a:b"] }, "$(id)");
+    expect(code).toContain("tidewire token --user '$(id)')");
   });
 
   it.each(LANGUAGES)("send a text as it was typed, in %s", (language) => {

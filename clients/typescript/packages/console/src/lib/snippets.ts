@@ -15,12 +15,13 @@ export type SnippetSubject =
   | { readonly kind: "call"; readonly method: string; readonly text: string };
 
 /**
- * Returns code that gets the subject from the server at `origin`. With a token, the code reads it
- * from the environment variable `TOKEN`, as the examples do: code is pasted and shared, a token is
- * neither. The first line says how to get one, and the code says so again where it is missing.
+ * Returns code that gets the subject from the server at `origin`. With a user it needs a token, and
+ * reads that from the environment variable `TOKEN`, as the examples do: code is pasted and shared, a
+ * token is neither. The first line says how to get one, and the code says so again where it is missing.
  */
-export function snippet(language: Language, origin: string, subject: SnippetSubject, hasToken = false): string {
-  const head = hasToken ? `${language === "curl" || language === "Python" ? "#" : "//"} export TOKEN="$(${tokenCommand(subject)})"\n` : "";
+export function snippet(language: Language, origin: string, subject: SnippetSubject, user?: string): string {
+  const hasToken = user !== undefined;
+  const head = hasToken ? `${language === "curl" || language === "Python" ? "#" : "//"} export TOKEN="$(${tokenCommand(subject, user)})"\n` : "";
   if (subject.kind === "channels") {
     return head + SUBSCRIBE[language](origin, subject.channels, hasToken);
   }
@@ -28,9 +29,9 @@ export function snippet(language: Language, origin: string, subject: SnippetSubj
   return head + CALL[language](`${origin}/v1/rpc/${subject.method}`, text, hasToken);
 }
 
-/** The command that prints a token for development which may do this. */
-function tokenCommand(subject: SnippetSubject): string {
-  return `tidewire token --user ada${subject.kind === "call" && subject.method.startsWith("AdminService/") ? " --scope admin" : ""}`;
+/** The command that prints a token of a user for development which may do this. */
+function tokenCommand(subject: SnippetSubject, user: string): string {
+  return `tidewire token --user ${/^[\w.-]+$/.test(user) ? user : shellWord(user)}${subject.kind === "call" && subject.method.startsWith("AdminService/") ? " --scope admin" : ""}`;
 }
 
 /** Says what is missing. The first line of the code has the command. */

@@ -1,5 +1,6 @@
 /** Account: where a token is entered, and what it opens. */
 import { type SubmitEvent, type ReactElement, useEffect, useRef, useState } from "react";
+import { useDevelopmentUser } from "../lib/development-user.ts";
 import { useRoute } from "../lib/route.ts";
 import { signIn, signOut, useSession } from "../lib/session.ts";
 import { createStore, useStore } from "../lib/store.ts";
@@ -15,6 +16,7 @@ export function openAccount(): void {
 /** The form that signs a user in. Pages that need a user show it too. */
 export function SignInForm({ onDone }: { readonly onDone?: () => void }): ReactElement {
   const { note } = useSession();
+  const user = useDevelopmentUser();
   const [text, setText] = useState("");
   const submit = (event: SubmitEvent): void => {
     event.preventDefault();
@@ -43,7 +45,7 @@ export function SignInForm({ onDone }: { readonly onDone?: () => void }): ReactE
         {note}
       </p>
       <p className="note">
-        <code>tidewire token --user ada</code> prints a token for development, <code>--scope admin</code> one of an operator. This tab keeps it until you sign out or close it.
+        <code>tidewire token --user {user}</code> prints a token for development, <code>--scope admin</code> one of an operator. This tab keeps it until you sign out or close it.
       </p>
     </form>
   );

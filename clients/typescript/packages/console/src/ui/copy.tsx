@@ -1,6 +1,7 @@
 /** Copy menu: copies what a part of the page shows as code in curl, TypeScript, Python or Rust. */
 import { type KeyboardEvent, type ReactElement, useEffect, useId, useLayoutEffect, useRef, useState } from "react";
 import { base } from "../lib/base.ts";
+import { useDevelopmentUser } from "../lib/development-user.ts";
 import { currentSession } from "../lib/session.ts";
 import { LANGUAGES, type Language, snippet, type SnippetSubject } from "../lib/snippets.ts";
 import { createStore, useStore } from "../lib/store.ts";
@@ -27,6 +28,7 @@ export interface CopyMenuProps {
 export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): ReactElement {
   const [isOpen, setOpen] = useState(false);
   const [copied, setCopied] = useState<Language>();
+  const user = useDevelopmentUser();
   const root = useRef<HTMLSpanElement>(null);
   const button = useRef<HTMLButtonElement>(null);
   const id = useId();
@@ -65,7 +67,7 @@ export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): Reac
   const copy = (language: Language): void => {
     setOpen(false);
     button.current?.focus();
-    const code = snippet(language, base, subject(), asUser || currentSession().wantsToken);
+    const code = snippet(language, base, subject(), asUser || currentSession().wantsToken ? user : undefined);
     // Without a secure context there is no clipboard at all, whatever the types say.
     const { clipboard } = navigator as { readonly clipboard?: Clipboard };
     (clipboard?.writeText(code) ?? Promise.reject(new Error("no clipboard"))).then(

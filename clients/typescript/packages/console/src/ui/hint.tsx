@@ -107,7 +107,8 @@ export function HintBox(): ReactElement {
       style.top = `${below + offsetHeight > clientHeight ? Math.max(GAP, top - GAP - offsetHeight) : below}px`;
     }
   }, [hint]);
-  useEffect(() => {
+  // Before the page is drawn: Escape hides the meaning as soon as it is seen.
+  useLayoutEffect(() => {
     if (!hint) {
       return;
     }
