@@ -42,12 +42,15 @@ async function* messages(channel) {
   }
 }
 
+/** States of a payment that is under way. One that was confirmed already was made before the order. */
+const UNDER_WAY = ["pending", "confirming"];
+
 /** The hash of the first transaction that pays the order. */
 async function payment() {
   for await (const { type, data } of messages(`wallet:${wallet}`)) {
-    const { hash, value, direction, from } = type === "wallet_update" && data.type === "transaction" ? data.data : {};
+    const { hash, value, direction, from, status: state } = type === "wallet_update" && data.type === "transaction" ? data.data : {};
     // Nobody pays by mistake what another one pays on purpose: see `suspicious`.
-    if (direction === "in" && BigInt(value) >= PRICE && data.suspicious === undefined) {
+    if (direction === "in" && UNDER_WAY.includes(state) && BigInt(value) >= PRICE && data.suspicious === undefined) {
       console.log(`${from} pays ${Number(value) / 1e18}`);
       return hash;
     }
