@@ -622,6 +622,9 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
             path.display()
         ));
     }
+    let origins = config.server.allowed_origins.iter();
+    let faults = origins.filter_map(|origin| OriginPolicy::fault(origin));
+    problems.extend(faults.map(|fault| format!("server.allowed_origins {fault}")));
     problems.extend(namespaces(config).1);
     let clock: SharedClock = Arc::new(SystemClock);
     // Engines say nothing about what is wrong with their configuration already.

@@ -36,6 +36,33 @@ impl OriginPolicy {
         }
     }
 
+    /// The fault of a text that no page's origin equals. None for an origin as browsers send it, for
+    /// `*` and for `null`.
+    #[must_use]
+    pub fn fault(allowed: &str) -> Option<String> {
+        let origin = allowed.trim_end_matches('/');
+        let is_origin = origin.parse::<Uri>().is_ok_and(|uri| {
+            let (scheme, host) = (uri.scheme_str(), uri.authority());
+            let rest = uri.path_and_query().map_or("/", |rest| rest.as_str());
+            let is_default = match scheme {
+                Some("http") => uri.port_u16() == Some(80),
+                Some("https") => uri.port_u16() == Some(443),
+                _ => false,
+            };
+            scheme.is_some()
+                && host.is_some_and(|host| !host.as_str().contains('@'))
+                && rest == "/"
+                && !is_default
+                && !origin.contains(|c: char| c.is_ascii_uppercase())
+        });
+        let is_known = is_origin || ["*", "null"].contains(&allowed);
+        (!is_known).then(|| {
+            format!(
+                "has {allowed:?}, which no page's origin equals, expected one as browsers send it, such as \"https://app.example.com\" or \"http://10.0.0.1:3000\": in lower case, without a path and without the usual port"
+            )
+        })
+    }
+
     /// Whether the policy allows a request with these headers.
     #[must_use]
     pub fn allows(&self, headers: &HeaderMap) -> bool {
@@ -103,6 +130,36 @@ mod tests {
         headers.insert(header::ORIGIN, origin.parse().unwrap());
         headers.insert(header::HOST, "example.com:8080".parse().unwrap());
         policy.allows(&headers)
+    }
+
+    #[test]
+    fn texts_that_no_origin_equals_are_found() {
+        for good in [
+            "*",
+            "null",
+            "https://a.b",
+            "https://a.b/",
+            "http://[::1]:3000",
+            "chrome-extension://abcd",
+            "capacitor://localhost",
+        ] {
+            assert_eq!(OriginPolicy::fault(good), None);
+        }
+        for wrong in [
+            "",
+            "a.b",
+            "https://a.b/c",
+            "https://a.b?c",
+            "HTTPS://A.B",
+            "https://a.b:443",
+            "http://a.b:80",
+            "https://u@a.b",
+            "https://*.b c",
+            "https://",
+        ] {
+            let fault = OriginPolicy::fault(wrong).unwrap();
+            assert!(fault.contains("expected"), "{fault}");
+        }
     }
 
     #[test]

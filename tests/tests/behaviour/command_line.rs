@@ -177,6 +177,16 @@ class = "history"
     );
 }
 
+#[tokio::test]
+async fn an_origin_that_no_page_has_is_refused() {
+    let (is_good, text) = check("[server]\nallowed_origins = [\"https://a.b\", \"e.f\"]\n").await;
+    assert!(!is_good);
+    let fault = "server.allowed_origins has \"e.f\", which no page's origin equals, expected";
+    assert!(text.contains(fault) && text.contains("line 2"), "{text}");
+    let (is_good, text) = check("[server]\nallowed_origins = [\"https://a.b/\", \"*\"]\n").await;
+    assert!(is_good, "{text}");
+}
+
 /// One file with a fault of each kind: none hides another, and each has its line.
 #[tokio::test]
 async fn faults_of_all_sections_are_named_at_once() {
