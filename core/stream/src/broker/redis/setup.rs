@@ -22,9 +22,11 @@ pub(super) async fn check(
     node: &str,
     health: &LinkHealth,
 ) -> Result<(), StreamError> {
-    let checked = match timeout(options.timeout, check_server(options, keys, node)).await {
+    // Each step has the usual time, and a step that has no answer says what may be the reason.
+    let longest = 2 * options.timeout;
+    let checked = match timeout(longest, check_server(options, keys, node)).await {
         Ok(checked) => checked,
-        Err(_) => Err(RedisError::TimedOut(options.timeout.as_millis()).into()),
+        Err(_) => Err(RedisError::TimedOut(longest.as_millis()).into()),
     };
     match checked {
         Ok(()) => Ok(()),
