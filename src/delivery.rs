@@ -43,14 +43,9 @@ impl DeliveryChannels {
         }))
     }
 
-    /// Sends the notifications of `hub` until cancelled. Messages that are not sent by then
-    /// stay in the store.
-    pub(crate) async fn run(
-        self,
-        hub: NotificationHub,
-        slot: DeliverySlot,
-        cancel: CancellationToken,
-    ) {
+    /// The channels of an open hub, in `slot` from now on, so that no request finds them missing
+    /// once the hub takes requests.
+    pub(crate) fn open(self, hub: &NotificationHub, slot: &DeliverySlot) -> OpenChannels {
         let jobs = DurableJobs::new(
             self.store.clone(),
             hub.clone(),
@@ -68,7 +63,7 @@ impl DeliveryChannels {
             limits,
         );
         slot.set(Delivery {
-            contacts: self.contacts.clone(),
+            contacts: self.contacts,
             senders: self.senders,
             jobs: jobs.clone(),
             dispatcher: dispatcher.clone(),
@@ -79,11 +74,30 @@ impl DeliveryChannels {
             self.config,
             dispatcher.clone(),
         );
+        OpenChannels {
+            jobs,
+            dispatcher,
+            planner,
+        }
+    }
+}
+
+/// The delivery channels of an open hub.
+pub(crate) struct OpenChannels {
+    jobs: DurableJobs,
+    dispatcher: Dispatcher,
+    planner: Planner,
+}
+
+impl OpenChannels {
+    /// Sends the notifications of the hub until cancelled. Messages that are not sent by then
+    /// stay in the store.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
         tokio::join!(
-            jobs.run(&dispatcher, cancel.clone()),
-            planner.run(cancel.clone()),
+            self.jobs.run(&self.dispatcher, cancel.clone()),
+            self.planner.run(cancel.clone()),
         );
-        dispatcher.stop().await;
+        self.dispatcher.stop().await;
     }
 }
 

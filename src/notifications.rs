@@ -29,7 +29,7 @@ use tidewire_stream::{
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::DeliveryChannels;
+use crate::delivery::{DeliveryChannels, OpenChannels};
 
 /// Time between two attempts to open the hub on a store that fails.
 const RETRY: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ pub(crate) struct Notifications {
     urgent_fan_outs: mpsc::Receiver<FanOut>,
     hub: Option<NotificationHub>,
     delivery: Option<DeliveryChannels>,
+    open_delivery: Option<OpenChannels>,
     /// Why the last attempt to open the hub failed.
     failure: Option<NotificationError>,
 }
@@ -78,6 +79,9 @@ impl Notifications {
         if let Err(error) = stream.register_summary(PERSONAL, Arc::new(NotificationSummary)) {
             tracing::error!(%error, "clients receive what they missed one by one");
         }
+        if delivery.is_some() {
+            service.delivery().announce();
+        }
         let sink = ChannelSink {
             stream: stream.clone(),
             pushes: Arc::new(UserPushes::new(stream.clone())),
@@ -96,6 +100,7 @@ impl Notifications {
             urgent_fan_outs,
             hub: None,
             delivery,
+            open_delivery: None,
             failure: None,
         })
     }
@@ -120,6 +125,9 @@ impl Notifications {
                 if self.failure.take().is_some() {
                     tracing::info!("notifications are available again");
                 }
+                let slot = self.service.delivery();
+                let delivery = self.delivery.take();
+                self.open_delivery = delivery.map(|delivery| delivery.open(&hub, slot));
                 self.service.set_hub(hub.clone());
                 self.hub = Some(hub);
             }
@@ -142,10 +150,8 @@ impl Notifications {
             let (hub, cancel) = (hub.clone(), cancel.clone());
             async move { hub.run(cancel).await }
         });
-        let delivery = self.delivery.take().map(|delivery| {
-            let slot = self.service.delivery().clone();
-            tokio::spawn(delivery.run(hub.clone(), slot, cancel.clone()))
-        });
+        let delivery = self.open_delivery.take();
+        let delivery = delivery.map(|delivery| tokio::spawn(delivery.run(cancel.clone())));
         let pushing = tokio::spawn({
             let (pushes, cancel) = (self.pushes(), cancel.clone());
             async move { pushes.run(cancel).await }

@@ -36,9 +36,16 @@ pub struct Delivery {
     pub dispatcher: Dispatcher,
 }
 
-/// The delivery channels, once they run. Cheap to clone.
+/// The delivery channels, once they are open. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct DeliverySlot(Arc<OnceLock<Delivery>>);
+pub struct DeliverySlot(Arc<Slot>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Whether the configuration has channels, which may be open later than the server.
+    is_configured: OnceLock<()>,
+    delivery: OnceLock<Delivery>,
+}
 
 /// The answer to a request at the unsubscribe URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,37 +68,49 @@ impl UnsubscribeAnswer {
 }
 
 impl DeliverySlot {
-    /// Sets the delivery channels. The first ones stay.
-    pub fn set(&self, delivery: Delivery) {
-        let _ = self.0.set(delivery);
+    /// Says that the configuration has channels. Until they are [`set`](Self::set), requests get
+    /// `unavailable`.
+    pub fn announce(&self) {
+        let _ = self.0.is_configured.set(());
     }
 
-    /// The queues of messages, once the channels run.
+    /// Sets the delivery channels. The first ones stay.
+    pub fn set(&self, delivery: Delivery) {
+        let _ = self.0.delivery.set(delivery);
+    }
+
+    /// The queues of messages, once the channels are open.
     #[must_use]
     pub fn dispatcher(&self) -> Option<&Dispatcher> {
-        self.0.get().map(|delivery| &delivery.dispatcher)
+        self.0.delivery.get().map(|delivery| &delivery.dispatcher)
     }
 
     fn get(&self) -> Result<&Delivery, StreamError> {
-        self.0.get().ok_or_else(|| {
+        self.opened()?.ok_or_else(|| {
             let text = "this server has no delivery channels: add `[delivery.push]`, \
                         `[delivery.email]` or `[[delivery.webhook]]` to its configuration";
             StreamError::new(ErrorCode::FailedPrecondition, text)
         })
     }
 
+    /// The channels. None if the configuration has none.
+    fn opened(&self) -> Result<Option<&Delivery>, StreamError> {
+        let delivery = self.0.delivery.get();
+        if delivery.is_none() && self.0.is_configured.get().is_some() {
+            let text = "the delivery channels wait for the store, try again";
+            return Err(StreamError::new(ErrorCode::Unavailable, text));
+        }
+        Ok(delivery)
+    }
+
     fn push_sender(&self) -> Result<&WebPushSender, StreamError> {
-        let senders = self.0.get().map(|delivery| &delivery.senders);
-        senders
-            .and_then(|senders| senders.push())
-            .ok_or_else(no_push)
+        let push = self.opened()?.and_then(|delivery| delivery.senders.push());
+        push.ok_or_else(no_push)
     }
 
     fn email_sender(&self) -> Result<&EmailSender, StreamError> {
-        let senders = self.0.get().map(|delivery| &delivery.senders);
-        senders
-            .and_then(|senders| senders.email())
-            .ok_or_else(no_email)
+        let email = self.opened()?.and_then(|delivery| delivery.senders.email());
+        email.ok_or_else(no_email)
     }
 
     /// The key with which browsers subscribe.
