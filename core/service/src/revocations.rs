@@ -204,7 +204,66 @@ fn decode(key: &[u8], value: &[u8]) -> Option<(Revocation, i64)> {
 
 #[cfg(test)]
 mod tests {
+    use tidewire_store::MemoryStore;
+    use tidewire_stream::{
+        AnonymousPolicy, Authenticator, GuardedClock, ManualClock, Namespaces, SharedClock,
+        StreamOptions, identity::UserIdentity,
+    };
+
     use super::*;
+
+    const NOW_MS: i64 = 1_750_000_000_000;
+
+    fn server(store: &SharedStore, clock: SharedClock) -> RevocationStore {
+        let policy = AnonymousPolicy::Read;
+        let authenticator = Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
+        let namespaces = Namespaces::built_in();
+        let options = StreamOptions::default();
+        let stream = StreamCore::in_memory(namespaces, authenticator, clock, options);
+        RevocationStore::new(stream, Some(store.clone()))
+    }
+
+    /// Whether the server refuses the token `t`.
+    fn refuses(server: &RevocationStore) -> bool {
+        let identity = UserIdentity {
+            token_id: Some("t".to_owned()),
+            ..UserIdentity::new(UserId::new("ada"), i64::MAX)
+        };
+        let revocations = server.stream.authenticator().revocations();
+        revocations.check(&identity).is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_with_a_clock_far_ahead_keeps_revocations() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let wall = ManualClock::at(NOW_MS);
+        let before = GuardedClock::new(wall.clone());
+        let first = server(&store, wall.clone());
+        let revocations = first.stream.authenticator().revocations();
+        let expiry = Some(NOW_MS + 60_000);
+        revocations.revoke_token("t", expiry).unwrap();
+        first
+            .save(&Revocation::Token("t".to_owned()))
+            .await
+            .unwrap();
+
+        wall.set(NOW_MS + 100 * 24 * 3_600 * 1_000);
+        for _ in 0..2 {
+            let clock = Arc::new(GuardedClock::new(wall.clone()));
+            clock.resume(before.mark());
+            let next = server(&store, clock);
+            next.load().await.unwrap();
+            wall.set(NOW_MS);
+            assert!(refuses(&next));
+        }
+        // It ends once its time is over by a clock that is right.
+        wall.set(NOW_MS + 60_000);
+        let last = server(&store, wall);
+        last.load().await.unwrap();
+        assert!(!refuses(&last));
+        let left = store.scan(TABLE, Vec::new(), None, 10).await.unwrap();
+        assert_eq!(left, []);
+    }
 
     #[test]
     fn records_decode_to_what_was_encoded() {

@@ -202,7 +202,8 @@ impl Revocations {
     /// All revocations in force, with their expiry in milliseconds since the Unix epoch.
     #[must_use]
     pub fn all(&self) -> Vec<(Revocation, i64)> {
-        let now_ms = self.clock.now_ms();
+        // Other servers keep what they get, so a clock that is in doubt withholds nothing.
+        let now_ms = self.clock.retention_ms();
         let entries = self.entries.lock();
         let tokens = entries.tokens.iter();
         let tokens = tokens.map(|(id, expiry)| (Revocation::Token(id.clone()), *expiry));
@@ -307,7 +308,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::ManualClock;
+    use crate::{GuardedClock, ManualClock};
 
     fn identity(user: &str, token: Option<&str>, issued_at_ms: Option<i64>) -> UserIdentity {
         UserIdentity {
@@ -377,6 +378,27 @@ mod tests {
         assert!(calls[0].covers(&identity("ada", None, Some(1))));
         assert!(!calls[0].covers(&identity("ada", None, Some(8_000))));
         assert!(!calls[0].covers(&identity("bob", None, None)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_far_ahead_forgets_no_revocation() {
+        let now_ms = 1_750_000_000_000;
+        let wall = ManualClock::at(now_ms);
+        let revocations = Revocations::new(Arc::new(GuardedClock::new(wall.clone())));
+        for id in 1..MAX_ENTRIES {
+            revocations.restore(&Revocation::Token(id.to_string()), now_ms + 60_000);
+        }
+        wall.set(now_ms + 100 * 24 * 3_600 * 1_000);
+        let merged = Revocation::Token("merged".to_owned());
+        revocations.merge(&merged, now_ms + 60_000).unwrap();
+        assert_eq!(revocations.all().len(), MAX_ENTRIES);
+        // There is no room, as none of them counts as expired.
+        assert!(revocations.revoke_token("one more", None).is_err());
+        wall.set(now_ms);
+        for id in ["1", "merged"] {
+            let token = identity("ada", Some(id), None);
+            assert!(revocations.check(&token).is_err());
+        }
     }
 
     #[test]
