@@ -23,7 +23,8 @@
 //! Neither the log nor the file is used after an error of the disk. The thread closes both, and
 //! every read and commit fails at once. It opens them again every [`RETRY`], and before a
 //! commit, and keeps them only if [`PROBE_BYTES`] can be written: so a full disk is used again
-//! when it has room. [`Store::failure`] tells the reason meanwhile.
+//! when it has room. [`Store::failure`] tells the reason meanwhile. The lock of the folder is held all
+//! the time, so that no other process changes what the engines have in memory.
 
 mod checkpoint;
 mod file;
@@ -138,18 +139,20 @@ impl EmbeddedStore {
     /// # Errors
     /// Those of [`open`](Self::open).
     pub fn open_with(folder: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let writer::Parts { path, store, wal } = writer::open(folder)?;
+        let lock = file::lock(folder)?;
+        let parts = writer::open(folder)?;
+        let path = parts.path.clone();
         let unusable =
             |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .map_err(unusable)?;
-        let file = Arc::new(RwLock::new(Ok(store)));
+            .map_err(&unusable)?;
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (urgent, urgent_jobs) = mpsc::channel(QUEUE);
         let (closing, closings) = mpsc::channel(1);
-        let writer = Writer::new(folder, options, file.clone(), wal, jobs, urgent_jobs);
+        let writer = Writer::new(folder, lock, options, parts, jobs, urgent_jobs);
+        let file = writer.file();
         std::thread::Builder::new()
             .name("tidewire-store".to_owned())
             .spawn(move || runtime.block_on(writer.run(closings)))

@@ -198,6 +198,9 @@ async fn a_full_disk_is_used_again_when_it_has_room() {
         revoke(&first, "meanwhile").await,
         (503, "unavailable".to_owned())
     );
+    // The folder stays its own, although the files are closed.
+    let error = refusal(&folder).await;
+    assert!(error.contains("open in another process"), "{error}");
     // The revocation is in force, and the server names its trouble.
     assert!(!accepts(&first, &Token::of("ada").id("meanwhile").sign()).await);
     let ready = first.get("/readyz").await;

@@ -1,7 +1,7 @@
 //! Store file: opens it, and names its faults.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io::ErrorKind,
     os::unix::fs::OpenOptionsExt as _,
@@ -18,6 +18,9 @@ use crate::StoreError;
 
 /// Name of the file in the data folder.
 const FILE: &str = "store.redb";
+
+/// Name of the empty file that the process with the store holds a lock on.
+const LOCK: &str = "store.lock";
 
 /// Size of the page cache, in bytes: enough for the pages that are read again and again.
 const CACHE_BYTES: usize = 16 << 20;
@@ -50,12 +53,11 @@ pub(super) struct OpenFile {
     pub(super) needs_logs: bool,
 }
 
-/// Opens the file in this folder, and creates both where they are missing. Only this system user
+/// Opens the file in this folder, and creates it where it is missing. Only this system user
 /// can read a new file: it holds users' notifications and wallets. The mode of a known file stays.
 pub(super) fn open(folder: &Path) -> Result<OpenFile, StoreError> {
     let path = folder.join(FILE);
     let unusable = |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
-    std::fs::create_dir_all(folder).map_err(unusable)?;
     // A new file is written and flushed before there are logs.
     let is_new = path.metadata().map_or(true, |about| about.len() == 0);
     if is_new && let Some(log) = wal::FILES.iter().find(|log| folder.join(log).exists()) {
@@ -83,6 +85,27 @@ pub(super) fn open(folder: &Path) -> Result<OpenFile, StoreError> {
         checkpoint: about.checkpoint,
         needs_logs: about.needs_logs,
     })
+}
+
+/// Locks the folder for this process, and creates it where it is missing. The lock lasts until the
+/// returned file is dropped, also while the store is closed after an error of the disk: the engines
+/// still have its content in memory, so nobody else may change it.
+pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join(LOCK);
+    let unusable = |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
+    std::fs::create_dir_all(folder).map_err(unusable)?;
+    let file = open_private(&path).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(folder.join(FILE))),
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+            tracing::warn!(
+                "the file system has no locks: take care that one server uses the store"
+            );
+            Ok(file)
+        }
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
 }
 
 /// Opens a file, and creates an empty one if there is none. The library would give it the

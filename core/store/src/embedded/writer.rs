@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,6 +31,8 @@ const MAX_REMOVALS: usize = 8_192;
 /// A store whose file has all that the logs had.
 pub(super) struct Parts {
     pub(super) path: PathBuf,
+    /// The random number of the file.
+    pub(super) id: u64,
     pub(super) store: OpenStore,
     pub(super) wal: WriteAheadLog,
 }
@@ -44,9 +47,8 @@ pub(super) fn open(folder: &Path) -> Result<Parts, StoreError> {
         needs_logs,
     } = file::open(folder)?;
     let (mut wal, replay) = WriteAheadLog::open(folder, store, checkpoint, needs_logs)?;
-    let unwritable = |error: StoreError| {
-        let reason = format!("its log cannot be applied to it: {error}");
-        StoreError::Unusable(path.clone(), reason)
+    let unwritable = |step: &str, error: StoreError| {
+        StoreError::Unusable(path.clone(), format!("{step}: {error}"))
     };
     if let Some(segment) = replay.segment {
         let tables = replay.changes.tables().count();
@@ -57,14 +59,16 @@ pub(super) fn open(folder: &Path) -> Result<Parts, StoreError> {
             );
         }
         // The next segment takes the place of the one before this. The file has both now.
-        checkpoint::write(&database, &replay.changes, segment, false).map_err(unwritable)?;
+        checkpoint::write(&database, &replay.changes, segment, false)
+            .map_err(|error| unwritable("its log cannot be applied to it", error))?;
     }
     let segment = replay.segment.unwrap_or(checkpoint) + 1;
     wal.start(segment)
-        .map_err(|error| unwritable(failed(error)))?;
-    file::note_logs(&database).map_err(unwritable)?;
+        .map_err(|error| unwritable("its log cannot be written", failed(error)))?;
+    file::note_logs(&database).map_err(|error| unwritable("it cannot be written", error))?;
     Ok(Parts {
         path,
+        id: store,
         store: OpenStore {
             database: Arc::new(database),
             newest: Memtable::default(),
@@ -89,6 +93,11 @@ enum Room {
 /// The thread that writes.
 pub(super) struct Writer {
     folder: PathBuf,
+    /// The lock of the folder, until the store is closed for good.
+    lock: Option<File>,
+    /// The random number of the file, and the newest segment of its logs.
+    id: u64,
+    segment: u64,
     options: StoreOptions,
     file: Arc<RwLock<FileState>>,
     wal: Option<WriteAheadLog>,
@@ -105,19 +114,23 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    /// The writer of an opened store, and what readers share with it.
     pub(super) fn new(
         folder: &Path,
+        lock: File,
         options: StoreOptions,
-        file: Arc<RwLock<FileState>>,
-        wal: WriteAheadLog,
+        parts: Parts,
         jobs: mpsc::Receiver<Job>,
         urgent_jobs: mpsc::Receiver<Job>,
     ) -> Self {
         Self {
             folder: folder.to_owned(),
+            lock: Some(lock),
+            id: parts.id,
+            segment: parts.store.segment,
             options,
-            file,
-            wal: Some(wal),
+            file: Arc::new(RwLock::new(Ok(parts.store))),
+            wal: Some(parts.wal),
             jobs,
             urgent_jobs,
             waiting: VecDeque::new(),
@@ -125,6 +138,11 @@ impl Writer {
             retry_at: Instant::now(),
             old_at: None,
         }
+    }
+
+    /// The open store, for its readers.
+    pub(super) fn file(&self) -> Arc<RwLock<FileState>> {
+        self.file.clone()
     }
 
     /// Writes until all handles are gone, or one asks to close the store.
@@ -187,6 +205,8 @@ impl Writer {
             self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
         }
         let closed = self.close_orderly().await;
+        // Another process may open all of it from now on.
+        self.lock = None;
         match closing {
             Some(asked) => drop(asked.send(closed)),
             None => {
@@ -208,7 +228,6 @@ impl Writer {
             // is not taken for its own.
             checkpoint::write(&open.database, &open.newest, open.segment, false)?;
             wal.clear().map_err(failed)
-            // The file is given up last: another process may open all of them then.
         };
         let closed = tokio::task::spawn_blocking(close).await;
         closed.unwrap_or_else(|error| Err(failed(error)))
@@ -265,6 +284,7 @@ impl Writer {
         let changes = Arc::new(std::mem::take(&mut open.newest));
         open.frozen = Some(changes.clone());
         open.segment = segment + 1;
+        self.segment = segment + 1;
         self.old_at = None;
         let database = open.database.clone();
         let write = move || checkpoint::write(&database, &changes, segment, true);
@@ -396,6 +416,12 @@ impl Writer {
         }
         let began = Instant::now();
         let opened = open(&self.folder).and_then(|mut parts| {
+            // The segment grows with each opening. Engines have what was written in memory.
+            if parts.id != self.id || parts.store.segment < self.segment {
+                let reason = "its files were exchanged while the server ran; start it again";
+                return Err(StoreError::Unusable(parts.path, reason.to_owned()));
+            }
+            self.segment = parts.store.segment;
             probe(&parts.store.database)?;
             parts.wal.probe().map_err(failed)?;
             Ok(parts)
