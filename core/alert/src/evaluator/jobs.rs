@@ -89,6 +89,14 @@ impl Move {
 
 pub(super) type Moves = SmallVec<[Move; 2]>;
 
+/// A subject that a value or the time changed, with the moves of its signals.
+#[derive(Debug)]
+pub(super) struct SubjectChange {
+    pub(super) subject: u32,
+    pub(super) moment: Moment,
+    pub(super) moves: Moves,
+}
+
 /// A value whose rules are not all judged.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -136,54 +144,81 @@ impl Job {
 }
 
 impl Evaluator {
-    /// Judges the rules that these moves concern: those of several tests at once, those of one
-    /// test in chunks.
-    pub(super) fn judge(&mut self, number: u32, moment: Moment, moves: Moves) {
-        let mut first = Vec::new();
+    /// Judges the rules that changes of one moment concern: those of several tests at once, by all of
+    /// the changes together, and those of one test in chunks.
+    pub(super) fn judge(&mut self, changes: Vec<SubjectChange>) {
         let mut complex = Vec::new();
-        for (at, one) in moves.iter().enumerate() {
-            let signal = &mut self.signals[one.signal as usize];
-            let range = if moment.is_back {
-                KeyRange::ALL
-            } else {
-                one.range
-            };
-            if signal.complex.len() > 0 && (moment.is_back || one.passes) {
-                let mut found = Vec::new();
-                match one.is_downward() {
-                    false => signal
-                        .complex
-                        .ascending(range, None, usize::MAX, &mut found),
-                    true => signal
-                        .complex
-                        .descending(range, None, usize::MAX, &mut found),
-                }
-                complex.extend(found.into_iter().map(|(_, slot)| slot));
-            }
-            if moment.is_arrival {
-                first.extend(signal.unresolved.drain(..).map(|slot| (slot, at)));
-            }
+        let mut firsts = SmallVec::<[_; 1]>::new();
+        for change in &changes {
+            self.find_complex(change, &mut complex);
+            firsts.push(self.take_unresolved(change, &mut complex));
         }
-        first.retain(|(slot, _)| {
-            let record = self.records.get(*slot);
-            let is_complex = record.is_some_and(|record| record.kind == TestKind::Complex);
-            if is_complex {
-                complex.push(*slot);
-            }
-            !is_complex
-        });
         let mut judged = HashSet::new();
         for slot in complex {
             if judged.insert(slot) {
-                self.judge_complex(slot, number, &moment, &moves);
+                self.judge_complex(slot, &changes);
             }
         }
         self.bury(None);
+        for (change, first) in changes.into_iter().zip(firsts) {
+            self.queue(change, first);
+        }
+    }
+
+    /// Adds the rules of several tests whose boundaries a change passes.
+    fn find_complex(&self, change: &SubjectChange, slots: &mut Vec<u32>) {
+        let is_back = change.moment.is_back;
+        for one in &change.moves {
+            let signal = &self.signals[one.signal as usize];
+            if signal.complex.len() == 0 || !is_back && !one.passes {
+                continue;
+            }
+            let range = if is_back { KeyRange::ALL } else { one.range };
+            let mut found = Vec::new();
+            match one.is_downward() {
+                false => signal
+                    .complex
+                    .ascending(range, None, usize::MAX, &mut found),
+                true => signal
+                    .complex
+                    .descending(range, None, usize::MAX, &mut found),
+            }
+            slots.extend(found.into_iter().map(|(_, slot)| slot));
+        }
+    }
+
+    /// Takes the rules that wait for the next value of the signals: returns those of one test, each
+    /// with its move, and adds the others to `complex`.
+    fn take_unresolved(
+        &mut self,
+        change: &SubjectChange,
+        complex: &mut Vec<u32>,
+    ) -> Vec<(u32, usize)> {
+        let mut first = Vec::new();
+        if !change.moment.is_arrival {
+            return first;
+        }
+        for (at, one) in change.moves.iter().enumerate() {
+            for slot in self.signals[one.signal as usize].unresolved.drain(..) {
+                let record = self.records.get(slot);
+                match record.is_some_and(|record| record.kind == TestKind::Complex) {
+                    true => complex.push(slot),
+                    false => first.push((slot, at)),
+                }
+            }
+        }
+        first
+    }
+
+    /// Queues the rules of one test that a change concerns, and judges their first chunk if no other
+    /// value of the subject waits.
+    fn queue(&mut self, change: SubjectChange, first: Vec<(u32, usize)>) {
+        let number = change.subject;
         self.jobs += 1;
         let mut job = Job {
             number: self.jobs,
-            moment,
-            moves,
+            moment: change.moment,
+            moves: change.moves,
             at: 0,
             cursor: None,
             occasion: None,

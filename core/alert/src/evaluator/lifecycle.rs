@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
-use smallvec::SmallVec;
 
 use super::{
     AUTO_STOP_FIRES, AUTO_STOP_MS, Evaluator,
@@ -14,27 +13,25 @@ use super::{
     jobs::{Moment, Move},
     records::{Extra, RECURRING, Record, TestKind, Timer, flag},
 };
-use crate::{
-    Fire, Now, Output, Phase, RuleState, SignalKind, Test, leaf::LeafState, output::StateAfter,
-};
+use crate::{Fire, Now, Output, Phase, RuleState, Test, leaf::LeafState, output::StateAfter};
 
 /// Cooldown with which 16 fires cannot happen within the time of the automatic stop.
 pub(super) const SAFE_COOLDOWN_MS: u32 = (AUTO_STOP_MS / AUTO_STOP_FIRES as u64) as u32;
 
 /// The result of judging a rule's condition.
 #[derive(Debug, Clone, Copy)]
-struct Verdict<'a> {
+pub(super) struct Verdict<'a> {
     /// Whether the condition became true, so that the rule is to fire.
-    rises: bool,
+    pub(super) rises: bool,
     /// For each test, the detectors that rose.
-    risen: &'a [u8],
+    pub(super) risen: &'a [u8],
     /// Whether it is true now. `None` if that is not known.
-    holds: Option<bool>,
+    pub(super) holds: Option<bool>,
     /// Whether a deferred passage is not undone. `None` if that is not known.
-    stands: Option<bool>,
+    pub(super) stands: Option<bool>,
     /// Whether a reorg took back the state of a transaction that it tests.
-    takes_back: bool,
-    has_changed: bool,
+    pub(super) takes_back: bool,
+    pub(super) has_changed: bool,
 }
 
 impl Evaluator {
@@ -103,106 +100,8 @@ impl Evaluator {
         self.decide(slot, verdict, fact, moment);
     }
 
-    /// Judges a rule of several tests by a value of one of its subjects.
-    pub(super) fn judge_complex(
-        &mut self,
-        slot: u32,
-        subject: u32,
-        moment: &Moment,
-        moves: &[Move],
-    ) {
-        self.counters.touched += 1;
-        let Some(record) = self.records.get(slot).copied() else {
-            return;
-        };
-        if record.kind != TestKind::Complex || record.has(flag::DETACHED) {
-            return;
-        }
-        let Some(complex) = self.complexes.get_mut(record.signal as usize) else {
-            return;
-        };
-        let mut passing = 0_u32;
-        let mut risen = SmallVec::<[u8; 16]>::from_elem(0, complex.tests.len());
-        let mut first = None;
-        let mut has_changed = false;
-        let mut takes_back = false;
-        for (number, one) in complex.tests.iter_mut().enumerate() {
-            let signal = &self.signals[one.signal as usize];
-            let Some(value) = signal.value.filter(|_| signal.subject == subject) else {
-                continue;
-            };
-            // An age only ends with a live value.
-            let is_running = signal.kind == SignalKind::Age && !one.state.is_on();
-            if !self.subjects[subject as usize].is_live() && !is_running {
-                continue;
-            }
-            let step = one.test.step(value, one.state, moment.is_retraction);
-            let passes = step.passes && !moment.is_baseline;
-            if passes && one.test.is_crossing() {
-                passing |= 1 << number;
-            }
-            if !moment.is_baseline {
-                risen[number] = step.risen;
-            }
-            if (passes || step.starts_on) && first.is_none() {
-                let before = moves.iter().find(|other| other.signal == one.signal);
-                first = Some(Fact {
-                    value,
-                    previous: before.and_then(|one| one.before),
-                    threshold: one.test.threshold(),
-                    // Rules have at most 16 tests.
-                    test: number as u8,
-                });
-            }
-            has_changed |= step.state != one.state;
-            takes_back |= step.takes_back;
-            one.state = step.state;
-        }
-        let at_once = self.truth(&record, |one, number| {
-            if one.test.is_crossing() {
-                passing & (1 << number) != 0
-            } else {
-                one.state.is_on()
-            }
-        });
-        let lasting = self.truth(&record, |one, _| {
-            !one.test.is_crossing() && one.state.is_on()
-        });
-        let holds = self.truth(&record, |one, _| one.state.is_on());
-        let is_known = record.has(flag::KNOWN);
-        let is_suppressed = is_known && (record.has(flag::TRUE) || moment.is_baseline)
-            || record.has(flag::QUIET) && passing == 0;
-        let rises = at_once == Some(true) && !is_suppressed;
-        let mut flags = record.flags;
-        if at_once.is_some() || lasting.is_some() {
-            flags &= !flag::QUIET;
-        }
-        if let Some(lasting) = lasting {
-            flags = flags & !flag::TRUE | flag::KNOWN | if lasting { flag::TRUE } else { 0 };
-        }
-        has_changed |= flags != record.flags;
-        if let Some(record) = self.records.get_mut(slot) {
-            record.flags = flags;
-        }
-        if !has_changed && !record.has(flag::MISSED) {
-            return;
-        }
-        let verdict = Verdict {
-            rises,
-            risen: &risen,
-            holds,
-            stands: self.stands(&record),
-            takes_back,
-            has_changed,
-        };
-        let Some(fact) = first.or_else(|| self.current_fact(&record)) else {
-            return;
-        };
-        self.decide(slot, verdict, fact, moment);
-    }
-
     /// Fires, defers, drops or retracts.
-    fn decide(&mut self, slot: u32, verdict: Verdict<'_>, fact: Fact, moment: &Moment) {
+    pub(super) fn decide(&mut self, slot: u32, verdict: Verdict<'_>, fact: Fact, moment: &Moment) {
         let Some(record) = self.records.get_mut(slot) else {
             return;
         };

@@ -6,10 +6,11 @@
 //!
 //! `records` has the state of the rules, `rules` inserts, changes and removes them, `values`
 //! takes inputs and the time, `jobs` finds the rules whose thresholds a value passed, and
-//! `lifecycle` decides what such a rule does when its condition is true, by `conditions`, and `plain`
-//! more quickly for the most common rules.
+//! `lifecycle` decides what such a rule does when its condition is true, by `conditions`, `complex` for
+//! rules of several tests, and `plain` more quickly for the most common rules.
 //! `loading` inserts very many rules at once, and `windows` bounds what rules share.
 
+mod complex;
 mod conditions;
 mod explanation;
 mod jobs;

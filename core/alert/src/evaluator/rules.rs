@@ -4,7 +4,7 @@ use std::hash::{Hash as _, Hasher};
 
 use super::{
     AUTO_STOP_FIRES, Evaluator, OwnerId,
-    jobs::Move,
+    jobs::{Move, Moves, SubjectChange},
     records::{Complex, ComplexTest, NONE, RECURRING, Record, TestKind, compact, flag},
 };
 use crate::{
@@ -388,14 +388,15 @@ impl Evaluator {
 
     /// Puts a rule into the indexes of its signals, and judges it as far as it can be.
     fn attach(&mut self, slot: u32, condition: &Condition, now: Now) {
-        for leaf in condition.leaves() {
-            // Ages grow without being computed.
-            if leaf.signal == SignalKind::Age
-                && let Some(number) = self.numbers.get(&leaf.subject)
-            {
-                self.pass_time(*number, now);
-            }
-        }
+        // Ages grow without being computed.
+        let leaves = condition.leaves().into_iter();
+        let ages = leaves.filter(|leaf| leaf.signal == SignalKind::Age);
+        let mut ageing: Vec<u32> = ages
+            .filter_map(|leaf| self.numbers.get(&leaf.subject).copied())
+            .collect();
+        ageing.sort_unstable();
+        ageing.dedup();
+        self.pass_time(&ageing, now);
         let owner = self.owner(slot);
         let signals: Vec<_> = condition
             .leaves()
@@ -484,8 +485,12 @@ impl Evaluator {
         subjects.sort_unstable_by_key(|number| (is_transaction(*number), *number));
         subjects.dedup();
         for number in subjects {
-            let moment = self.subject_present(self.subjects.get(number as usize), now);
-            self.judge_complex(slot, number, &moment, &[]);
+            let change = SubjectChange {
+                subject: number,
+                moment: self.subject_present(self.subjects.get(number as usize), now),
+                moves: Moves::new(),
+            };
+            self.judge_complex(slot, &[change]);
         }
         if self
             .records

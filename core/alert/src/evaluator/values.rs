@@ -3,10 +3,11 @@
 use std::cmp::Reverse;
 
 use rust_decimal::Decimal;
+use smallvec::SmallVec;
 
 use super::{
     Evaluator, MOST_JOBS, MOST_OUTPUTS,
-    jobs::{Moment, Move},
+    jobs::{Moment, Move, Moves, SubjectChange},
     subjects::{Continuity, Liveness},
 };
 use crate::{Busy, Input, Now, Output, Subject, SubjectId, SubjectValue, Tick};
@@ -223,7 +224,17 @@ impl Evaluator {
             is_arrival: true,
             is_back: !was_live,
         };
-        self.refresh(number, moment);
+        let moves = self.refresh(number, &moment);
+        if !moves.is_empty() {
+            self.judge(vec![SubjectChange {
+                subject: number,
+                moment,
+                moves,
+            }]);
+        }
+        if self.subjects.contains(number as usize) {
+            self.schedule(number, self.now);
+        }
     }
 
     /// Judges what time alone changes: windows, averages, ages, and ends of cooldown and snooze.
@@ -231,9 +242,10 @@ impl Evaluator {
     pub fn advance(&mut self, now: Now) {
         self.now = now;
         self.end_blocks(now);
+        let mut due = SmallVec::<[u32; 4]>::new();
         while let Some(Reverse((due_ms, number))) = self.deadlines.peek().copied() {
             if due_ms > now.monotonic_ms {
-                return;
+                break;
             }
             self.deadlines.pop();
             let Some(entry) = self.subjects.get_mut(number as usize) else {
@@ -244,37 +256,56 @@ impl Evaluator {
                 continue;
             }
             entry.deadline_ms = None;
-            self.pass_time(number, now);
+            due.push(number);
+        }
+        self.pass_time(&due, now);
+    }
+
+    /// Computes the signals of subjects anew, without a new value. Time changes all of them in one
+    /// moment: a rule of several is judged once, so that it never sees one before and another after.
+    pub(super) fn pass_time(&mut self, numbers: &[u32], now: Now) {
+        for &number in numbers {
+            // Time cannot be refused: make room.
+            while self
+                .subjects
+                .get(number as usize)
+                .is_some_and(|entry| entry.jobs.len() >= MOST_JOBS)
+            {
+                self.run_chunk(number);
+            }
+        }
+        let mut changes = Vec::new();
+        for &number in numbers {
+            let Some(entry) = self.subjects.get(number as usize) else {
+                continue;
+            };
+            let moment = self.subject_present(Some(entry), now);
+            let moves = self.refresh(number, &moment);
+            if !moves.is_empty() {
+                changes.push(SubjectChange {
+                    subject: number,
+                    moment,
+                    moves,
+                });
+            }
+        }
+        if !changes.is_empty() {
+            self.judge(changes);
+        }
+        for &number in numbers {
             if self.subjects.contains(number as usize) {
-                self.schedule(number, now);
+                self.schedule(number, self.now);
             }
         }
     }
 
-    /// Computes a subject's signals anew, without a new value.
-    pub(super) fn pass_time(&mut self, number: u32, now: Now) {
-        // Time cannot be refused: make room.
-        while self
-            .subjects
-            .get(number as usize)
-            .is_some_and(|entry| entry.jobs.len() >= MOST_JOBS)
-        {
-            self.run_chunk(number);
-        }
-        let Some(entry) = self.subjects.get(number as usize) else {
-            return;
-        };
-        let moment = self.subject_present(Some(entry), now);
-        self.refresh(number, moment);
-    }
-
-    /// Computes a subject's signals and judges the rules that their changes concern.
-    fn refresh(&mut self, number: u32, moment: Moment) {
+    /// Computes a subject's signals. Returns the moves that may concern rules.
+    fn refresh(&mut self, number: u32, moment: &Moment) -> Moves {
         self.merge_subject(number);
         let entry = &self.subjects[number as usize];
         let basis = entry.basis(moment.now);
         let is_live = entry.is_live();
-        let mut moves = super::jobs::Moves::new();
+        let mut moves = Moves::new();
         for &signal_number in &entry.signals {
             let signal = &mut self.signals[signal_number as usize];
             // Only an age grows while no source counts.
@@ -308,11 +339,6 @@ impl Evaluator {
                 });
             }
         }
-        if !moves.is_empty() {
-            self.judge(number, moment, moves);
-        }
-        if self.subjects.contains(number as usize) {
-            self.schedule(number, self.now);
-        }
+        moves
     }
 }

@@ -230,7 +230,7 @@ impl Naive {
             .collect();
         subjects.sort();
         for subject in subjects {
-            self.judge(slot, &subject, View::default(), now);
+            self.judge(slot, Some(&subject), View::default(), now);
         }
         self.histories(now);
     }
@@ -299,16 +299,14 @@ impl Naive {
             self.end_block(*slot, now);
         }
         self.histories(now);
-        let subjects: Vec<_> = self.subjects.keys().cloned().collect();
-        for subject in subjects {
-            if let Some(subject) = self.subjects.get_mut(&subject) {
-                subject.refresh(now);
-            }
-            for slot in &slots {
-                self.judge(*slot, &subject, View::default(), now);
-            }
-            self.histories(now);
+        // Time changes the numbers of all subjects in one moment.
+        for subject in self.subjects.values_mut() {
+            subject.refresh(now);
         }
+        for slot in slots {
+            self.judge(slot, None, View::default(), now);
+        }
+        self.histories(now);
     }
 
     /// The end of a snooze or cooldown.
@@ -417,13 +415,14 @@ impl Naive {
         subject.refresh(now);
         let slots: Vec<_> = self.rules.keys().copied().collect();
         for slot in slots {
-            self.judge(slot, key, view, now);
+            self.judge(slot, Some(key), view, now);
         }
         self.histories(now);
     }
 
-    /// Judges a rule by the current numbers of one subject.
-    fn judge(&mut self, slot: u32, key: &Subject, view: View, now: Now) {
+    /// Judges a rule by the current numbers of one subject. `None` for all of them, which time
+    /// changed.
+    fn judge(&mut self, slot: u32, key: Option<&Subject>, view: View, now: Now) {
         let Some(rule) = self.rules.get(&slot) else {
             return;
         };
@@ -431,7 +430,8 @@ impl Naive {
             return;
         }
         let leaves: Vec<Leaf> = rule.rule.condition.leaves().into_iter().cloned().collect();
-        if !leaves.iter().any(|leaf| leaf.subject == *key) {
+        let is_judged = |leaf: &Leaf| key.is_none_or(|key| leaf.subject == *key);
+        if !leaves.iter().any(is_judged) {
             return;
         }
         let mut sides = rule.sides.clone();
@@ -445,7 +445,7 @@ impl Naive {
             let subject = self.subjects.get(&leaf.subject);
             let of_leaf = subject.and_then(|subject| subject.known(leaf.signal));
             let is_live = subject.is_some_and(|subject| subject.source == Source::Live);
-            let Some(of_leaf) = of_leaf.filter(|_| leaf.subject == *key) else {
+            let Some(of_leaf) = of_leaf.filter(|_| is_judged(leaf)) else {
                 continue;
             };
             value = value.or(Some(of_leaf).filter(|_| leaf.signal == SignalKind::Value));
