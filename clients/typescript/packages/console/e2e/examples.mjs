@@ -1,9 +1,53 @@
 // Checks of the examples: each runs against the server as the README shows.
 import { spawnSync } from "node:child_process";
+import { readFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { fileURLToPath } from "node:url";
-import { assert, check, runUntil, WEB_SOCKET_FLAG } from "./harness.mjs";
+import { assert, check, openBrowser, runUntil, WEB_SOCKET_FLAG } from "./harness.mjs";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
+
+/** The page of the push example: what a browser lacks is said within seconds, with how to go on. */
+async function checkPush() {
+  const folder = new URL("../../examples/push/", `file://${ROOT}`);
+  const files = createServer((request, response) => {
+    const name = request.url === "/" ? "index.html" : request.url.slice(1);
+    readFile(new URL(name, folder)).then(
+      (bytes) => response.setHeader("content-type", name.endsWith(".js") ? "text/javascript" : "text/html").end(bytes),
+      () => response.writeHead(404).end(),
+    );
+  });
+  await new Promise((resolve) => files.listen(0, "127.0.0.1", resolve));
+  const origin = `http://localhost:${files.address().port}`;
+  const browser = await openBrowser();
+  const { context } = browser;
+  await context.grantPermissions(["notifications"], { origin });
+  for (const [lack, init, expected] of [
+    ["a secure page", () => Object.defineProperty(window, "isSecureContext", { value: false }), /browsers offer push on https/],
+    ["service workers", () => delete window.Navigator.prototype.serviceWorker, /no service worker here/],
+    ["Web Push", () => delete window.PushManager, /no Web Push: take a current/],
+    ["a push service that answers", () => (window.PushManager.prototype.subscribe = () => new Promise(() => undefined)), /push service does not answer.*try Chrome/],
+    ["a push service", () => (window.PushManager.prototype.subscribe = () => Promise.reject(new DOMException("Registration failed", "AbortError"))), /Registration failed: .*push service does not answer/],
+  ]) {
+    await check(`without ${lack}, the push example says how to go on`, async () => {
+      const page = await context.newPage();
+      await page.clock.install();
+      await page.addInitScript(init);
+      const headers = { "access-control-allow-origin": "*", "access-control-allow-headers": "*" };
+      await page.route("**/v1/rpc/**", (route) => route.fulfill({ headers, json: { publicKey: "BAAA" } }));
+      await page.goto(origin);
+      await page.getByLabel("Token").fill("a.b.c");
+      await page.getByRole("button", { name: "Allow push" }).click();
+      const log = page.getByRole("status");
+      await log.filter({ hasText: /push service…|It failed/ }).waitFor();
+      await page.clock.runFor(10_000);
+      await log.filter({ hasText: expected }).waitFor();
+      await page.close();
+    });
+  }
+  await browser.close();
+  files.close();
+}
 
 export async function checkExamples(server) {
   const run = (file, expected) => runUntil(expected, process.execPath, [...WEB_SOCKET_FLAG, `packages/examples/${file}`, server], { cwd: ROOT });
@@ -27,5 +71,6 @@ export async function checkExamples(server) {
       assert(status === 1 && expected.test(stderr), `${file}: status ${status}, ${stderr}`);
     }
   });
+  await checkPush();
   await check("the example of a call", () => run("src/rpc.mjs", /BTC-USD \d+[^]*: \d+[.\d]*, live, weight/));
 }
