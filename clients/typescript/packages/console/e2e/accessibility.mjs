@@ -33,7 +33,12 @@ const PAGES = [
   ["alerts/new", ".editor"],
 ];
 
-const [sample, empty] = await Promise.all([startServer(resolve(binary), { isSample: true }), startServer(resolve(binary))]);
+const UNREACHABLE = { TIDEWIRE_PRICES__SYMBOLS: '["BTC-USD"]', TIDEWIRE_PRICES__SOURCE: '[{kind = "coinbase", url = "ws://127.0.0.1:1"}]' };
+const [sample, empty, silent] = await Promise.all([
+  startServer(resolve(binary), { isSample: true }),
+  startServer(resolve(binary)),
+  startServer(resolve(binary), { variables: UNREACHABLE }),
+]);
 const proxy = await startProxy(sample.url);
 const [desktop, phone] = await Promise.all([openBrowser({ viewport: DESKTOP }), openBrowser(PHONE)]);
 
@@ -155,6 +160,18 @@ const token = sample.token("sample");
   await page.close();
 }
 {
+  const page = await open(desktop, silent.url);
+  for (const route of ["overview", "setup"]) {
+    await go(page, route);
+    await check(`where no venue answers, ${route} says how to go on`, async () => {
+      const hint = page.getByRole("region", { name: "No venue answers" });
+      await hint.getByText("tidewire replay --loop", { exact: true }).waitFor();
+    });
+    await axe(page, `${route} where no venue answers`);
+  }
+  await page.close();
+}
+{
   const page = await open(desktop, sample.url);
   for (const route of ["inbox", "alerts", "nothing"]) {
     await go(page, route);
@@ -180,5 +197,5 @@ const token = sample.token("sample");
 
 proxy.close();
 await Promise.all([desktop.close(), phone.close()]);
-await Promise.all([sample.close(), empty.close()]);
+await Promise.all([sample.close(), empty.close(), silent.close()]);
 process.exit(failed() === 0 ? 0 : 1);

@@ -36,7 +36,7 @@ export async function checkAlerts(open, server, signIn) {
 
   await check("it fired at once, and the page says why and when", async () => {
     await page.locator(".why").getByText(/^(It fired|Its condition is true)/).waitFor();
-    await page.getByText(/Price of BTC-USD is [\d.]+, wanted at least 1000.5/).waitFor();
+    await page.getByText(/Price of BTC-USD is [\d,]+\.\d{2}, wanted at least 1,000.5/).waitFor();
     await page.locator(".fires li", { hasText: "BTC-USD at" }).first().waitFor();
   });
 

@@ -40,6 +40,9 @@ export async function checkChains(open, server) {
     await card("Wallet").getByRole("button", { name: "Follow" }).click();
     await card("Wallet").getByText("This address has 2 digits, expected 40.").waitFor();
     assert((await address.getAttribute("aria-invalid")) === "true", "the field is not marked");
+    await address.fill(`0x${"12".repeat(32)}`);
+    await card("Wallet").getByRole("button", { name: "Follow" }).click();
+    await card("Wallet").getByText("This is a hash: paste it into the field of the transaction.").waitFor();
     await address.fill(`https://explorer.example/address/${WALLET.toUpperCase().replace("0X", "0x")}`);
     await card("Wallet").getByRole("button", { name: "Follow" }).click();
     await card("Wallet").locator(".wallet-lines li", { hasText: "TIDE" }).first().waitFor();
@@ -50,6 +53,9 @@ export async function checkChains(open, server) {
     await card("Transaction").getByLabel("Hash").fill("0xabc");
     await card("Transaction").getByRole("button", { name: "Track" }).click();
     await card("Transaction").getByText("This hash has 3 digits, expected 64.").waitFor();
+    await card("Transaction").getByLabel("Hash").fill(WALLET);
+    await card("Transaction").getByRole("button", { name: "Track" }).click();
+    await card("Transaction").getByText("This is an address: paste it into the field of the wallet.").waitFor();
     const hash = await until("a transaction of the wallet", async () => {
       const { messages } = await call(server, "StreamService/GetHistory", { channel: `wallet:${WALLET}` });
       return messages.findLast(({ data }) => data.type === "transaction" && data.data.status === "pending")?.data.data.hash;

@@ -124,9 +124,13 @@ export async function checkExplorer(open, server) {
     await page.getByRole("button", { name: "Resume all" }).click();
     await page.getByRole("link", { name: "Overview", exact: true }).click();
     await page.locator("#explorer-note").waitFor({ state: "detached" });
+    await publish(server, "demo:after", { n: "meanwhile" });
     await page.getByRole("link", { name: "Channels", exact: true }).click();
     await paneIn("demo:after", "on").waitFor();
     await paneIn("prices:BTC-USD@kraken", "on").waitFor();
+    // What the panes had is still there, and what came meanwhile too.
+    await frameWith('"subscribed"', "demo:after");
+    await frameWith('"meanwhile"', "demo:after");
   });
 
   await check("a refused channel shows the reason", async () => {

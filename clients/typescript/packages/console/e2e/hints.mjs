@@ -7,14 +7,21 @@ const meaning = (page, text) => page.locator(".hint-box:visible", { hasText: tex
 /** On a desktop, with the sample. */
 export async function checkHints(open) {
   const page = await open("prices/BTC-USD");
-  const term = page.getByRole("button", { name: "TWAP", exact: true });
+  const termOf = (tab) => tab.getByRole("button", { name: "TWAP", exact: true });
+  const term = termOf(page);
   await check("a mouse on a term shows its meaning, and may go to it", async () => {
-    await term.hover();
-    await meaning(page, /^Time-weighted average price/).hover();
-    await page.waitForTimeout(300);
-    await meaning(page, /^Time-weighted average price/).waitFor();
-    await page.getByRole("heading", { level: 1 }).hover();
-    await meaning(page, /./).waitFor({ state: "detached" });
+    // A tab with a clock of its own: the time in which a meaning would be hidden passes at once.
+    const tab = await open("prices/BTC-USD");
+    await termOf(tab).waitFor();
+    await tab.clock.install();
+    await termOf(tab).hover();
+    await meaning(tab, /^Time-weighted average price/).hover();
+    await tab.clock.runFor(1_000);
+    await meaning(tab, /^Time-weighted average price/).waitFor();
+    await tab.getByRole("heading", { level: 1 }).hover();
+    await tab.clock.runFor(1_000);
+    await meaning(tab, /./).waitFor({ state: "detached" });
+    await tab.close();
   });
   await check("the keyboard shows the meaning of a term, and Escape hides it", async () => {
     await page.getByRole("button", { name: "Confidence", exact: true }).focus();

@@ -79,6 +79,12 @@ await check("without a connection the pages say that they are old, and go on aft
   await page.locator(".card .hint .old-mark").first().waitFor();
   await checkPage(page, "chains, offline");
   const [before] = await page.locator("tr[data-block]").evaluateAll((rows) => rows.map((row) => Number(row.dataset.block)));
+  // What was never read is not on its way.
+  for (const route of ["market", "connections", "chains"]) {
+    await page.evaluate((name) => (window.location.hash = `#/${name}`), route);
+    await page.getByText("Not loaded: no connection").first().waitFor();
+    assert((await page.locator(".loading").count()) === 0, `${route} says that it loads`);
+  }
   proxy.restore();
   await page.locator(".tile .old-mark").first().waitFor({ state: "detached" });
   await page.locator(`tr[data-block="${before + 1}"]`).waitFor();

@@ -2,7 +2,9 @@
 import { type ReactElement, useEffect, useRef } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import { price } from "../lib/format.ts";
 import { themeColor, useThemeChanges } from "../lib/theme.ts";
+import { timeText } from "../ui/chart.tsx";
 import type { ChartData } from "./backtest.ts";
 
 const HEIGHT = 240;
@@ -43,7 +45,11 @@ export function BacktestChart({ data: { times, prices, fires }, levels, name }: 
           { stroke: "transparent", points: { show: true, size: 9, fill: warn, stroke: warn } },
           ...near.map(() => ({ stroke: warn, width: 1, dash: [5, 4], points: { show: false } })),
         ],
-        axes: [axis, { ...axis, size: 74 }],
+        axes: [
+          { ...axis, space: 76, values: (u, splits) => splits.map((split) => timeText(split, (u.scales["x"]?.max ?? 0) - (u.scales["x"]?.min ?? 0))) },
+          // A price is as wide as its decimals want.
+          { ...axis, size: (_, values) => 20 + Math.max(0, ...((values as string[] | null) ?? []).map((text) => text.length)) * 7, values: (_, splits) => splits.map((split) => price(split, high)) },
+        ],
       },
       [times as number[], prices as number[], fires as (number | null)[], ...flat],
       element,

@@ -47,6 +47,7 @@ test("an explanation is told in sentences", () => {
       decision: "not_met",
       holds: false,
       value: 61843.4,
+      rule: { ...RULE, condition: { kind: "price_crosses", symbol: "BTC-USD", threshold: 61_800, direction: "either" } },
       reason: "in its cooldown; price of BTC-USD is 61843.4, wanted to cross 61800: not crossed by this value",
       tick: { value: 61843.4, timestamp: 9_000, sources: ["coinbase", "kraken"] },
       previousTick: { value: 61836.775, timestamp: 8_000, sources: [] },
@@ -59,8 +60,8 @@ test("an explanation is told in sentences", () => {
     tone: "plain",
     lines: [
       "In its cooldown.",
-      "Price of BTC-USD is 61843.4, wanted to cross 61800: not crossed by this value.",
-      "The newest value is 61,843.4, 2 s old, from coinbase, kraken. The value before was 61,836.775.",
+      "Price of BTC-USD is 61,843.40, wanted to cross 61,800: not crossed by this value.",
+      "The newest value is 61,843.40, 2 s old, from coinbase, kraken. The value before was 61,836.78.",
     ],
   });
   // After a fire, the newest value is another one than that which fired.
@@ -71,16 +72,28 @@ test("an explanation is told in sentences", () => {
   expect(explained({ holds: true, value: null, reason: "", decision: "suppressed" }, 0, String).title).toBe("Its condition is true, and yet it does not fire");
 });
 
+test("a price is written as in the tables, unless that would make it equal to its threshold", () => {
+  const rule = { ...RULE, condition: { kind: "price_above", symbol: "BTC-USD", threshold: 61_800 } } as const;
+  const line = (value: number, reason: string) => explained({ rule, decision: "not_met", holds: false, value, reason }, 0, String).lines[0];
+  expect(line(61_799.5, "price of BTC-USD is 61799.5, wanted at least 61800: false")).toBe("Price of BTC-USD is 61,799.50, wanted at least 61,800: false.");
+  expect(line(61_799.999, "price of BTC-USD is 61799.999, wanted at least 61800: false")).toBe("Price of BTC-USD is 61,799.999, wanted at least 61,800: false.");
+  expect(line(1, "gas price of chain 7357 in gwei is 12345.5, wanted at least 20000")).toBe("Gas price of chain 7357 in gwei is 12,345.5, wanted at least 20,000.");
+  const fire = { alertId: "r", rule, value: 61_800.125, previous: 61_700, sources: [], timestamp: 0, symbol: "BTC-USD" };
+  expect(fireText(fire)).toBe("BTC-USD at 61,800.13, before 61,700.00");
+});
+
 test("a fire says what made it", () => {
   const event = { alertId: "r", value: 70_000.5, previous: 69_000, sources: [], timestamp: 0 };
   expect(fireText({ ...event, symbol: "BTC-USD" })).toBe("BTC-USD at 70,000.5, before 69,000");
   expect(fireText({ ...event, previous: null, chain: 7357 })).toBe("gas of chain 7357 at 70,000.5 gwei");
+  const gas = { ...RULE, condition: { kind: "gas_above", chain: 7357, gwei: 14 } } as const;
+  expect(fireText({ ...event, rule: gas, value: 14.401805823, previous: 13.99999, chain: 7357 })).toBe("gas of chain 7357 at 14.4 gwei, before 13.99999");
   expect(fireText({ ...event, value: null, chain: 1, txHash: "0x12", state: "failed" })).toBe("transaction 0x12 is failed");
   expect(fireText({ ...event, manual: true })).toBe("fired by hand");
   // A passage during the cooldown fires at its end, and has no value before it.
   const cooling = { ...RULE, cooldownMs: 60_000, fires: 2 };
-  expect(fireText({ ...event, previous: null, rule: cooling, symbol: "BTC-USD" })).toBe("BTC-USD at 70,000.5, deferred, fired at the end of the cooldown");
-  expect(fireText({ ...event, previous: null, rule: { ...cooling, fires: 1 }, symbol: "BTC-USD" })).toBe("BTC-USD at 70,000.5");
+  expect(fireText({ ...event, previous: null, rule: cooling, symbol: "BTC-USD" })).toBe("BTC-USD at 70,000.50, deferred, fired at the end of the cooldown");
+  expect(fireText({ ...event, previous: null, rule: { ...cooling, fires: 1 }, symbol: "BTC-USD" })).toBe("BTC-USD at 70,000.50");
   const percent = { ...RULE, condition: { kind: "percent_change", symbol: "ETH-USD", percent: 0.05, windowMs: 1 } } as const;
   expect(fireText({ ...event, rule: percent, symbol: "ETH-USD", value: -0.050895044 })).toBe("ETH-USD changed by −0.0509 %");
 });

@@ -1,7 +1,9 @@
 /** Alert rules in words: what a rule tests, its state, and why it fired or did not. */
 import type { AlertCondition, AlertEvent, AlertExplanation, AlertRule } from "@tidewire/client";
 import { short } from "../chains/transaction.ts";
+import { digitsOf, fixed } from "../lib/digits.ts";
 import type { Tone } from "../ui/chip.tsx";
+import { levelsOf } from "./backtest.ts";
 
 /** A duration in the largest unit that has no rest: `90 s`, `5 min`, `2 h`, `1 d`. */
 export function duration(milliseconds: number): string {
@@ -21,6 +23,47 @@ export function parseDuration(text: string): number | undefined {
 function amount(value: unknown): string {
   const [whole = "", fraction] = String(value).split(".");
   return `${whole.replace("-", "−").replace(/\B(?=(\d{3})+$)/g, ",")}${fraction === undefined ? "" : `.${fraction}`}`;
+}
+
+/**
+ * A price as the tables show it, with the decimals of its symbol, and any other value exactly. A price
+ * that these decimals would make equal to a threshold is shown exactly too: it has not reached it.
+ */
+function figure(value: unknown, symbol: string | undefined, levels: readonly number[]): string {
+  const number = typeof value === "number" || typeof value === "string" ? Number(value) : Number.NaN;
+  if (symbol === undefined || Number.isNaN(number)) {
+    return amount(value);
+  }
+  const digits = digitsOf(symbol, number);
+  const isRoundedToLevel = levels.some((level) => level !== number && level.toFixed(digits) === number.toFixed(digits));
+  return isRoundedToLevel ? amount(value) : fixed(number, digits);
+}
+
+/** A price of gas in gwei, as the page of the chains shows it. */
+function gweiFigure(value: number, condition: AlertCondition | undefined): string {
+  const shown = value.toLocaleString("en-US", { maximumSignificantDigits: value >= 1_000 ? 6 : 4 });
+  const limit = condition?.kind === "gas_above" || condition?.kind === "gas_below" ? condition.gwei : undefined;
+  return limit !== undefined && limit !== value && Number(shown.replaceAll(",", "")) === limit ? amount(value) : shown;
+}
+
+/** The symbol whose price a condition compares. Nothing where it compares another value. */
+function pricedSymbol(condition: AlertCondition | undefined): string | undefined {
+  switch (condition?.kind) {
+    case "price_above":
+    case "price_below":
+    case "price_crosses":
+    case "price_channel":
+      return condition.symbol;
+    default:
+      return undefined;
+  }
+}
+
+/** A reason of the server, with its prices and long numbers as the page writes them. */
+function reasonText(reason: string, levels: readonly number[]): string {
+  return reason
+    .replace(/\b(price of )(\S+)( is )(\d+(?:\.\d+)?)/g, (_, before: string, symbol: string, is: string, value: string) => `${before}${symbol}${is}${figure(value, symbol, levels)}`)
+    .replace(/(?<![\w.,]|chain )\d{4,}(?:\.\d+)?(?!\w)/g, (value) => amount(value));
 }
 
 const UPWARDS: Readonly<Record<string, string>> = { up: " upwards", down: " downwards" };
@@ -118,18 +161,20 @@ const sentence = (text: string): string => {
 };
 
 /** Tells an explanation in words. `ago` formats an age in milliseconds. `last` is the newest fire of the rule. */
-export function explained({ decision = "unknown", reason, tick, previousTick }: AlertExplanation, now: number, ago: (ms: number) => string, last?: AlertEvent): Explained {
+export function explained({ decision = "unknown", reason, rule, tick, previousTick }: AlertExplanation, now: number, ago: (ms: number) => string, last?: AlertEvent): Explained {
   const [ofFirst, tone] = DECISIONS[decision] ?? [decision, "plain"];
   // A rule that has fired is explained by its newest value, which may be another one.
   const title = decision === "not_met" && last !== undefined ? "By the newest value it does not fire again: its condition is not true now" : ofFirst;
-  const lines = reason.split("; ").map(sentence);
+  const symbol = pricedSymbol(rule?.condition);
+  const levels = rule === undefined || symbol === undefined ? [] : levelsOf(rule.condition, symbol);
+  const lines = reasonText(reason, levels).split("; ").map(sentence);
   if (last !== undefined && decision !== "fired") {
     lines.push(`It last fired ${ago(now - last.timestamp)} ago: ${fireText(last)}.`);
   }
   if (tick !== undefined) {
     const from = tick.sources.length === 0 ? "" : `, from ${tick.sources.join(", ")}`;
-    const before = previousTick === undefined ? "" : ` The value before was ${amount(previousTick.value ?? "unknown")}.`;
-    lines.push(`The newest value is ${amount(tick.value ?? "unknown")}, ${ago(now - tick.timestamp)} old${from}.${before}`);
+    const before = previousTick === undefined ? "" : ` The value before was ${figure(previousTick.value ?? "unknown", symbol, levels)}.`;
+    lines.push(`The newest value is ${figure(tick.value ?? "unknown", symbol, levels)}, ${ago(now - tick.timestamp)} old${from}.${before}`);
   }
   return { title, tone, lines };
 }
@@ -148,9 +193,13 @@ export function fireText({ rule, value, previous, symbol, chain, txHash, state, 
   if (txHash !== undefined) {
     return `transaction ${short(txHash)} is ${state ?? "in another state"}`;
   }
-  const at = value === null ? "" : `at ${amount(value)}${subject === undefined && chain !== undefined ? " gwei" : ""}`;
+  const priced = pricedSymbol(rule?.condition);
+  const levels = rule === undefined || priced === undefined ? [] : levelsOf(rule.condition, priced);
+  const isGas = subject === undefined && chain !== undefined;
+  const shown = (each: number): string => (isGas ? gweiFigure(each, rule?.condition) : figure(each, priced, levels));
+  const at = value === null ? "" : `at ${shown(value)}${isGas ? " gwei" : ""}`;
   // Only the first fire and a deferred one have no value before them.
   const isDeferred = previous === null && (rule?.fires ?? 0) > 1 && (rule?.cooldownMs ?? 0) > 0;
-  const from = isDeferred ? ", deferred, fired at the end of the cooldown" : previous === null ? "" : `, before ${amount(previous)}`;
+  const from = isDeferred ? ", deferred, fired at the end of the cooldown" : previous === null ? "" : `, before ${shown(previous)}`;
   return `${subject ?? (chain === undefined ? "" : `gas of chain ${chain}`)} ${at}${from}`.trim();
 }

@@ -9,7 +9,7 @@ import { useFeed } from "../lib/use-feed.ts";
 import { Card } from "../ui/card.tsx";
 import { Chip } from "../ui/chip.tsx";
 import { Empty, Failure, Loading, OldMark, sentence } from "../ui/state.tsx";
-import { pastedAddress, pastedHash, reasonText, short, stateText, stationOf, STATIONS, stepNote, stepsOf } from "./transaction.ts";
+import { pastedAddress, pastedHash, reasonText, short, stateText, stationOf, STATIONS, statusText, stepNote, stepsOf } from "./transaction.ts";
 import { walletLines } from "./wallet.ts";
 
 /** Updates of a wallet, and states of a transaction. */
@@ -109,7 +109,7 @@ function Tracked({ chain, hash }: { readonly chain: number; readonly hash: strin
   if (!current) {
     return <Loading what="the transaction" rows={2} />;
   }
-  const { word, tone, text } = stateText(current.state);
+  const { word, tone, text } = statusText(current);
   const reached = stationOf(current.state);
   return (
     <div className="tracked" data-state={current.state}>
@@ -123,17 +123,18 @@ function Tracked({ chain, hash }: { readonly chain: number; readonly hash: strin
             </li>
           ))}
         </ol>
-      ) : current.reason !== undefined && <p className={current.state === "unknown" ? "soft" : "bad"}>{sentence(reasonText(current.reason, timeOfDay))}</p>}
+      ) : current.reason !== undefined && <p className={tone === "plain" ? "soft" : "bad"}>{sentence(reasonText(current.reason, timeOfDay))}</p>}
       <dl className="facts">
         {current.from !== undefined && <><dt>From</dt><dd className="mono">{current.from}</dd></>}
         {current.blockNumber !== undefined && <><dt>Block</dt><dd>{current.blockNumber.toLocaleString("en-US")}{current.blockHash !== undefined && <> · <span className="mono">{short(current.blockHash)}</span></>}</dd></>}
         {current.gasUsed !== undefined && <><dt>Gas used</dt><dd>{current.gasUsed.toLocaleString("en-US")}</dd></>}
         {current.replacedBy !== undefined && <><dt>Replaced by</dt><dd><a className="mono" href={href("chains", String(chain), "tx", current.replacedBy)}>{short(current.replacedBy)}</a></dd></>}
       </dl>
+      <h3>States as the server saw them</h3>
       <ol className="steps" aria-label="States so far">
         {steps.map(({ status, since }, index) => (
           <li key={index}>
-            <time dateTime={new Date(since).toISOString()}>{timeAndDay(since)}</time> <b>{stateText(status.state).word}</b> <span className="soft">{stepNote(status)}</span>
+            <time dateTime={new Date(since).toISOString()}>{timeAndDay(since)}</time> <b>{statusText(status).word}</b> <span className="soft">{stepNote(status)}</span>
           </li>
         ))}
       </ol>

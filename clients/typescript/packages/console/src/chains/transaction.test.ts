@@ -1,6 +1,6 @@
 import type { TransactionStatus } from "@tidewire/client";
 import { expect, test } from "vitest";
-import { isFinal, pastedAddress, pastedHash, reasonText, stateText, stationOf, stepNote, stepsOf } from "./transaction.ts";
+import { isFinal, pastedAddress, pastedHash, reasonText, stateText, stationOf, statusText, stepNote, stepsOf } from "./transaction.ts";
 
 const status = (state: string, change: Partial<TransactionStatus> = {}): TransactionStatus => ({
   chain: 1,
@@ -56,9 +56,22 @@ test("a hash is found in what was pasted, or the fault is named", () => {
   expect(pastedHash(` ${hash}\n`)).toEqual({ hash: hash.toLowerCase() });
   expect(pastedHash(`https://etherscan.io/tx/${hash}?a=1`)).toEqual({ hash: hash.toLowerCase() });
   expect(pastedHash("")).toEqual({ fault: "Paste a transaction's hash: 0x and 64 digits." });
-  expect(pastedHash(`0x${"a".repeat(40)}`)).toEqual({ fault: "This hash has 40 digits, expected 64." });
+  expect(pastedHash(`0x${"a".repeat(41)}`)).toEqual({ fault: "This hash has 41 digits, expected 64." });
   expect(pastedHash(`${hash}00`)).toEqual({ fault: "This hash has 66 digits, expected 64." });
   expect(pastedHash("hello")).toEqual({ fault: "This is no hash: expected 0x and 64 digits of 0 to 9 and a to f." });
   expect(pastedAddress(`0x${"Cd".repeat(20)}`)).toEqual({ hash: `0x${"cd".repeat(20)}` });
   expect(pastedAddress("0x12")).toEqual({ fault: "This address has 2 digits, expected 40." });
+});
+
+test("what belongs into the other field says so", () => {
+  expect(pastedHash(`https://etherscan.io/address/0x${"Cd".repeat(20)}`)).toEqual({ fault: "This is an address: paste it into the field of the wallet." });
+  expect(pastedAddress(`0x${"aB".repeat(32)}`)).toEqual({ fault: "This is a hash: paste it into the field of the transaction." });
+});
+
+test("nodes that do not answer are a fault, and say nothing of the hash", () => {
+  const silent = statusText({ state: "unknown", reason: "no node has answered, looking since 2026-11-30T01:06:33Z" });
+  expect(silent.tone).toBe("bad");
+  expect(silent.text).not.toContain("has this hash");
+  expect(statusText({ state: "unknown", reason: "no node has seen it" })).toEqual(stateText("unknown"));
+  expect(statusText({ state: "failed", reason: "no node has answered" })).toEqual(stateText("failed"));
 });

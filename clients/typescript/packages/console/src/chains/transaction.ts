@@ -26,6 +26,12 @@ export function stateText(state: string): StateText {
   return STATES[state] ?? { word: state, tone: "plain", text: "This page does not know the state yet." };
 }
 
+/** Explains the state of a transaction. That no node has answered is a fault of the nodes, and says nothing of the hash. */
+export function statusText({ state, reason }: Pick<TransactionStatus, "state" | "reason">): StateText {
+  const isUnanswered = state === "unknown" && reason?.startsWith("no node has answered") === true;
+  return isUnanswered ? { word: "No answer", tone: "bad", text: "No node of this chain answers, so nothing is known of the hash. The server asks again until one does." } : stateText(state);
+}
+
 /** The stations of a transaction that goes well. */
 export const STATIONS = ["pending", "confirming", "confirmed", "finalized"] as const;
 
@@ -84,18 +90,29 @@ export function short(hex: string): string {
 
 /** Reads what was pasted: a hash alone, or the hash of an explorer's URL. Returns why it is none. */
 export function pastedHash(text: string): { readonly hash: string } | { readonly fault: string } {
-  return pasted(text, 64, "hash", "a transaction's hash");
+  return pasted(text, { digits: 64, noun: "hash", name: "a transaction's hash" }, { digits: 40, place: "This is an address: paste it into the field of the wallet." });
 }
 
 /** Reads a pasted address, or that of an explorer's URL. */
 export function pastedAddress(text: string): { readonly hash: string } | { readonly fault: string } {
-  return pasted(text, 40, "address", "an address");
+  return pasted(text, { digits: 40, noun: "address", name: "an address" }, { digits: 64, place: "This is a hash: paste it into the field of the transaction." });
 }
 
-function pasted(text: string, digits: number, noun: string, name: string): { readonly hash: string } | { readonly fault: string } {
-  const found = new RegExp(`(?<![0-9a-z])0x([0-9a-f]{${digits}})(?![0-9a-z])`, "i").exec(text)?.[0];
+interface Wanted {
+  readonly digits: number;
+  readonly noun: string;
+  readonly name: string;
+}
+
+/** Finds what is wanted in a text. `other` is what belongs into another field, and where. */
+function pasted(text: string, { digits, noun, name }: Wanted, other: { readonly digits: number; readonly place: string }): { readonly hash: string } | { readonly fault: string } {
+  const find = (count: number): string | undefined => new RegExp(`(?<![0-9a-z])0x([0-9a-f]{${count}})(?![0-9a-z])`, "i").exec(text)?.[0];
+  const found = find(digits);
   if (found !== undefined) {
     return { hash: found.toLowerCase() };
+  }
+  if (find(other.digits) !== undefined) {
+    return { fault: other.place };
   }
   if (text.trim() === "") {
     return { fault: `Paste ${name}: 0x and ${digits} digits.` };

@@ -54,11 +54,12 @@ export function useChains(): Chains {
     };
     void refresh();
     const timer = setInterval(() => void refresh(), READ_MS);
-    const off = onlineStore.follow(() => void refresh());
+    // A fault that began or ended shows at once.
+    const offs = [onlineStore.follow(() => void refresh()), currentSession().client.on("status", () => void refresh())];
     return () => {
       isOver = true;
       clearInterval(timer);
-      off();
+      offs.forEach((off) => { off(); });
     };
   }, []);
   return chains;

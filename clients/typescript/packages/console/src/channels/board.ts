@@ -180,13 +180,14 @@ function isContainer(frame: string): boolean {
 }
 
 /** A plain word for the state of a pane, and a sentence. */
-export function paneState({ phase, info, error, total }: Pane, isOnline: boolean): { readonly word: string; readonly tone: "up" | "plain" | "warn" | "bad"; readonly text: string } {
+export function paneState({ phase, info, error, total, messages }: Pane, isOnline: boolean): { readonly word: string; readonly tone: "up" | "plain" | "warn" | "bad"; readonly text: string } {
   if (phase === "refused") {
     const word = error?.code === "permission_denied" || error?.code === "unauthenticated" ? "No right to read" : error?.code === "cancelled" ? "Ended by the server" : "Refused";
     return { word, tone: "bad", text: error?.message ?? "The server gave no reason." };
   }
   if (!isOnline) {
-    return { word: "Offline", tone: "warn", text: "What is shown is old. The subscription is made again with the connection." };
+    const text = messages.length === 0 ? "The subscription is made as soon as the server can be reached." : "What is shown is old. The subscription is made again with the connection.";
+    return { word: "Offline", tone: "warn", text };
   }
   if (phase === "waiting") {
     return { word: "Asking", tone: "plain", text: "The server has not answered yet." };

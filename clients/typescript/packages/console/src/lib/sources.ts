@@ -32,6 +32,12 @@ export function isLive({ state }: PriceSource): boolean {
   return state === "live";
 }
 
+/** Whether no venue has sent anything so far: most likely none can be reached. */
+export function isSilent(list: SourceList): boolean {
+  const used = list.sources.filter(isUsed);
+  return used.length > 0 && !isSample(list) && used.every((source) => !isLive(source) && source.frames === 0);
+}
+
 /** The symbols of all venues: prices in dollars first, otherwise in the order of the configuration. */
 export function symbolsOf({ sources }: SourceList): readonly string[] {
   const symbols = [...new Set(sources.flatMap((source) => source.symbols))];

@@ -14,7 +14,7 @@ import { useFeed } from "../lib/use-feed.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { Chip } from "../ui/chip.tsx";
 import { Hint } from "../ui/hint.tsx";
-import { Empty, Failure, Loading, OldMark } from "../ui/state.tsx";
+import { Empty, Failure, Loading, OldMark, useLost } from "../ui/state.tsx";
 import { Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
 import "./chains.css";
@@ -64,6 +64,7 @@ interface ChainProps {
 function Chain({ chain, chains, tx, wallet }: ChainProps): ReactElement {
   const { phase, items, error } = useFeed(`blocks:${chain}`, MAX_MESSAGES);
   const now = useNow();
+  const isLost = useLost();
   // A transaction stays in sight while a wallet is followed, and the other way round.
   const [last, setLast] = useState({ tx, wallet });
   if ((tx !== undefined && tx !== last.tx) || (wallet !== undefined && wallet !== last.wallet)) {
@@ -80,7 +81,7 @@ function Chain({ chain, chains, tx, wallet }: ChainProps): ReactElement {
   return (
     <div className="grid">
       <div className="tiles chain-tiles">
-        <Tile name={chainName(chain)} value={head?.number.toLocaleString("en-US")} hint={part?.fault ?? (head ? short(head.hash) : "waits for the first block")} tone={part?.fault === undefined ? undefined : "bad"} at={head?.timestamp} />
+        <Tile name={chainName(chain)} value={head?.number.toLocaleString("en-US")} hint={part?.fault ?? (head ? short(head.hash) : isLost ? "no connection" : "waits for the first block")} tone={part?.fault === undefined ? undefined : "bad"} at={head?.timestamp} />
         <Tile name="Head's age" value={lag === undefined ? undefined : age(lag)} hint={part?.fault === undefined ? "the chain goes on" : "the chain stands still"} tone={part?.fault === undefined ? undefined : "bad"} at={head?.timestamp} />
         <Tile name={<Hint text="The least price of a unit of gas that the next block accepts. 1 gwei is 1,000,000,000 wei, a billionth of a coin.">Base fee</Hint>} value={head?.baseFeePerGas === undefined ? undefined : gwei(head.baseFeePerGas)} hint={head?.baseFeePerGas === undefined ? "the chain has none" : "of the newest block"} history={blocks.map((block): [number, number | null] => [block.timestamp, block.baseFeePerGas === undefined ? null : Number(block.baseFeePerGas) / 1e9])} leastSpan={1} historyName={`Base fee of ${count(blocks.length, "block")}`} at={head?.timestamp} />
         <Tile

@@ -1,4 +1,5 @@
 /** Channels page: subscribes to any channels side by side, and publishes what was typed, byte for byte. */
+import type { WebSocketClient } from "@tidewire/client";
 import { type ReactElement, type SubmitEvent, useEffect, useMemo, useState } from "react";
 import { type Board, MAX_CHARACTERS, MAX_MESSAGES, MAX_PANES, openBoard, type Pane } from "../channels/board.ts";
 import { jsonFault, publishBody } from "../channels/json.ts";
@@ -13,8 +14,24 @@ import "./channels.css";
 
 const SUGGESTIONS = ["demo:hello", "prices:BTC-USD", "prices:BTC-USD@kraken", "candles:BTC-USD:1m", "market:overview", "blocks:7357"];
 
-/** The channels of the page, while another one is shown. */
-let remembered: readonly string[] = [];
+/** The board of the page. It stays open, and collects, while another page is shown. */
+let kept: { readonly client: WebSocketClient; readonly board: Board } | undefined;
+/** Called when a pane has changed. Does nothing while another page is shown. */
+let onPanes = (): void => undefined;
+
+/** The board of a client. That of another client ends, and its channels are subscribed to again. */
+function boardOf(client: WebSocketClient): Board {
+  if (kept?.client !== client) {
+    const channels = kept?.board.panes().map((pane) => pane.channel) ?? [];
+    kept?.board.close();
+    const board = openBoard(client, () => { onPanes(); }, frameText);
+    kept = { client, board };
+    for (const name of channels) {
+      board.add(name);
+    }
+  }
+  return kept.board;
+}
 
 /** The page. The address may name a channel to subscribe to. */
 export function ChannelsPage({ args: [asked] }: { readonly args: readonly string[] }): ReactElement {
@@ -29,21 +46,22 @@ export function ChannelsPage({ args: [asked] }: { readonly args: readonly string
   const [filter, setFilter] = useState("");
   useEffect(() => {
     let frame = 0;
+    const opened = boardOf(client);
     // A burst draws once a frame. A hidden page draws none, and keeps what comes.
-    const opened = openBoard(client, () => {
+    onPanes = () => {
       frame ||= requestAnimationFrame(() => {
         frame = 0;
         setPanes(opened.panes());
       });
-    }, frameText);
-    setBoard(opened);
-    for (const name of new Set([...remembered, ...(asked === undefined ? [] : [asked])])) {
-      opened.add(name);
+    };
+    if (asked !== undefined && !opened.panes().some((pane) => pane.channel === asked)) {
+      opened.add(asked);
     }
+    setBoard(opened);
+    setPanes(opened.panes());
     return () => {
       cancelAnimationFrame(frame);
-      remembered = opened.panes().map((pane) => pane.channel);
-      opened.close();
+      onPanes = () => undefined;
     };
   }, [client, asked]);
   const name = channel.trim();
@@ -99,7 +117,7 @@ export function ChannelsPage({ args: [asked] }: { readonly args: readonly string
         <p className="note">Publishes to <b className="mono">{name}</b>{user !== undefined && <> as {user}</>}, byte for byte.</p>
       </Card>
       {panes.length === 0 ? (
-        <Empty title="No channel yet">Subscribe to see what is published. While the server listens on this machine only, anyone may publish to <code>demo:…</code>.</Empty>
+        <Empty title="No channel yet">Subscribe to see what is published. While the server listens on this machine only, anyone may publish to channels such as <code>demo:hello</code>.</Empty>
       ) : (
         <>
           <div className="row filter-line">

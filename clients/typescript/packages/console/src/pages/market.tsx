@@ -2,7 +2,7 @@
 import type { RecentTrade } from "@tidewire/client";
 import type { ReactElement } from "react";
 import { digitsOf, fixed } from "../lib/digits.ts";
-import { age, compact, percent, size, timeOfDay } from "../lib/format.ts";
+import { age, compact, count, percent, size, timeOfDay } from "../lib/format.ts";
 import { useMarket } from "../lib/market.ts";
 import { href } from "../lib/route.ts";
 import { Card, PageHead } from "../ui/card.tsx";
@@ -24,7 +24,7 @@ const NEEDS_SUPPLY = (
 export function MarketPage(): ReactElement {
   const { overview, loading, error } = useMarket();
   const coverage = overview?.coverage;
-  const supply = coverage?.withSupply === 0 ? NEEDS_SUPPLY : coverage && `of ${String(coverage.withSupply)} symbols with a known supply`;
+  const supply = coverage?.live === 0 ? "needs a live price" : coverage?.withSupply === 0 ? NEEDS_SUPPLY : coverage && `${count(coverage.withSupply, "symbol")} in USD with a known supply`;
   const supplyAge = coverage?.supplyAgeMs;
   return (
     <>
@@ -43,7 +43,7 @@ export function MarketPage(): ReactElement {
         <>
           <div className="tiles market-tiles">
             <Tile name="Market cap" value={compact(overview?.totalMarketCap)} unit="USD" hint={supply} at={overview?.timestamp} />
-            <Tile name="Volume 24 h" value={compact(overview?.totalVolume)} unit="USD" hint={coverage && `of ${String(coverage.withVolume)} symbols with a known volume`} at={overview?.timestamp} />
+            <Tile name="Volume 24 h" value={compact(overview?.totalVolume)} unit="USD" hint={coverage && `${count(coverage.withVolume, "symbol")} in USD with a known volume`} at={overview?.timestamp} />
             <Tile name="BTC dominance" value={percent(overview?.btcDominance)} hint={supplyAge === undefined ? supply : `supplies ${age(supplyAge)} old`} at={overview?.timestamp} />
             <Tile name="Live symbols" value={coverage?.live} unit={coverage && `of ${String(coverage.symbols)}`} tone={coverage && coverage.live < coverage.symbols ? "warn" : undefined} at={overview?.timestamp} />
           </div>

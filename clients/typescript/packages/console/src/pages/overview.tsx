@@ -12,10 +12,10 @@ import type { Point } from "../lib/sparkline.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
 import { Hint } from "../ui/hint.tsx";
-import { Failure } from "../ui/state.tsx";
+import { Failure, useLost } from "../ui/state.tsx";
 import { Table } from "../ui/table.tsx";
 import { Tile } from "../ui/tile.tsx";
-import { VenuesCard } from "../ui/venues.tsx";
+import { NoVenueHint, VenuesCard } from "../ui/venues.tsx";
 import "./overview.css";
 
 /** Time between two readings in milliseconds: half of that between two samples, so that a new one shows soon. */
@@ -31,6 +31,7 @@ export function OverviewPage(): ReactElement {
       <PageHead title="Overview">
         <CopyMenu what="the figures of the server" subject={() => ({ kind: "call", method: "AdminService/GetServerSeries", body: {} })} />
       </PageHead>
+      <NoVenueHint />
       {series.error && !series.data ? <Failure error={series.error} what="the figures of the server" retry={series.refresh} /> : <Tiles samples={series.data?.samples} at={series.at} />}
       <div className="grid overview">
         <VenuesCard />
@@ -45,7 +46,8 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
   const last = samples.at(-1);
   const history = (pick: (sample: ServerSample) => number | null): readonly Point[] => samples.map((sample) => [sample.timestamp, pick(sample)]);
   const fired = samples.reduce((sum, { alertsFired }) => sum + alertsFired, 0);
-  const none = last ? undefined : "the first figures come after 10 s";
+  const isLost = useLost();
+  const none = last ? undefined : isLost ? "no connection" : "the first figures come after 10 s";
   // The figures of ten seconds that ended before this page connected do not count it.
   const connection = useConnection();
   const isEarly = last === undefined || (connection.status === "connected" && last.timestamp <= connection.welcome.serverTime);
@@ -107,6 +109,7 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
 
 function Movers(): ReactElement {
   const { overview } = useMarket();
+  const isLost = useLost();
   return (
     <Card title="Largest moves" ages hint="24 h" copy={{ what: "the market", subject: () => ({ kind: "channels", channels: ["market:overview"] }) }}>
       <Table
@@ -118,7 +121,7 @@ function Movers(): ReactElement {
         ]}
         rows={overview?.topMovers.slice(0, MOVERS) ?? []}
         rowKey={({ symbol }) => symbol}
-        empty={!overview ? "Waiting for the market…" : overview.coverage?.symbols === 0 ? "No symbol is configured." : "No price has changed yet."}
+        empty={!overview ? (isLost ? "Not loaded: no connection." : "Waiting for the market…") : overview.coverage?.symbols === 0 ? "No symbol is configured." : "No price has changed yet."}
       />
     </Card>
   );

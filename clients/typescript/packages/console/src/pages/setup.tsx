@@ -10,13 +10,13 @@ import { useMarket } from "../lib/market.ts";
 import { type Metric, metricOf } from "../lib/metrics.ts";
 import { type Loaded, usePoll } from "../lib/poll.ts";
 import { useSession } from "../lib/session.ts";
-import { isLive, isSample, isUsed, symbolsOf, useSources } from "../lib/sources.ts";
+import { isLive, isSample, isSilent, isUsed, symbolsOf, useSources } from "../lib/sources.ts";
 import { Card, PageHead } from "../ui/card.tsx";
 import { Chip, type Tone } from "../ui/chip.tsx";
 import { CopyMenu } from "../ui/copy.tsx";
-import { sentence } from "../ui/state.tsx";
+import { sentence, useLost } from "../ui/state.tsx";
 import { Table } from "../ui/table.tsx";
-import { VenuesCard } from "../ui/venues.tsx";
+import { NoVenueHint, VenuesCard } from "../ui/venues.tsx";
 import "./setup.css";
 
 /** Time between two reads of what rarely changes, in milliseconds. */
@@ -43,6 +43,7 @@ export function SetupPage(): ReactElement {
       <PageHead title="Setup">
         <CopyMenu what="the health of the venues" subject={() => ({ kind: "call", method: "PriceService/ListSources", body: {} })} />
       </PageHead>
+      <NoVenueHint />
       <div className="grid setup">
         <HealthCard metrics={text} isRefused={metrics !== undefined && text === undefined} />
         <ConfigurationCard metrics={text} isWithoutMetrics={metrics !== undefined && text === undefined} />
@@ -54,6 +55,7 @@ export function SetupPage(): ReactElement {
 
 function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefined; readonly isRefused: boolean }): ReactElement {
   const connection = useConnection();
+  const isLost = useLost();
   const ready = useText("/readyz");
   const alive = useText("/healthz");
   const parts = metrics === undefined ? [] : metricOf(metrics, "tidewire_part_degraded");
@@ -65,9 +67,9 @@ function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefin
           {base} {connection.status === "connected" && <span className="soft">v{connection.welcome.version}</span>}
         </dd>
         <dt>Alive</dt>
-        <dd>{probe(alive, "/healthz")}</dd>
+        <dd>{probe(alive, "/healthz", isLost)}</dd>
         <dt>Ready</dt>
-        <dd>{probe(ready, "/readyz")}</dd>
+        <dd>{probe(ready, "/readyz", isLost)}</dd>
         <dt>Link</dt>
         <dd>
           {connection.status === "connected" ? `${connection.transport === "sse" ? "Server-Sent Events" : "WebSocket"}, ping after ${age(connection.heartbeatMs)} of silence` : "none"}
@@ -96,19 +98,20 @@ function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefin
   );
 }
 
-function probe(result: { readonly status: number; readonly text: string } | undefined, path: string): ReactElement {
+function probe(result: { readonly status: number; readonly text: string } | undefined, path: string, isLost: boolean): ReactElement {
   return result ? (
     <>
       <Chip tone={result.status === 200 ? "up" : "bad"}>{result.status === 200 ? "yes" : `no, ${String(result.status)}`}</Chip> <span className="lines">{result.text.trim()}</span>
     </>
   ) : (
-    <span className="soft">{path} has not answered yet</span>
+    <span className="soft">{isLost ? `${path} is not asked without a connection` : `${path} has not answered yet`}</span>
   );
 }
 
 function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: string | undefined; readonly isWithoutMetrics: boolean }): ReactElement {
   const { data: sources } = useSources();
   const { overview } = useMarket();
+  const unknown = useLost() ? "not known without a connection" : "not known yet";
   const { wantsToken } = useSession();
   const series = usePoll<ServerSeries>("AdminService", "GetServerSeries", {}, 10_000);
   // A server without delivery has no figures of it, and would refuse both calls.
@@ -123,23 +126,28 @@ function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: st
   const isLocal = /^https?:\/\/(localhost|127\.|\[::1\])/.test(base);
   const withSupply = overview?.coverage?.withSupply;
   const checks: readonly Check[] = [
-    { name: "Venues", ...venuesCheck(sources), keys: "[[prices.source]]" },
+    { name: "Venues", ...venuesCheck(sources, unknown), keys: "[[prices.source]]" },
     {
       name: "Symbols",
       state: sources === undefined ? "unknown" : symbolsOf(sources).length > 0 ? "ok" : "missing",
-      text: sources === undefined ? "not known yet" : `${count(symbolsOf(sources).length, "symbol")}, ${String(overview?.coverage?.live ?? 0)} with a live price`,
+      text:
+        sources === undefined
+          ? unknown
+          : symbolsOf(sources).length === 0
+            ? "None is configured, so there are no prices."
+            : `${count(symbolsOf(sources).length, "symbol")}, ${String(overview?.coverage?.live ?? 0)} with a live price`,
       keys: "[prices] symbols",
     },
     {
       name: "Supplies",
       state: withSupply === undefined ? "unknown" : withSupply > 0 ? "ok" : "optional",
-      text: withSupply === undefined ? "not known yet" : withSupply > 0 ? `of ${count(withSupply, "symbol")}` : "Market cap and dominance need the numbers of coins.",
+      text: withSupply === undefined ? unknown : withSupply > 0 ? `${count(withSupply, "symbol")} in USD with a known supply` : "Market cap and dominance need the numbers of coins.",
       keys: "[prices.supply]",
     },
     {
       name: "Chains",
       state: chains === undefined ? "unknown" : chains > 0 ? "ok" : "optional",
-      text: chains === undefined ? unknownText(series) : chains > 0 ? `${count(chains, "chain")} followed` : "Blocks, transactions and wallets need an endpoint.",
+      text: chains === undefined ? unknownText(series, unknown) : chains > 0 ? `${count(chains, "chain")} followed` : "Blocks, transactions and wallets need an endpoint.",
       keys: "[[chain]]",
     },
     {
@@ -148,10 +156,10 @@ function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: st
       text: rules === undefined ? "not known without the metrics" : `${count(rules, "rule")} of all users`,
       keys: "[alerts]",
     },
-    { name: "Web Push", ...(isOff ? off : optional(push, "Keys are set: browsers can register.")), keys: "[delivery.push]" },
+    { name: "Web Push", ...(isOff ? off : optional(push, unknown, "Keys are set: browsers can register.")), keys: "[delivery.push]" },
     {
       name: "Delivery",
-      ...(isOff ? off : optional(letters, "Webhooks, push or e-mail are set.", (data) => ((data.items?.length ?? 0) > 0 ? "There are dead letters: ListDeadLetters says why." : undefined))),
+      ...(isOff ? off : optional(letters, unknown, "Webhooks, push or e-mail are set.", (data) => ((data.items?.length ?? 0) > 0 ? "There are dead letters: ListDeadLetters says why." : undefined))),
       keys: "[[delivery.webhook]], [delivery.email]",
     },
     {
@@ -173,7 +181,7 @@ function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: st
         caption="Configuration"
         columns={[
           { key: "name", head: "Part", cell: ({ name }) => name },
-          { key: "state", head: "State", align: "left", cell: ({ state }) => <Chip tone={TONES[state]}>{WORDS[state]}</Chip> },
+          { key: "state", head: "State", align: "left", cell: ({ state }) => <Chip tone={TONES[state]} ages={state !== "unknown"}>{WORDS[state]}</Chip> },
           {
             key: "text",
             head: "Detail",
@@ -198,9 +206,9 @@ function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: st
 }
 
 /** The line of the venues: whether they deliver, and which of the reasons why not it is. */
-function venuesCheck(list: SourceList | undefined): Pick<Check, "state" | "text"> {
+function venuesCheck(list: SourceList | undefined, unknown: string): Pick<Check, "state" | "text"> {
   if (list === undefined) {
-    return { state: "unknown", text: "not known yet" };
+    return { state: "unknown", text: unknown };
   }
   if (isSample(list)) {
     return (list.tried ?? []).length > 0
@@ -211,15 +219,17 @@ function venuesCheck(list: SourceList | undefined): Pick<Check, "state" | "text"
   const live = used.filter(isLive).length;
   return used.length === 0
     ? { state: "optional", text: "None is used: no symbol is configured that they offer." }
-    : { state: live === used.length ? "ok" : live > 0 ? "missing" : "fault", text: `${String(live)} of ${count(used.length, "venue")} ${live === 1 ? "delivers" : "deliver"}` };
+    : isSilent(list)
+      ? { state: "fault", text: `None of ${count(used.length, "venue")} answers. Check the network and the proxy of this machine.` }
+      : { state: live === used.length ? "ok" : live > 0 ? "missing" : "fault", text: `${String(live)} of ${count(used.length, "venue")} ${live === 1 ? "delivers" : "deliver"}` };
 }
 
-function unknownText({ error }: Loaded<unknown>): string {
-  return error ? sentence(error.message) : "not known yet";
+function unknownText({ error }: Loaded<unknown>, unknown: string): string {
+  return error ? sentence(error.message) : unknown;
 }
 
 /** A part that the server says it does not have, by `failed_precondition`. */
-function optional<T>({ data, error }: { readonly data?: T; readonly error?: TidewireError }, okText: string, faultOf: (data: T) => string | undefined = () => undefined): Pick<Check, "state" | "text"> {
+function optional<T>({ data, error }: { readonly data?: T; readonly error?: TidewireError }, unknown: string, okText: string, faultOf: (data: T) => string | undefined = () => undefined): Pick<Check, "state" | "text"> {
   if (data !== undefined && !error) {
     const fault = faultOf(data);
     return { state: fault === undefined ? "ok" : "fault", text: fault ?? okText };
@@ -227,5 +237,5 @@ function optional<T>({ data, error }: { readonly data?: T; readonly error?: Tide
   if (error?.code === "failed_precondition") {
     return { state: "optional", text: sentence(error.message.replaceAll("`", "")) };
   }
-  return { state: "unknown", text: error ? sentence(error.message) : "not known yet" };
+  return { state: "unknown", text: error ? sentence(error.message) : unknown };
 }

@@ -14,6 +14,7 @@ import { OverviewPage } from "../pages/overview.tsx";
 import { PricesPage } from "../pages/prices.tsx";
 import { SetupPage } from "../pages/setup.tsx";
 import { SymbolPage } from "../pages/symbol.tsx";
+import { PageHead } from "../ui/card.tsx";
 import { CopyDialog } from "../ui/copy.tsx";
 import { Fence } from "../ui/fence.tsx";
 import { HintBox } from "../ui/hint.tsx";
@@ -94,12 +95,12 @@ function Main(): ReactElement {
     <main id="main" ref={main} tabIndex={-1}>
       {wantsToken && token === undefined ? (
         <>
-          <h1 tabIndex={-1}>This server wants a token</h1>
+          <PageHead title="This server wants a token" />
           <SignInCard what="this server" />
         </>
       ) : page === undefined ? (
         <>
-          <h1 tabIndex={-1}>No such page</h1>
+          <PageHead title="No such page" />
           <Empty title="The address names no page">Choose one of the pages in the navigation.</Empty>
         </>
       ) : (

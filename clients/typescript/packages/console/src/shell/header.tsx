@@ -168,10 +168,12 @@ function reasonOf({ code, reason }: { readonly code: number; readonly reason: st
   if (/\bdrain/i.test(reason)) {
     return "the server is restarting";
   }
-  if (reason !== "") {
+  // The words of the browsers for a request that reached nobody.
+  const isUnreached = code === 1006 || /failed to fetch|networkerror|load failed/i.test(reason);
+  if (reason !== "" && !isUnreached) {
     return reason;
   }
-  return code === 1006 ? "the server cannot be reached" : `close code ${String(code)}`;
+  return isUnreached ? "the server cannot be reached" : `close code ${String(code)}`;
 }
 
 /** The banner of sample data, with the venues that were tried. */

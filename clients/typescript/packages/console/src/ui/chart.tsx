@@ -58,7 +58,7 @@ function axisText(value: number, digits: number): string {
 }
 
 /** The text of a time on the axis: seconds, minutes or days, by what the axis covers. */
-function timeText(seconds: number, spanSeconds: number): string {
+export function timeText(seconds: number, spanSeconds: number): string {
   const date = new Date(seconds * 1_000);
   const minutes = `${two(date.getHours())}:${two(date.getMinutes())}`;
   if (spanSeconds <= 300) {

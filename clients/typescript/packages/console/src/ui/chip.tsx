@@ -23,7 +23,7 @@ export function Chip({ tone = "plain", hint, ages = true, children }: ChipProps)
   const word = (
     <>
       {isOld && <span>was </span>}
-      {children}
+      {isOld && typeof children === "string" ? `${children.charAt(0).toLowerCase()}${children.slice(1)}` : children}
     </>
   );
   return hint === undefined ? (

@@ -7,6 +7,7 @@ import { percentChange } from "../lib/format.ts";
 import { useTrend } from "../lib/trend-hook.ts";
 import { Chip } from "./chip.tsx";
 import { Sparkline } from "./sparkline.tsx";
+import { useLost } from "./state.tsx";
 
 /** The newest price of a symbol, and why there is none. */
 export function usePrice(symbol: string): { readonly price: PriceUpdate | undefined; readonly error: string | undefined } {
@@ -50,8 +51,11 @@ export function TrendLine({ symbol }: { readonly symbol: string }): ReactElement
 
 /** Whether a price is live, in a word. */
 export function PriceState({ price }: { readonly price: PriceUpdate | undefined }): ReactElement {
+  const isLost = useLost();
   return !price ? (
-    <Chip tone="plain">waiting</Chip>
+    <Chip tone="plain" ages={false}>
+      {isLost ? "not loaded" : "waiting"}
+    </Chip>
   ) : price.stale ? (
     <Chip tone="warn" hint="No source is live: this is the last known price">
       stale

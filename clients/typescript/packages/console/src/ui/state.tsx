@@ -1,13 +1,22 @@
 /** States of a part of the page: nothing yet, nothing at all, refused, failed, old. */
 import type { TidewireError } from "@tidewire/client";
+import { useConnection } from "@tidewire/react";
 import type { ReactElement, ReactNode } from "react";
 import { age } from "../lib/format.ts";
 import { useNow } from "../lib/clock.ts";
 import { useOld } from "../lib/session.ts";
 
-/** Rows that stand in for data that is on its way. */
+/** Whether the server cannot be reached: nothing that is missing comes before the next connection. */
+export function useLost(): boolean {
+  const connection = useConnection();
+  return useOld() || connection.status === "reconnecting" || (connection.status === "connecting" && connection.attempt > 0);
+}
+
+/** Rows that stand in for data that is on its way. Without a connection none is. */
 export function Loading({ rows = 3, what = "data" }: { readonly rows?: number; readonly what?: string }): ReactElement {
-  return (
+  return useLost() ? (
+    <Empty title="Not loaded: no connection">The page shows {what} as soon as the server can be reached again.</Empty>
+  ) : (
     <div className="loading" role="status">
       <span className="hidden">Loading {what}</span>
       {Array.from({ length: rows }, (_, index) => (

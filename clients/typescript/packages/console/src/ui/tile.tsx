@@ -30,7 +30,8 @@ export function Tile({ name, value, unit, hint, tone, history, leastSpan, histor
     <div className={`tile ${tone ?? ""}`}>
       <div className="tile-name">
         {link === undefined ? name : <a href={link}>{name}</a>}
-        <OldMark at={at} />
+        {/* What is not known is not old. */}
+        {value !== undefined && value !== null && <OldMark at={at} />}
       </div>
       <div className="tile-value">
         {value ?? "—"}

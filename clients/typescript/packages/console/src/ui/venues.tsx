@@ -1,12 +1,12 @@
 /** Venue table: the venues of the prices, the state of each, and why. */
 import type { PriceSource } from "@tidewire/client";
-import type { ReactElement } from "react";
+import { type ReactElement, useEffect, useState } from "react";
 import { age, clockOffset, compact, count } from "../lib/format.ts";
-import { useSources } from "../lib/sources.ts";
+import { isSilent, useSources } from "../lib/sources.ts";
 import { Card } from "./card.tsx";
 import { Chip, type Tone } from "./chip.tsx";
 import { Hint } from "./hint.tsx";
-import { Failure, Loading } from "./state.tsx";
+import { Failure, Loading, useLost } from "./state.tsx";
 import { type Column, Table } from "./table.tsx";
 
 const TONES: Readonly<Partial<Record<PriceSource["state"], Tone>>> = { live: "up", mute: "bad", waiting: "warn", connecting: "warn" };
@@ -47,6 +47,32 @@ const COLUMNS: readonly Column<PriceSource>[] = [
   { key: "age", head: "Newest", cell: ({ ageMs }) => age(ageMs) },
   { key: "url", head: "Address", align: "left", from: "xl", cell: ({ url }) => <span className="mono soft">{url}</span> },
 ];
+
+/** Time in milliseconds for which no venue answers before the page says how to go on: as in the server's log. */
+const PATIENCE_MS = 3_000;
+
+/** How to go on where no venue answers. A configured server plays no sample data by itself. */
+export function NoVenueHint(): ReactElement | null {
+  const { data } = useSources();
+  const isLost = useLost();
+  const isNow = data !== undefined && isSilent(data) && !isLost;
+  const [isLong, setLong] = useState(false);
+  useEffect(() => {
+    const timer = isNow ? setTimeout(setLong, PATIENCE_MS, true) : undefined;
+    setLong(false);
+    return () => {
+      clearTimeout(timer);
+    };
+  }, [isNow]);
+  return isNow && isLong ? (
+    <Card title="No venue answers" className="notice">
+      <p>
+        Check the network and the proxy of this machine: the server tries on. To see Tidewire at work meanwhile, stop the server and run{" "}
+        <code>tidewire replay --loop</code>, which plays sample data.
+      </p>
+    </Card>
+  ) : null;
+}
 
 /** The card of the venues. */
 export function VenuesCard(): ReactElement {
