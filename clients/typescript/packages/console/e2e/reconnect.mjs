@@ -115,8 +115,10 @@ async function checkOld(open, proxy) {
       await page.locator(".tile-value, tbody tr").first().waitFor();
       proxy.cut();
       await page.locator("#state", { hasText: /^(Offline|Reconnecting)$/ }).waitFor();
-      const tiles = await page.locator(".tile").count();
-      await until("old figures", async () => (await page.locator(".tile .old-mark").count()) === tiles);
+      // What was never known is not old.
+      const unknown = page.locator(".tile-value", { hasText: /^—/ });
+      const figures = page.locator(".tile").filter({ hasNot: unknown });
+      await until("old figures", async () => (await page.locator(".tile .old-mark").count()) === (await figures.count()));
       for (const colorScheme of ["light", "dark"]) {
         await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
         const { poor } = await page.evaluate(readability);
