@@ -183,8 +183,11 @@ impl TransactionTracker {
         let Some(watch) = self.table.get_mut(&hash) else {
             return;
         };
+        let was_unanswered = !watch.is_missed && watch.misses > 0;
         watch.is_missed = true;
         match watch.phase {
+            // That no node answers was published, and is over.
+            Phase::Unknown if was_unanswered => self.publish(hash, now_ms, output),
             Phase::Unknown => self.publish_unknown_once(hash, now_ms, output),
             Phase::Pending { .. } => {
                 let Some((from, _)) = watch.account else {
