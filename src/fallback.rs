@@ -16,8 +16,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{cli::NullPublisher, config::Config};
 
-/// Time in which a venue has to deliver before the sample plays.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time in which a venue has to deliver before the sample plays, or is named in the log.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Connections to the venues that only find out whether one delivers.
 pub(crate) struct VenueProbe {

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use tidewire_price::{PriceConfig, PriceEngine, Recording, ReplaySpeed, ReplayStart};
-use tokio::time::Instant;
+use tidewire_proto::v1::{ConnectionState, Source};
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::fallback::PATIENCE;
 
 /// Where prices come from.
 pub(crate) enum Feed {
@@ -86,13 +89,35 @@ impl OpenFeed {
         cancel: &CancellationToken,
     ) {
         match self {
-            Self::Live => prices.connect(tasks, cancel),
+            Self::Live => {
+                prices.connect(tasks, cancel);
+                tasks.spawn(suggest_sample(prices.clone(), cancel.clone()));
+            }
             Self::Replay(replay, first) => {
                 prices.run_clock(tasks, cancel);
                 tasks.spawn(play(replay, first, prices.clone(), cancel.clone()));
             }
         }
     }
+}
+
+/// Logs how to go on without venues, once, if none delivers within [`PATIENCE`].
+async fn suggest_sample(prices: PriceEngine, cancel: CancellationToken) {
+    if cancel.run_until_cancelled(sleep(PATIENCE)).await.is_none() {
+        return;
+    }
+    let mut sources = prices.sources();
+    // A source that trades none of the symbols is never connected.
+    sources.retain(|source| !source.symbols.is_empty());
+    let is_live = |source: &Source| source.state() == ConnectionState::Live;
+    if sources.is_empty() || sources.iter().any(is_live) {
+        return;
+    }
+    let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+    tracing::warn!(
+        tried = names.join(", "),
+        "no venue answers: check the network and the proxy of this machine. To try the server on sample data meanwhile, stop it and run `tidewire replay --loop`"
+    );
 }
 
 /// Least time between two messages of the log about passes that have ended.

@@ -234,6 +234,9 @@ async fn a_configured_server_never_plays_the_sample() {
         .start()
         .await;
     server.log_line("cannot reach coinbase").await;
+    // The log says how to see something all the same.
+    let hint = server.log_line("no venue answers").await;
+    assert!(hint.contains("tidewire replay --loop"), "{hint}");
     let client = Client::connect(Transport::WebSocketJson, &server).await;
     assert_eq!(client.welcome().data["sample"], Value::Null);
     assert_eq!(sources(&server).await["tried"], Value::Null);
