@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
 use tidewire_alert::{AlertConfig, AlertEngine, AlertError, AlertTasks, SharedCatalog};
 use tidewire_price::PriceEngine;
 use tidewire_service::{AlertRpc, NotifyRpc};
@@ -170,15 +169,6 @@ impl Alerts {
             }
         };
         tokio::join!(tasks.run(cancel), watched);
-    }
-}
-
-/// Checks the configuration, as the engine does when it opens.
-pub(crate) fn check(config: &AlertConfig) -> anyhow::Result<()> {
-    match config.check() {
-        Ok(()) => Ok(()),
-        Err(AlertError::Invalid { field, problem }) => bail!("alerts.{field}: {problem}"),
-        Err(error) => bail!("alerts: {error}"),
     }
 }
 

@@ -49,8 +49,12 @@ pub(crate) fn check(config: &BrokerConfig, problems: &mut Vec<String>) {
     if let Err(problem) = Sentinels::new(&config.sentinels) {
         problems.push(format!("broker.sentinels {problem}"));
     }
-    let files = certificate_files(config).and_then(|files| RedisTls::new(&files).map(drop));
-    problems.extend(files.err());
+    problems.extend(certificate_files(config).err());
+    problems.extend(RedisTls::problems(
+        config.ca_file.as_deref(),
+        config.tls_cert.as_deref(),
+        config.tls_key.as_deref(),
+    ));
 }
 
 fn has_certificates(config: &BrokerConfig) -> bool {

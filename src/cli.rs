@@ -193,10 +193,11 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Serve { .. } => start(whole(reading, Checks::Start)?, Feed::Live),
         Command::Token { user, scope, ttl } => token(&reading.into_config()?, user, scope, ttl),
         Command::CheckConfig { .. } => {
-            let config = whole(reading, Checks::All)?;
-            for hint in config.contradictions() {
-                print_error(&hint);
-            }
+            let hints = reading.config.as_ref().map(Config::contradictions);
+            let hints = hints.into_iter().flatten();
+            let hints: Vec<_> = hints.map(|hint| reading.with_place(&hint)).collect();
+            whole(reading, Checks::All)?;
+            hints.iter().for_each(|hint| print_error(hint));
             print("the configuration is good");
             Ok(())
         }

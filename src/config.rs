@@ -11,6 +11,7 @@ mod explain;
 mod lines;
 mod millisecond_keys;
 mod reading;
+mod stand_ins;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
@@ -29,7 +30,7 @@ use tidewire_stream::{
     auth::MIN_SECRET_BYTES, hub::Hub, redacted_url,
 };
 
-use crate::{alerts, broker, notifications, security};
+use crate::{broker, notifications, security};
 use explain::explain_all;
 
 pub(crate) use environment::{check_log_filter, unknown_variables};
@@ -424,8 +425,12 @@ impl Config {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         broker::check(&self.broker, &mut problems);
-        if self.store.kind == StoreKind::Redis || self.store.url.is_some() {
+        if self.store.kind == StoreKind::Redis {
             let text = "store.kind = \"redis\" is not built yet, expected \"embedded\"";
+            problems.push(text.to_owned());
+        }
+        if self.store.url.is_some() {
+            let text = "store.url is set, expected no URL: a store in Redis is not built yet";
             problems.push(text.to_owned());
         }
         if self.server.admin_listen.is_some() {
@@ -443,14 +448,10 @@ impl Config {
         problems.extend(
             of_delivery.map(|DeliveryError { field, problem }| format!("{field} is {problem}")),
         );
-        let checks = [
-            security::tls_files(&self.server).map(drop),
-            security::trusted_proxies(&self.server).map(drop),
-            notifications::check(&self.notification_config()),
-            alerts::check(&self.alert_config()),
-        ];
-        let failed = checks.into_iter().filter_map(Result::err);
-        problems.extend(failed.map(|error| format!("{error:#}")));
+        let tls = security::tls_files(&self.server).err();
+        problems.extend(tls.map(|error| format!("{error:#}")));
+        problems.extend(security::proxy_problems(&self.server));
+        problems.extend(notifications::type_problems(&self.notification_config()));
         self.check_webhook_types(&mut problems);
         problems.extend(self.prices.problems().iter().map(ToString::to_string));
         let of_chains = ChainConfig::problems(&self.chain);
@@ -473,6 +474,7 @@ impl Config {
         for webhook in &self.delivery.webhook {
             let field = format!("delivery.webhook {:?} types", webhook.name);
             let wrong = config.check_types(&field, &webhook.types).err();
+            let wrong = wrong.into_iter().flatten();
             problems.extend(wrong.map(|error| error.to_string()));
         }
     }

@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
 use tidewire_notification::{
     EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub,
     NotificationSummary, Unreached, UserPushes,
@@ -261,18 +260,17 @@ impl Notifications {
     }
 }
 
-/// Checks the configuration, as the hub does when it opens.
-pub(crate) fn check(config: &NotificationConfig) -> anyhow::Result<()> {
-    match config.check() {
-        Ok(()) => Ok(()),
-        Err(NotificationError::Invalid { field, problem }) if field == "inbox_items" => {
-            bail!("store.inbox_items is {problem}")
+/// The faults of the configured types. Those of numbers and durations are found with the bounds of
+/// all keys.
+pub(crate) fn type_problems(config: &NotificationConfig) -> Vec<String> {
+    let problems = config.problems().into_iter();
+    let of_types = problems.filter_map(|error| match error {
+        NotificationError::Invalid { field, problem } if field.starts_with("types") => {
+            Some(format!("notifications.{field}: {problem}"))
         }
-        Err(NotificationError::Invalid { field, problem }) => {
-            bail!("notifications.{field}: {problem}")
-        }
-        Err(error) => bail!("notifications: {error}"),
-    }
+        _ => None,
+    });
+    of_types.collect()
 }
 
 /// Something that concerns all connected users, or a gap.

@@ -4,8 +4,8 @@ use std::{fs, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use tidewire_adapters::{
-    Admission, AdmissionOptions, JwksUrl, TrustedProxies,
-    tls::{TlsAcceptor, TlsFiles},
+    Admission, AdmissionOptions, JwksUrl, JwksUrlError, TrustedProxies,
+    tls::{TlsAcceptor, TlsFile, TlsFiles, file_problems},
 };
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, Keys, LimitOptions, RemoteKeySet, SharedClock, SystemClock,
@@ -54,19 +54,77 @@ pub(crate) fn authenticator(
 /// Checks the files of keys and certificates, the address of the key set, and the development
 /// secret if there is one.
 pub(crate) fn problems(config: &Config) -> Vec<String> {
-    let clock: SharedClock = Arc::new(SystemClock);
     let is_own = config.auth.hmac_secret.is_none() && !config.auth.has_public_keys();
-    let checks = [
-        configured_keys(&config.auth, &clock).map(drop),
-        tls_files(&config.server)
-            .and_then(|files| files.map_or(Ok(()), |files| acceptor(files).map(drop))),
-        match is_own {
-            true => secret::check(&config.store.path),
-            false => Ok(()),
-        },
-    ];
+    let mut checks = key_checks(&config.auth);
+    checks.extend(tls_checks(&config.server));
+    if is_own {
+        checks.push(secret::check(&config.store.path));
+    }
     let failed = checks.into_iter().filter_map(Result::err);
     failed.map(|error| format!("{error:#}")).collect()
+}
+
+/// The results of checking each key of tokens by itself.
+fn key_checks(auth: &AuthConfig) -> Vec<anyhow::Result<()>> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let none = AuthConfig {
+        hmac_secret: None,
+        public_key_file: None,
+        jwks_url: None,
+        ..auth.clone()
+    };
+    let mut alone = vec![
+        AuthConfig {
+            hmac_secret: auth.hmac_secret.clone(),
+            ..none.clone()
+        },
+        AuthConfig {
+            public_key_file: auth.public_key_file.clone(),
+            ..none.clone()
+        },
+        AuthConfig {
+            jwks_url: auth.jwks_url.clone(),
+            jwks_ca: None,
+            ..none.clone()
+        },
+    ];
+    // The file of authorities is read for any address of HTTPS.
+    if auth.jwks_ca.is_some() && !auth.jwks_url.iter().any(|url| url.starts_with("http:")) {
+        alone.push(AuthConfig {
+            jwks_url: Some("https://localhost".to_owned()),
+            ..none
+        });
+    }
+    let checks = alone.iter();
+    checks
+        .map(|auth| configured_keys(auth, &clock).map(drop))
+        .collect()
+}
+
+/// The results of checking each file of TLS by itself, and all of them together.
+fn tls_checks(server: &ServerConfig) -> Vec<anyhow::Result<()>> {
+    let ServerConfig {
+        tls_cert,
+        tls_key,
+        tls_client_ca,
+        ..
+    } = server;
+    let faults = file_problems(tls_cert.as_ref(), tls_key.as_ref(), tls_client_ca.as_ref());
+    if faults.is_empty() {
+        let files = tls_files(server);
+        return vec![
+            files.and_then(|files| files.map_or(Ok(()), |files| acceptor(files).map(drop))),
+        ];
+    }
+    let failed = faults.into_iter().map(|(file, error)| {
+        let key = match file {
+            TlsFile::Certificate => "server.tls_cert",
+            TlsFile::Key => "server.tls_key",
+            TlsFile::ClientCa => "server.tls_client_ca",
+        };
+        Err(error).context(key)
+    });
+    failed.collect()
 }
 
 /// The keys that the configuration names. The key set of an identity provider is returned too.
@@ -94,7 +152,14 @@ fn configured_keys(
     }
     let mut remote = None;
     if let Some(url) = jwks_url {
-        let source = JwksUrl::new(url, jwks_ca.as_deref()).context("auth.jwks_url")?;
+        let source = JwksUrl::new(url, jwks_ca.as_deref());
+        let source = source.map_err(|error| {
+            let key = match error {
+                JwksUrlError::Roots(_) => "auth.jwks_ca",
+                JwksUrlError::Url(_) | JwksUrlError::Tls(_) => "auth.jwks_url",
+            };
+            anyhow::Error::from(error).context(key)
+        })?;
         let fetched = RemoteKeySet::new(Box::new(source), clock.clone());
         keys = keys.remote(fetched.clone());
         remote = Some(fetched);
@@ -164,6 +229,16 @@ pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<A
         trusted_proxies(&config.server)?,
         clock,
     ))
+}
+
+/// The faults of `server.trusted_proxies`, one for each entry.
+pub(crate) fn proxy_problems(server: &ServerConfig) -> Vec<String> {
+    let entries = server.trusted_proxies.iter();
+    let faults = entries.filter_map(|entry| {
+        let read = TrustedProxies::parse(&[entry], server.proxy_header);
+        read.context("server.trusted_proxies").err()
+    });
+    faults.map(|fault| format!("{fault:#}")).collect()
 }
 
 /// The proxies of `server.trusted_proxies`.

@@ -648,7 +648,12 @@ fn namespaces(config: &Config) -> (Namespaces, Vec<String>) {
     for namespace in &config.namespace {
         let name = namespace.name();
         let added = match (Namespaces::is_built_in(name), namespace.access_alone()) {
-            (true, Some(access)) => all.restrict(name, access),
+            (true, Some(access)) => {
+                let restricted = all.restrict(name, access).err();
+                let key = format!("namespace.access of {name:?}");
+                problems.extend(restricted.map(|error| format!("{key}: {error}")));
+                continue;
+            }
             (true, None) => {
                 problems.push(format!(
                     "namespace {name:?} is built in: only its `access` can be set"

@@ -3,6 +3,8 @@
 //! Such a variable is a fault of the configuration, and no reason for a server not to start: it may be
 //! somebody else's.
 
+use std::collections::HashMap;
+
 /// The prefix of the server's variables.
 pub(super) const PREFIX: &str = "TIDEWIRE_";
 
@@ -30,6 +32,49 @@ const LIKELY: [(&str, &str); 6] = [
 
 /// The levels of the log.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The variables that set keys, by the path of the key in lower case. Where a file has the key too,
+/// the variable's value counts.
+#[derive(Debug, Default)]
+pub(super) struct Variables(HashMap<String, String>);
+
+impl Variables {
+    /// The variables of this process.
+    pub(super) fn of_process() -> Self {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        Self::of(names)
+    }
+
+    fn of(names: impl Iterator<Item = String>) -> Self {
+        let mut variables = HashMap::new();
+        for name in names {
+            let upper = name.to_ascii_uppercase();
+            let Some(rest) = upper
+                .strip_prefix(PREFIX)
+                .filter(|rest| rest.contains("__"))
+            else {
+                continue;
+            };
+            let path = rest.replace("__", ".").to_ascii_lowercase();
+            // A key with an earlier name in milliseconds sets the one of today.
+            if let Some(present) = path.strip_suffix("_ms") {
+                variables.insert(present.to_owned(), name.clone());
+            }
+            variables.insert(path, name);
+        }
+        Self(variables)
+    }
+
+    /// The variable that sets this key, or the whole table or list that it is in.
+    pub(super) fn setting(&self, path: &str) -> Option<&str> {
+        let path = path.to_ascii_lowercase();
+        let ends = path.match_indices('.').map(|(at, _)| at);
+        let mut ends: Vec<_> = ends.chain([path.len()]).collect();
+        ends.reverse();
+        let mut keys = ends.into_iter().map(|end| &path[..end]);
+        keys.find_map(|key| self.0.get(key)).map(String::as_str)
+    }
+}
 
 /// The faults of variables that set nothing. Variables that Kubernetes makes for a service named
 /// `tidewire` are left out.
@@ -129,6 +174,29 @@ mod tests {
             ("TIDEWIRE_PORT_8080_TCP_ADDR", "10.0.0.1"),
         ] {
             assert_eq!(hints(name, value), [""; 0], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_found_by_the_key_that_it_sets() {
+        let names = [
+            "TIDEWIRE_LIMITS__FRAME_BYTES",
+            "TIDEWIRE_PRICES__SOURCE",
+            "TIDEWIRE_PRICES__SYMBOL__BTC-USD__WINDOW_MS",
+            "TIDEWIRE_LOG",
+            "PATH",
+        ];
+        let variables = Variables::of(names.into_iter().map(str::to_owned));
+        for (path, variable) in [
+            ("limits.frame_bytes", Some(names[0])),
+            ("limits.history_bytes", None),
+            ("limits", None),
+            ("prices.source.0.url", Some(names[1])),
+            ("prices.symbol.BTC-USD.window", Some(names[2])),
+            ("prices.symbol.BTC-USD.window_ms", Some(names[2])),
+            ("log", None),
+        ] {
+            assert_eq!(variables.setting(path), variable, "{path}");
         }
     }
 

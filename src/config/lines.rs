@@ -46,7 +46,7 @@ impl Lines {
     }
 
     /// The names of an entry of a list, one of which errors quote.
-    pub(super) fn names_of(&self, entry: &str) -> Vec<String> {
+    fn names_of(&self, entry: &str) -> Vec<String> {
         let named = |key: &&str| self.names.get(&format!("{entry}.{key}")).cloned();
         NAMES.iter().filter_map(named).collect()
     }
@@ -58,11 +58,14 @@ impl Lines {
             .find_map(|length| self.lines.get(&path[..length].join(".")).copied())
     }
 
+    /// Gives an entry of a list a name, by which problems are about it.
+    pub(super) fn set_name(&mut self, entry: &str, key: &str, name: &str) {
+        self.names.insert(format!("{entry}.{key}"), name.to_owned());
+    }
+
     /// The line that a problem's text is about: that of the key that it begins with, or of the
-    /// entry of a list that it names, or of the nearest table around. Else of a key that it names
-    /// further on. None if the file has none of them, or several.
-    pub(super) fn line_of_text(&self, text: &str) -> Option<usize> {
-        let subject = Subject::of(text);
+    /// entry of a list that it names. None if the file has none of them, or several.
+    pub(super) fn line_of_subject(&self, subject: &Subject) -> Option<usize> {
         if let Some(name) = &subject.name {
             let entries = self.entries_of(&subject.list, name);
             let key = subject.key.as_deref().unwrap_or_default();
@@ -76,13 +79,25 @@ impl Lines {
         }
         let path = &subject.path;
         let exact = self.lines.get(path).copied();
-        let only = || self.only_entry_with(path);
-        let table = || self.line_of(&path.split('.').map(str::to_owned).collect::<Vec<_>>());
-        let other = || {
-            let mut words = text.split([' ', ',', ':', '`', '(', ')']);
-            words.find_map(|word| self.lines.get(word).filter(|_| word.contains('.')).copied())
-        };
-        exact.or_else(only).or_else(other).or_else(table)
+        exact.or_else(|| self.only_entry_with(path))
+    }
+
+    /// The paths of the entries that a problem's text may be about. Empty if it is about no entry, or
+    /// about one that has no lines.
+    pub(super) fn entries_of_subject(&self, subject: &Subject) -> Vec<String> {
+        let name = subject.name.as_deref();
+        name.map_or_else(Vec::new, |name| self.entries_of(&subject.list, name))
+    }
+
+    /// The line of a key that a text names further on, or of the nearest table around the subject.
+    pub(super) fn line_near(&self, subject: &Subject, text: &str) -> Option<usize> {
+        let mut words = keys_in(text);
+        let other = words.find_map(|word| self.lines.get(word).copied());
+        let path: Vec<_> = subject.path.split('.').map(str::to_owned).collect();
+        let is_list = subject.name.is_none();
+        let first_entry = || self.lines.get(&format!("{}.0", subject.path)).copied();
+        let first_entry = || is_list.then(first_entry).flatten();
+        other.or_else(first_entry).or_else(|| self.line_of(&path))
     }
 
     /// The entries of a list that have this name.
@@ -107,6 +122,12 @@ impl Lines {
         let only = entries.next().filter(|_| entries.next().is_none())?;
         self.lines.get(only).copied()
     }
+}
+
+/// The words of a text that may be keys with their table.
+pub(super) fn keys_in(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split([' ', ',', ':', '`', '(', ')']);
+    words.filter(|word| word.contains('.'))
 }
 
 /// The part of the configuration that a problem's text is about.
@@ -149,48 +170,96 @@ impl Subject {
                 subject.name = first_quoted(rest);
             }
             "prices.source" => {
-                let key = match rest.contains("the url ") {
-                    true => "url",
-                    false => "name",
+                let after = rest.split('"').nth(2).unwrap_or_default();
+                let key = match first_word(after) {
+                    "the" => "url",
+                    key @ ("ids" | "contracts") => key,
+                    _ => "name",
                 };
                 subject.key = Some(key.to_owned());
                 subject.name = first_quoted(rest);
             }
             list if list.starts_with("delivery.webhook") => {
-                let list = "delivery.webhook".to_owned();
                 subject.name = first_quoted(rest);
                 let after = rest.split('"').nth(2).unwrap_or_default();
-                let key = after.split_whitespace().next().unwrap_or("name");
-                (subject.key, subject.list) = (Some(key.to_owned()), list);
+                let key = match list.ends_with(".name") {
+                    true => "name",
+                    false => first_word(after),
+                };
+                subject.key = Some(key.to_owned());
+                subject.list = "delivery.webhook".to_owned();
             }
             _ => {}
         }
         subject
     }
 
-    /// Whether a text about this is about a value that was taken out, or follows from that. An
-    /// entry of a list is told by its names.
-    pub(super) fn follows_from(&self, text: &str, removed: &str, entry: &[String]) -> bool {
-        let root = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
-        let (_, last) = removed.rsplit_once('.').unwrap_or(("", removed));
+    /// Whether a text about this, or about one of these entries of a list, is about a value that was
+    /// taken out, or follows from that.
+    ///
+    /// A value follows from another one of its table, whose text names that one. Those of other
+    /// tables follow from [`OF_OTHER_TABLES`] alone.
+    pub(super) fn follows_from(&self, text: &str, removed: &str, entries: &[String]) -> bool {
+        if self.path == removed {
+            return true;
+        }
+        // The name may have the word of any key.
+        let name = self.name.as_deref().unwrap_or_default();
+        let text = &text.replacen(&format!("{name:?}"), "", 1);
+        let is_index = |part: &str| part.parse::<usize>().is_ok();
+        let (table, last) = removed.rsplit_once('.').unwrap_or(("", removed));
         // A whole entry of a list was taken out because of a value of it, which is here too.
-        let is_entry = last.parse::<usize>().is_ok();
-        if is_entry || root(&self.path) != root(removed) {
+        if is_index(last) {
             return false;
         }
-        if let Some(name) = &self.name
-            && !entry.is_empty()
-            && !entry.contains(name)
-        {
+        if let Some((_, list, key)) = OF_OTHER_TABLES.iter().find(|(of, ..)| *of == removed) {
+            let is_key = key.is_empty() || self.key.as_deref() == Some(*key);
+            let is_said = !key.is_empty() || names_key(text, last);
+            return is_key && is_said && self.list.starts_with(*list);
+        }
+        let table: Vec<_> = table.split('.').filter(|part| !is_index(part)).collect();
+        let own = match &self.name {
+            Some(_) => self.list.as_str(),
+            None => self.path.rsplit_once('.').map_or("", |(table, _)| table),
+        };
+        if own != table.join(".") {
             return false;
         }
-        // Another symbol's key of the same name.
-        if self.path.split('.').count() > 2 && self.path.ends_with(&format!(".{last}")) {
-            return self.path == removed;
+        let is_in = |entry: &String| {
+            let rest = removed.strip_prefix(entry.as_str());
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        if !entries.is_empty() && !entries.iter().any(is_in) {
+            return false;
         }
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        text.split(|c| !is_word(c)).any(|word| word == last)
+        self.key.as_deref() == Some(last) || names_key(text, last)
     }
+}
+
+/// Values that decide about values of other tables: its path, the beginning of their tables, and
+/// their key, if it is always the same.
+const OF_OTHER_TABLES: [(&str, &str, &str); 2] = [
+    ("prices.symbols", "prices", ""),
+    ("notifications.types", "delivery.webhook", "types"),
+];
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Whether a text names a key: `key`, table.key, or key = value. Most keys are common words too.
+fn names_key(text: &str, key: &str) -> bool {
+    text.match_indices(key).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + key.len()..]);
+        let is_marked = before.ends_with(['.', '`']) || after.starts_with(" = ");
+        is_marked && !before.ends_with(is_word) && !after.starts_with(is_word)
+    })
+}
+
+/// The first word, without what is around it.
+fn first_word(text: &str) -> &str {
+    let mut words = text.split(|c| !is_word(c));
+    words.find(|word| !word.is_empty()).unwrap_or_default()
 }
 
 /// The first text in quotes.
@@ -287,8 +356,8 @@ name = "w"
     #[test]
     fn a_problem_follows_from_a_value_that_was_taken_out() {
         let follows = |text: &str, removed: &str, entry: Option<&str>| {
-            let entry: Vec<_> = entry.map(str::to_owned).into_iter().collect();
-            Subject::of(text).follows_from(text, removed, &entry)
+            let entries: Vec<_> = entry.map(str::to_owned).into_iter().collect();
+            Subject::of(text).follows_from(text, removed, &entries)
         };
         let bytes = "limits.history_bytes is 1, expected four times limits.frame_bytes";
         assert!(follows(bytes, "limits.frame_bytes", None));
@@ -303,8 +372,41 @@ name = "w"
         assert!(!follows(window, "prices.symbol.BTC-USD.window", None));
         assert!(follows(window, "prices.symbol.ETH-USD.window", None));
         let endpoints = "chain 5: `endpoints` is empty";
-        assert!(follows(endpoints, "chain.0.endpoints", Some("5")));
-        assert!(!follows(endpoints, "chain.1.endpoints", Some("1")));
+        assert!(follows(endpoints, "chain.0.endpoints", Some("chain.0")));
+        assert!(!follows(endpoints, "chain.1.endpoints", Some("chain.0")));
+        assert!(!follows(endpoints, "chain.10.endpoints", Some("chain.1")));
+        // A key of the same name in the table around, and one that decides about another table.
+        assert!(!follows(
+            "prices.window is 2h",
+            "prices.symbol.BTC-USD.window",
+            None
+        ));
+        // A word that is also a key, and a name that is.
+        let id = "prices.source \"a\": ids.\"BTC-USD\" is \"!\", expected the venue's name";
+        assert!(!follows(
+            id,
+            "prices.source.0.name",
+            Some("prices.source.0")
+        ));
+        let chat =
+            "delivery.webhook \"a\" chat_id is set, expected only with template = \"telegram\"";
+        assert!(follows(
+            chat,
+            "delivery.webhook.0.template",
+            Some("delivery.webhook.0")
+        ));
+        let secrets = "delivery.webhook \"url\" secrets is empty";
+        assert!(!follows(
+            secrets,
+            "delivery.webhook.0.url",
+            Some("delivery.webhook.0")
+        ));
+        let types = "`delivery.webhook \"w\" types[0]`: \"a\" is none of these types";
+        assert!(follows(
+            types,
+            "notifications.types",
+            Some("delivery.webhook.0")
+        ));
     }
 
     #[test]
@@ -331,7 +433,10 @@ name = "w"
             ("prices.symbol.\"BTC-USD\".window is 0s", Some(14)),
             ("there is nothing", None),
         ] {
-            assert_eq!(lines.line_of_text(text), line, "{text}");
+            let subject = Subject::of(text);
+            let near = || lines.line_near(&subject, text);
+            let found = lines.line_of_subject(&subject).or_else(near);
+            assert_eq!(found, line, "{text}");
         }
     }
 }

@@ -5,7 +5,6 @@
 //! the settings are merged: so the environment overrides a file whichever name either uses,
 //! and the engines know one name for each setting.
 
-use anyhow::bail;
 use figment::{
     Metadata, Profile, Provider,
     value::{Dict, Map, Value},
@@ -29,6 +28,13 @@ const KEYS: [&str; 13] = [
     "chain.*.call_timeout_ms",
     "chain.*.drop_after_ms",
 ];
+
+/// Settings that were given under their earlier names.
+#[derive(Debug, Default)]
+pub(super) struct EarlierNames {
+    pub(super) renamed: Vec<Renamed>,
+    pub(super) faults: Vec<String>,
+}
 
 /// A setting that was given under its earlier name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,18 +66,18 @@ pub(super) struct PresentNames {
 }
 
 impl PresentNames {
-    /// Reads a source. Adds its keys with earlier names to `renamed`.
+    /// Reads a source. Adds its keys with earlier names to `names`, and as faults those that have
+    /// no whole number of milliseconds, or that are given under both names.
     ///
     /// # Errors
-    /// The source cannot be read, an earlier key has no whole number of milliseconds, or a
-    /// setting is given under both names.
-    pub(super) fn read(source: &impl Provider, renamed: &mut Vec<Renamed>) -> anyhow::Result<Self> {
+    /// The source cannot be read.
+    pub(super) fn read(source: &impl Provider, names: &mut EarlierNames) -> anyhow::Result<Self> {
         let mut data = source.data().map_err(super::explain_all)?;
         for dict in data.values_mut() {
             let mut root = Value::from(std::mem::take(dict));
             for key in KEYS {
                 let steps: Vec<_> = key.split('.').collect();
-                rename(&mut root, &steps, "", renamed)?;
+                rename(&mut root, &steps, "", names);
             }
             *dict = root.into_dict().unwrap_or_default();
         }
@@ -84,6 +90,21 @@ impl PresentNames {
     /// Names the source in errors.
     pub(super) fn rename_source(&mut self, name: &'static str) {
         self.metadata = Metadata::named(name);
+    }
+
+    /// Changes the table at `path`. False if this source has none.
+    pub(super) fn edit_table(&mut self, path: &[String], change: impl FnOnce(&mut Dict)) -> bool {
+        let mut change = Some(change);
+        for dict in self.data.values_mut() {
+            let mut root = Value::from(std::mem::take(dict));
+            if let Some(table) = table_at(&mut root, path)
+                && let Some(change) = change.take()
+            {
+                change(table);
+            }
+            *dict = root.into_dict().unwrap_or_default();
+        }
+        change.is_none()
     }
 
     /// Removes the value at `path`. False if this source has none.
@@ -119,59 +140,64 @@ impl Provider for &PresentNames {
     }
 }
 
-/// Renames the key at the end of `steps`, wherever below `value` they lead.
-fn rename(
-    value: &mut Value,
-    steps: &[&str],
-    path: &str,
-    renamed: &mut Vec<Renamed>,
-) -> anyhow::Result<()> {
-    match (value, steps) {
-        (Value::Dict(_, dict), [key]) => rename_key(dict, key, path, renamed),
-        (Value::Dict(_, dict), ["*", rest @ ..]) => dict
-            .iter_mut()
-            .try_for_each(|(name, value)| rename(value, rest, &format!("{path}{name}."), renamed)),
-        (Value::Array(_, entries), ["*", rest @ ..]) => {
-            let mut entries = entries.iter_mut().enumerate();
-            entries.try_for_each(|(index, entry)| {
-                rename(entry, rest, &format!("{path}{index}."), renamed)
-            })
+/// The table at a path.
+fn table_at<'a>(value: &'a mut Value, path: &[String]) -> Option<&'a mut Dict> {
+    match (value, path) {
+        (Value::Dict(_, dict), []) => Some(dict),
+        (Value::Dict(_, dict), [step, rest @ ..]) => table_at(dict.get_mut(step)?, rest),
+        (Value::Array(_, entries), [step, rest @ ..]) => {
+            table_at(entries.get_mut(step.parse::<usize>().ok()?)?, rest)
         }
-        (Value::Dict(_, dict), [step, rest @ ..]) => match dict.get_mut(*step) {
-            Some(value) => rename(value, rest, &format!("{path}{step}."), renamed),
-            None => Ok(()),
-        },
-        _ => Ok(()),
+        _ => None,
     }
 }
 
-fn rename_key(
-    dict: &mut Dict,
-    earlier: &str,
-    path: &str,
-    renamed: &mut Vec<Renamed>,
-) -> anyhow::Result<()> {
+/// Renames the key at the end of `steps`, wherever below `value` they lead.
+fn rename(value: &mut Value, steps: &[&str], path: &str, names: &mut EarlierNames) {
+    match (value, steps) {
+        (Value::Dict(_, dict), [key]) => rename_key(dict, key, path, names),
+        (Value::Dict(_, dict), ["*", rest @ ..]) => {
+            for (name, value) in dict.iter_mut() {
+                rename(value, rest, &format!("{path}{name}."), names);
+            }
+        }
+        (Value::Array(_, entries), ["*", rest @ ..]) => {
+            for (index, entry) in entries.iter_mut().enumerate() {
+                rename(entry, rest, &format!("{path}{index}."), names);
+            }
+        }
+        (Value::Dict(_, dict), [step, rest @ ..]) => {
+            if let Some(value) = dict.get_mut(*step) {
+                rename(value, rest, &format!("{path}{step}."), names);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn rename_key(dict: &mut Dict, earlier: &str, path: &str, names: &mut EarlierNames) {
     let Some(given) = dict.remove(earlier) else {
-        return Ok(());
+        return;
     };
     let present = earlier.trim_end_matches("_ms");
     if dict.contains_key(present) {
-        bail!(
+        names.faults.push(format!(
             "`{path}{present}` is also given as `{path}{earlier}`, expected one of the two: `{present}` is the present name"
-        );
+        ));
+        return;
     }
     let Ok(milliseconds) = given.deserialize::<u64>() else {
-        bail!(
+        names.faults.push(format!(
             "`{path}{earlier}` is {}, expected a whole number of milliseconds, or a duration such as `{present} = \"10s\"`",
             given.to_actual()
-        );
+        ));
+        return;
     };
     dict.insert(present.to_owned(), format!("{milliseconds}ms").into());
-    renamed.push(Renamed {
+    names.renamed.push(Renamed {
         present: present.to_owned(),
         earlier: format!("{path}{earlier}"),
     });
-    Ok(())
 }
 
 #[cfg(test)]
@@ -184,9 +210,12 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> anyhow::Result<(Figment, Vec<Renamed>)> {
-        let mut renamed = Vec::new();
-        let names = PresentNames::read(&Toml::string(text), &mut renamed)?;
-        Ok((Figment::from(&names), renamed))
+        let mut names = EarlierNames::default();
+        let present = PresentNames::read(&Toml::string(text), &mut names)?;
+        match names.faults.first() {
+            Some(fault) => Err(anyhow::anyhow!("{fault}")),
+            None => Ok((Figment::from(&present), names.renamed)),
+        }
     }
 
     fn refused(text: &str) -> String {
@@ -240,8 +269,8 @@ mod tests {
 
     #[test]
     fn the_later_source_wins_under_either_name() {
-        let mut renamed = Vec::new();
-        let mut read = |text: &str| PresentNames::read(&Toml::string(text), &mut renamed).unwrap();
+        let mut names = EarlierNames::default();
+        let mut read = |text: &str| PresentNames::read(&Toml::string(text), &mut names).unwrap();
         let file = read("[stream]\nbatch_interval = \"50ms\"");
         let environment = read("[stream]\nbatch_interval_ms = 20");
         let merged = Figment::from(&file).merge(&environment);

@@ -14,14 +14,15 @@ use figment::{
 
 use super::{
     Config,
-    environment::PREFIX,
+    environment::{PREFIX, Variables},
     explain::explain,
-    lines::{Lines, Subject},
-    millisecond_keys::{PresentNames, Renamed},
+    lines::{Lines, Subject, keys_in},
+    millisecond_keys::{EarlierNames, PresentNames, Renamed},
+    stand_ins::StandIns,
 };
 
-/// Errors that are named at most.
-const MAX_ERRORS: usize = 50;
+/// Errors that are named at most: each costs another reading.
+const MAX_ERRORS: usize = 200;
 
 /// Settings of the command line, which override the file and the environment.
 #[derive(Debug, Clone, Default)]
@@ -41,18 +42,12 @@ pub(crate) struct Reading {
     pub(crate) problems: Vec<String>,
     file: Option<PathBuf>,
     lines: Lines,
-    renamed: Vec<Renamed>,
-    /// Values that were taken out: what is said about them otherwise follows from that.
-    removed: Vec<Removed>,
-}
-
-/// A value that was taken out.
-#[derive(Debug)]
-struct Removed {
-    /// Its path in the file.
-    path: String,
-    /// The names of the list's entry that it is a part of.
-    entry: Vec<String>,
+    variables: Variables,
+    names: EarlierNames,
+    stand_ins: StandIns,
+    /// The paths in the file of values that were taken out: what is said about them otherwise follows
+    /// from that.
+    removed: Vec<String>,
 }
 
 impl Reading {
@@ -63,12 +58,16 @@ impl Reading {
             problems: Vec::new(),
             file: file.map(Path::to_path_buf),
             lines: Lines::default(),
-            renamed: Vec::new(),
+            variables: Variables::of_process(),
+            names: EarlierNames::default(),
+            stand_ins: StandIns::default(),
             removed: Vec::new(),
         };
         if let Err(error) = reading.read(overrides) {
             reading.problems.push(error.to_string());
         }
+        let of_names = std::mem::take(&mut reading.names.faults);
+        of_names.iter().for_each(|fault| reading.add(fault));
         let problems = reading.config.as_ref().map(Config::problems);
         problems
             .into_iter()
@@ -81,18 +80,39 @@ impl Reading {
     /// taken out, or that is said already.
     pub(crate) fn add(&mut self, problem: &str) {
         let subject = Subject::of(problem);
-        let follows =
-            |removed: &Removed| subject.follows_from(problem, &removed.path, &removed.entry);
+        let entries = self.lines.entries_of_subject(&subject);
+        let follows = |removed: &String| subject.follows_from(problem, removed, &entries);
         if self.removed.iter().any(follows) {
             return;
         }
-        let line = self.lines.line_of_text(problem);
-        let place = line.and_then(|line| Some(format!(" ({})", self.place(line)?)));
-        let explained = Renamed::explain(&self.renamed, &anyhow::anyhow!(problem.to_owned()));
-        let text = format!("{explained}{}", place.unwrap_or_default());
+        let text = self.with_place(problem);
         if !self.problems.contains(&text) {
             self.problems.push(text);
         }
+    }
+
+    /// A text about the configuration, with the place that it is about: the line of the file, or
+    /// the variable of the environment.
+    pub(crate) fn with_place(&self, text: &str) -> String {
+        let explained = Renamed::explain(&self.names.renamed, &anyhow::anyhow!(text.to_owned()));
+        let explained = self.stand_ins.named_by_place(&explained.to_string());
+        match self.place_of_text(text) {
+            Some(place) => format!("{explained} ({place})"),
+            None => explained,
+        }
+    }
+
+    /// The place of the key that a text begins with, else of one that it names further on, else of
+    /// the table around.
+    fn place_of_text(&self, text: &str) -> Option<String> {
+        let subject = Subject::of(text);
+        let variable = |key: &str| self.variables.setting(key).map(variable_place);
+        let line = |line: Option<usize>| self.place(line?);
+        let other = || keys_in(text).find_map(variable);
+        variable(&subject.path)
+            .or_else(|| line(self.lines.line_of_subject(&subject)))
+            .or_else(other)
+            .or_else(|| line(self.lines.line_near(&subject, text)))
     }
 
     /// The configuration.
@@ -118,7 +138,7 @@ impl Reading {
             self.lines = Lines::of(&text);
             // The text that was checked, also where the file is a pipe.
             let toml = Toml::string(&text);
-            let read = PresentNames::read(&toml, &mut self.renamed);
+            let read = PresentNames::read(&toml, &mut self.names);
             sources.push(read.map_err(|error| {
                 anyhow::anyhow!("{}: {}", file.display(), error.to_string().trim_end())
             })?);
@@ -126,14 +146,11 @@ impl Reading {
         // Every key is in a table, so its variable contains `__`. Other variables with the
         // prefix, such as `TIDEWIRE_LOG`, are not keys.
         let variables = Env::prefixed(PREFIX).filter(|name| name.as_str().contains("__"));
-        sources.push(PresentNames::read(
-            &variables.split("__"),
-            &mut self.renamed,
-        )?);
+        sources.push(PresentNames::read(&variables.split("__"), &mut self.names)?);
         let own_listen = listen_of(&sources, overrides);
         if let Some(listen) = own_listen {
             let option = Serialized::default("server.listen", listen);
-            let mut option = PresentNames::read(&option, &mut self.renamed)?;
+            let mut option = PresentNames::read(&option, &mut self.names)?;
             option.rename_source("command line");
             sources.push(option);
         }
@@ -157,7 +174,7 @@ impl Reading {
             };
             let list = path[..at].join(".");
             let entries = self.removed.iter().filter_map(|removed| {
-                let entry = removed.path.strip_prefix(&list)?.strip_prefix('.')?;
+                let entry = removed.strip_prefix(&list)?.strip_prefix('.')?;
                 entry.parse::<usize>().ok()
             });
             let mut gone: Vec<_> = entries.collect();
@@ -176,17 +193,31 @@ impl Reading {
             return false;
         };
         let path = format!("{}.{name}", in_file.join("."));
-        self.removed.iter().any(|removed| removed.path == path)
+        self.removed.contains(&path)
     }
 
-    fn note_removed(&mut self, in_file: &[String]) {
-        let is_index = |part: &String| part.parse::<usize>().is_ok();
-        let length = in_file.iter().position(is_index).map_or(0, |at| at + 1);
-        let entry = self.lines.names_of(&in_file[..length].join("."));
-        self.removed.push(Removed {
-            path: in_file.join("."),
-            entry,
-        });
+    /// Puts a value in the place of a missing one, so that the rest of its table is checked too.
+    /// False if there is none for this key.
+    fn put_stand_in(
+        &mut self,
+        sources: &mut [PresentNames],
+        (path, in_file): (&[String], &[String]),
+        key: &str,
+    ) -> bool {
+        let entry = in_file.join(".");
+        let Some(values) = self.stand_ins.values(&entry, key) else {
+            return false;
+        };
+        let mut named = None;
+        let mut sources = sources.iter_mut().rev();
+        if !sources.any(|source| source.edit_table(path, |table| named = values.put_into(table))) {
+            return false;
+        }
+        match named {
+            Some((key, name)) => self.lines.set_name(&entry, key, name),
+            None => self.removed.push(format!("{entry}.{key}")),
+        }
+        true
     }
 
     /// Extracts the configuration, without the values at fault.
@@ -214,17 +245,30 @@ impl Reading {
                     .filter(|_| is_of_file && error.metadata.is_some());
                 let place = line.and_then(|line| self.place(line));
                 let place = place.or_else(|| Some(file?.display().to_string()));
+                let is_of_environment = match &error.metadata {
+                    Some(metadata) => metadata.name.contains("environment"),
+                    None => line.is_none(),
+                };
+                let variable = self.variables.setting(&in_file.join("."));
+                let variable = variable.filter(|_| is_of_environment).map(variable_place);
+                let place = place.or(variable);
                 if !self.is_without_wrong_value(&error, &in_file) {
                     let mut error = error.clone();
                     error.path = in_file[..error.path.len().min(in_file.len())].to_vec();
                     let text = explain(&error, place.as_deref());
-                    let text = Renamed::explain(&self.renamed, &anyhow::anyhow!(text));
+                    let text = Renamed::explain(&self.names.renamed, &anyhow::anyhow!(text));
                     self.problems.push(text.to_string());
+                }
+                if let Kind::MissingField(name) = &error.kind
+                    && self.put_stand_in(&mut sources, (&path, &in_file), name)
+                {
+                    is_smaller = true;
+                    continue;
                 }
                 for source in &mut sources {
                     is_smaller |= source.remove(&path);
                 }
-                self.note_removed(&in_file);
+                self.removed.push(in_file.join("."));
             }
             if !is_smaller || self.problems.len() >= MAX_ERRORS {
                 return None;
@@ -251,6 +295,10 @@ fn text_of(file: &Path) -> anyhow::Result<String> {
         let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
         anyhow::anyhow!("{name} line {line} is not UTF-8, expected a text in UTF-8")
     })
+}
+
+fn variable_place(name: &str) -> String {
+    format!("environment variable {name}")
 }
 
 /// The path of the value at fault.

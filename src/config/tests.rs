@@ -5,14 +5,17 @@ use figment::{
     providers::{Format as _, Toml},
 };
 
-use super::{millisecond_keys::PresentNames, *};
+use super::{
+    millisecond_keys::{EarlierNames, PresentNames},
+    *,
+};
 
 const EXAMPLE: &str = include_str!("../../tidewire.example.toml");
 
 fn read(text: &str) -> anyhow::Result<Config> {
-    let mut renamed = Vec::new();
-    let names = PresentNames::read(&Toml::string(text), &mut renamed)?;
-    assert!(renamed.is_empty(), "{renamed:?}");
+    let mut earlier = EarlierNames::default();
+    let names = PresentNames::read(&Toml::string(text), &mut earlier)?;
+    assert!(earlier.renamed.is_empty(), "{earlier:?}");
     Figment::from(&names).extract().map_err(explain_all)
 }
 

@@ -56,6 +56,44 @@ pub struct TlsFiles {
     pub client_ca: Option<PathBuf>,
 }
 
+/// A file of [`TlsFiles`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFile {
+    /// The certificate chain.
+    Certificate,
+    /// The private key.
+    Key,
+    /// The authority of back ends.
+    ClientCa,
+}
+
+/// All that is wrong with the files of TLS, each by itself. Whether they fit together is up to
+/// [`TlsAcceptor::new`].
+#[must_use]
+pub fn file_problems(
+    certificate: Option<&PathBuf>,
+    key: Option<&PathBuf>,
+    client_ca: Option<&PathBuf>,
+) -> Vec<(TlsFile, TlsError)> {
+    let mut problems = Vec::new();
+    let pair = certificate.zip(key);
+    let are_swapped = pair.is_some_and(|(certificate, key)| are_swapped(certificate, key));
+    // Of two files in each other's place, the key's error says so.
+    if let Some(path) = certificate.filter(|_| !are_swapped) {
+        let read = certificates(path).err();
+        problems.extend(read.map(|error| (TlsFile::Certificate, error)));
+    }
+    if let Some(path) = key {
+        let read = private_key(path, are_swapped).err();
+        problems.extend(read.map(|error| (TlsFile::Key, error)));
+    }
+    if let Some(path) = client_ca {
+        let read = authorities(path).err();
+        problems.extend(read.map(|error| (TlsFile::ClientCa, error)));
+    }
+    problems
+}
+
 /// The reason why TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -199,13 +237,8 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         .map_err(|error| wrong(error.to_string()))?;
     let builder = match &files.client_ca {
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| wrong(error.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            let roots = Arc::new(authorities(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                     // Browsers have no certificate, and need none.
                     .allow_unauthenticated()
                     .build()
@@ -214,13 +247,7 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         }
         None => builder.with_no_client_auth(),
     };
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
-        path: files.key.clone(),
-        reason: match are_swapped(files) {
-            true => "it holds a certificate, and the other file a key: the two are in each other's place".to_owned(),
-            false => error.to_string(),
-        },
-    })?;
+    let key = private_key(&files.key, are_swapped(&files.certificate, &files.key))?;
     let mut config = builder
         .with_single_cert(certificates(&files.certificate)?, key)
         .map_err(|error| wrong(error.to_string()))?;
@@ -234,9 +261,31 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 /// Whether the certificate and the key are in each other's place.
-fn are_swapped(files: &TlsFiles) -> bool {
-    CertificateDer::from_pem_file(&files.key).is_ok()
-        && PrivateKeyDer::from_pem_file(&files.certificate).is_ok()
+fn are_swapped(certificate: &PathBuf, key: &PathBuf) -> bool {
+    CertificateDer::from_pem_file(key).is_ok() && PrivateKeyDer::from_pem_file(certificate).is_ok()
+}
+
+fn private_key(path: &PathBuf, are_swapped: bool) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File {
+        path: path.clone(),
+        reason: match are_swapped {
+            true => "it holds a certificate, and the other file a key: the two are in each other's place".to_owned(),
+            false => error.to_string(),
+        },
+    })
+}
+
+/// The authorities of a PEM file.
+fn authorities(path: &PathBuf) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| TlsError::File {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(roots)
 }
 
 /// The certificates of a PEM file, at least one.

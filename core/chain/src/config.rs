@@ -89,13 +89,20 @@ pub struct ChainConfig {
     pub provenance: Provenance,
 }
 
-/// Reads addresses of contracts. An error quotes the one at fault.
+/// Reads addresses of contracts. An error quotes those at fault.
 fn tokens<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AccountAddress>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
-    let parsed = texts.iter().map(|text| parse_address(text));
-    parsed
-        .map(|address| address.map_err(D::Error::custom))
-        .collect()
+    let (mut addresses, mut faults) = (Vec::new(), Vec::new());
+    for text in &texts {
+        match parse_address(text) {
+            Ok(address) => addresses.push(address),
+            Err(error) => faults.push(error.to_string()),
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(addresses),
+        false => Err(D::Error::custom(faults.join("; "))),
+    }
 }
 
 /// Reads endpoints. An error does not quote them, as a URL may hold an API key.
@@ -208,13 +215,13 @@ impl Finality {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Two chains have the same id.
-    #[error("[[chain]] id = {0} is there twice")]
+    #[error("chain {0}: `id` is there twice, expected different ids")]
     Twice(u64),
     /// A chain has no endpoint.
     #[error("chain {0}: `endpoints` is empty, expected one at least")]
     NoEndpoint(u64),
     /// An endpoint's address is malformed.
-    #[error("chain {chain}: {error}")]
+    #[error("chain {chain}: `endpoints`: {error}")]
     Endpoint {
         /// The chain's id.
         chain: u64,
@@ -242,8 +249,13 @@ pub enum ConfigError {
         error: AbiError,
     },
     /// TLS to the endpoints cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    #[error("chain {chain}: `endpoints`: {error}")]
+    Tls {
+        /// The chain's id.
+        chain: u64,
+        /// The error of the certificates.
+        error: TlsError,
+    },
 }
 
 impl ChainConfig {
@@ -258,57 +270,66 @@ impl ChainConfig {
             .map_or(Ok(()), Err)
     }
 
-    /// All that is wrong: each chain's first fault.
+    /// All that is wrong, and nothing that only follows from another fault.
     #[must_use]
     pub fn problems(chains: &[Self]) -> Vec<ConfigError> {
         let mut seen = HashSet::new();
-        let checks = chains.iter().map(|chain| match seen.insert(chain.id) {
-            true => chain.check(),
-            false => Err(ConfigError::Twice(chain.id)),
-        });
-        checks.filter_map(Result::err).collect()
+        let mut problems = Vec::new();
+        for chain in chains {
+            if !seen.insert(chain.id) {
+                problems.push(ConfigError::Twice(chain.id));
+            }
+            chain.check_endpoints(&mut problems);
+            chain.check_numbers(&mut problems);
+            chain.check_durations(&mut problems);
+            chain.check_texts(&mut problems);
+        }
+        problems
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
-        let addresses = self.addresses()?;
-        if addresses.is_empty() {
-            return Err(ConfigError::NoEndpoint(self.id));
+    fn check_endpoints(&self, problems: &mut Vec<ConfigError>) {
+        if self.endpoints.is_empty() {
+            problems.push(ConfigError::NoEndpoint(self.id));
         }
-        for (_, ca_file) in &addresses {
-            tls_config(ca_file.as_deref())?;
+        for endpoint in &self.endpoints {
+            let checked = self.address(endpoint).and_then(|(_, ca_file)| {
+                let tls = tls_config(ca_file.as_deref());
+                tls.map_err(|error| self.tls_error(error))
+            });
+            problems.extend(checked.err());
         }
+    }
+
+    fn check_numbers(&self, problems: &mut Vec<ConfigError>) {
         let finality = match self.finality() {
             Finality::Depth(depth) => depth,
             Finality::Tag(_) | Finality::Unsaid => 0,
         };
+        // Without endpoints, that is the fault, and not how many of them have to agree.
+        let most_agreement = match self.endpoints.len() as u64 {
+            0 => u64::MAX,
+            count => count,
+        };
         let bounds = [
             ("id", self.id, 1, u64::MAX),
             ("confirmations", self.confirmations.into(), 1, 10_000),
-            (
-                "agreement",
-                self.agreement as u64,
-                1,
-                addresses.len() as u64,
-            ),
+            ("agreement", self.agreement as u64, 1, most_agreement),
             ("reorg_limit", self.reorg_limit() as u64, 1, 4_096),
             ("catch_up", self.catch_up, 1, MOST_BLOCKS),
             ("finality", finality, 0, MOST_BLOCKS),
         ];
         for (key, found, least, most) in bounds {
             if !(least..=most).contains(&found) {
-                let expected = if most == u64::MAX {
-                    format!("{least} at least")
-                } else {
-                    format!("{least} to {most}")
+                let expected = match most {
+                    u64::MAX => format!("{least} at least"),
+                    most => format!("{least} to {most}"),
                 };
-                return Err(ConfigError::Bounds {
-                    chain: self.id,
-                    key,
-                    found: found.to_string(),
-                    expected,
-                });
+                problems.push(self.out_of_bounds(key, found.to_string(), expected));
             }
         }
+    }
+
+    fn check_durations(&self, problems: &mut Vec<ConfigError>) {
         let durations = [
             ("call_timeout", self.call_timeout, 100, 600_000),
             ("drop_after", self.drop_after, 1_000, 86_400_000),
@@ -317,39 +338,48 @@ impl ChainConfig {
         for (key, found, min_ms, max_ms) in durations {
             let (min, max) = (Duration::from_millis(min_ms), Duration::from_millis(max_ms));
             if !(min..=max).contains(&found) {
-                return Err(ConfigError::Bounds {
-                    chain: self.id,
-                    key,
-                    found: format_duration(found).to_string(),
-                    expected: format!("{} to {}", format_duration(min), format_duration(max)),
-                });
+                let expected = format!("{} to {}", format_duration(min), format_duration(max));
+                let found = format_duration(found).to_string();
+                problems.push(self.out_of_bounds(key, found, expected));
             }
         }
+    }
+
+    fn check_texts(&self, problems: &mut Vec<ConfigError>) {
         let coin = self.coin.as_deref().unwrap_or("ETH");
         let is_symbol = coin.chars().all(|one| one.is_ascii_graphic());
         if coin.is_empty() || coin.len() > MAX_SYMBOL_BYTES || !is_symbol {
-            return Err(ConfigError::Bounds {
-                chain: self.id,
-                key: "coin",
-                found: format!("{coin:?}"),
-                expected: format!("a symbol of 1 to {MAX_SYMBOL_BYTES} letters, such as \"ETH\""),
-            });
+            let expected = format!("a symbol of 1 to {MAX_SYMBOL_BYTES} letters, such as \"ETH\"");
+            problems.push(self.out_of_bounds("coin", format!("{coin:?}"), expected));
         }
         if self.tokens.len() > MAX_TOKENS {
-            return Err(ConfigError::Bounds {
-                chain: self.id,
-                key: "tokens",
-                found: format!("a list of {}", self.tokens.len()),
-                expected: format!("{MAX_TOKENS} tokens at most"),
-            });
+            let found = format!("a list of {}", self.tokens.len());
+            let expected = format!("{MAX_TOKENS} tokens at most");
+            problems.push(self.out_of_bounds("tokens", found, expected));
         }
-        for signature in &self.errors {
-            ErrorAbi::parse(signature).map_err(|error| ConfigError::Abi {
-                chain: self.id,
-                error,
-            })?;
+        let signatures = self.errors.iter();
+        let wrong = signatures.filter_map(|signature| ErrorAbi::parse(signature).err());
+        problems.extend(wrong.map(|error| ConfigError::Abi {
+            chain: self.id,
+            error,
+        }));
+    }
+
+    fn out_of_bounds(&self, key: &'static str, found: String, expected: String) -> ConfigError {
+        ConfigError::Bounds {
+            chain: self.id,
+            key,
+            found,
+            expected,
         }
-        Ok(())
+    }
+
+    /// The error of the certificates that its endpoints trust.
+    pub(crate) fn tls_error(&self, error: TlsError) -> ConfigError {
+        ConfigError::Tls {
+            chain: self.id,
+            error,
+        }
     }
 
     /// The custom errors of the chain, with those that are built in.
@@ -370,18 +400,24 @@ impl ChainConfig {
     /// # Errors
     /// An address is malformed.
     pub fn addresses(&self) -> Result<Vec<(Address, Option<PathBuf>)>, ConfigError> {
-        let parsed = self.endpoints.iter().map(|endpoint| {
-            let (text, ca_file) = match endpoint {
-                EndpointConfig::Address(text) => (text, None),
-                EndpointConfig::Signed(signed) => (&signed.url, Some(signed.ca_file.clone())),
-            };
-            let address = text.parse().map_err(|error| ConfigError::Endpoint {
-                chain: self.id,
-                error,
-            });
-            Ok((address?, ca_file))
-        });
-        parsed.collect()
+        let endpoints = self.endpoints.iter();
+        endpoints.map(|endpoint| self.address(endpoint)).collect()
+    }
+
+    /// The address of one node, with its file of trusted certificates, if any.
+    fn address(
+        &self,
+        endpoint: &EndpointConfig,
+    ) -> Result<(Address, Option<PathBuf>), ConfigError> {
+        let (text, ca_file) = match endpoint {
+            EndpointConfig::Address(text) => (text, None),
+            EndpointConfig::Signed(signed) => (&signed.url, Some(signed.ca_file.clone())),
+        };
+        let address = text.parse().map_err(|error| ConfigError::Endpoint {
+            chain: self.id,
+            error,
+        })?;
+        Ok((address, ca_file))
     }
 
     /// The name in logs: the configured one, or the id.

@@ -184,6 +184,9 @@ fn day() -> Duration {
     DAY
 }
 
+/// The results of all checks, good ones too.
+type Checks = Vec<Result<(), DeliveryError>>;
+
 impl DeliveryConfig {
     /// Whether a channel is configured.
     #[must_use]
@@ -199,7 +202,7 @@ impl DeliveryConfig {
         self.problems().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// All that is wrong: of each webhook, of push and of e-mail the first fault.
+    /// All that is wrong, and nothing that only follows from another fault.
     #[must_use]
     pub fn problems(&self) -> Vec<DeliveryError> {
         let mut checks = Vec::new();
@@ -211,7 +214,8 @@ impl DeliveryConfig {
         ] {
             checks.push(check_duration(&format!("delivery.{key}"), found, min, max));
         }
-        if self.first_pause > self.longest_pause {
+        let are_pauses = checks.iter().skip(1).take(2).all(Result::is_ok);
+        if are_pauses && self.first_pause > self.longest_pause {
             checks.push(Err(DeliveryError::invalid(
                 "delivery.first_pause",
                 format!(
@@ -231,22 +235,26 @@ impl DeliveryConfig {
         }
         checks.push(crate::tls::tls_config(self.ca_file.as_deref()).map(drop));
         self.check_webhooks(&mut checks);
-        checks.extend(self.push.as_ref().map(PushConfig::check));
-        checks.extend(self.email.as_ref().map(EmailConfig::check));
+        if let Some(push) = &self.push {
+            push.check(&mut checks);
+        }
+        if let Some(email) = &self.email {
+            email.check(&mut checks);
+        }
         checks.into_iter().filter_map(Result::err).collect()
     }
 
-    fn check_webhooks(&self, checks: &mut Vec<Result<(), DeliveryError>>) {
+    fn check_webhooks(&self, checks: &mut Checks) {
         let count = self.webhook.len();
-        checks.push(check_number(
-            "number of delivery.webhook",
-            count,
-            0,
-            MAX_WEBHOOKS,
-        ));
+        if count > MAX_WEBHOOKS {
+            checks.push(Err(DeliveryError::invalid(
+                "delivery.webhook",
+                format!("there {count} times, expected {MAX_WEBHOOKS} webhooks at most"),
+            )));
+        }
         let mut names = HashSet::new();
         for webhook in self.webhook.iter().take(MAX_WEBHOOKS) {
-            checks.push(webhook.check());
+            webhook.check(checks);
             if !names.insert(&webhook.name) {
                 checks.push(Err(DeliveryError::invalid(
                     "delivery.webhook.name",
@@ -278,40 +286,34 @@ impl WebhookConfig {
         has(&self.types, &type_name(notification)) && has(&self.priorities, priority_name(priority))
     }
 
-    fn check(&self) -> Result<(), DeliveryError> {
+    fn check(&self, checks: &mut Checks) {
         let is_allowed =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(is_allowed) {
-            return Err(DeliveryError::invalid(
+            checks.push(Err(DeliveryError::invalid(
                 "delivery.webhook.name",
                 format!(
                     "{:?}, expected 1 to 64 letters, digits, `_`, `-` or `.`",
                     self.name
                 ),
-            ));
+            )));
         }
-        let url = Guard::new(self.networks()).check_url(self.url.expose());
-        url.map_err(|error| {
-            let hint = match self.allow_private {
-                false if error.is_private() => {
-                    ", or `allow_private = true` for a receiver in a private network"
-                }
-                _ => "",
-            };
-            DeliveryError::invalid(self.key("url"), format!("refused: {error}{hint}"))
-        })?;
-        check_number(&self.key("concurrency"), self.concurrency, 1, 100)?;
-        check_number(&self.key("rate"), self.rate as usize, 0, 10_000)?;
-        check_number(&self.key("secrets"), self.secrets.len(), 0, MAX_SECRETS)?;
-        for secret in &self.secrets {
+        checks.push(self.check_url());
+        checks.extend([
+            check_number(&self.key("concurrency"), self.concurrency, 1, 100),
+            check_number(&self.key("rate"), self.rate as usize, 0, 10_000),
+            check_number(&self.key("secrets"), self.secrets.len(), 0, MAX_SECRETS),
+        ]);
+        checks.extend(self.secrets.iter().map(|secret| {
             webhook::read_secret(secret)
-                .map_err(|problem| DeliveryError::invalid(self.key("secrets"), problem))?;
-        }
+                .map(drop)
+                .map_err(|problem| DeliveryError::invalid(self.key("secrets"), problem))
+        }));
         if self.template == Template::Standard && self.secrets.is_empty() {
-            return Err(DeliveryError::invalid(
+            checks.push(Err(DeliveryError::invalid(
                 self.key("secrets"),
-                "empty, expected one at least: without a signature the receiver cannot trust a request",
-            ));
+                "empty, expected one at least with template = \"standard\": without a signature the receiver cannot trust a request",
+            )));
         }
         let is_telegram = self.template == Template::Telegram;
         if is_telegram != self.chat_id.as_ref().is_some_and(|id| !id.is_empty()) {
@@ -319,18 +321,30 @@ impl WebhookConfig {
                 true => "missing, expected the chat's id or @name",
                 false => "set, expected only with template = \"telegram\"",
             };
-            return Err(DeliveryError::invalid(self.key("chat_id"), problem));
+            checks.push(Err(DeliveryError::invalid(self.key("chat_id"), problem)));
         }
         let names = ["low", "medium", "high", "urgent"];
-        for priority in &self.priorities {
-            if !names.contains(&priority.as_str()) {
-                return Err(DeliveryError::invalid(
-                    self.key("priorities"),
-                    format!("{priority:?}, expected one of {}", names.join(", ")),
-                ));
-            }
-        }
-        Ok(())
+        let unknown = self.priorities.iter();
+        let unknown = unknown.filter(|priority| !names.contains(&priority.as_str()));
+        checks.extend(unknown.map(|priority| {
+            Err(DeliveryError::invalid(
+                self.key("priorities"),
+                format!("{priority:?}, expected one of {}", names.join(", ")),
+            ))
+        }));
+    }
+
+    fn check_url(&self) -> Result<(), DeliveryError> {
+        let checked = Guard::new(self.networks()).check_url(self.url.expose());
+        checked.map(drop).map_err(|error| {
+            let hint = match self.allow_private {
+                false if error.is_private() => {
+                    ", or `allow_private = true` for a receiver in a private network"
+                }
+                _ => "",
+            };
+            DeliveryError::invalid(self.key("url"), format!("refused: {error}{hint}"))
+        })
     }
 }
 
@@ -341,28 +355,25 @@ impl PushConfig {
         networks(self.allow_private)
     }
 
-    fn check(&self) -> Result<(), DeliveryError> {
-        check_duration("delivery.push.ttl", self.ttl, SECOND, 28 * DAY)?;
-        Vapid::new(&self.vapid_private_key, &self.subject).map(|_| ())
+    fn check(&self, checks: &mut Checks) {
+        checks.push(check_duration(
+            "delivery.push.ttl",
+            self.ttl,
+            SECOND,
+            28 * DAY,
+        ));
+        checks.extend(Vapid::check(&self.vapid_private_key, &self.subject));
     }
 }
 
 impl EmailConfig {
-    fn check(&self) -> Result<(), DeliveryError> {
-        check_number("delivery.email.concurrency", self.concurrency, 1, 100)?;
-        check_number("delivery.email.rate", self.rate as usize, 0, 10_000)?;
-        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-        if !self.host.bytes().all(is_part) {
-            return Err(DeliveryError::invalid(
-                "delivery.email.host",
-                format!(
-                    "{:?}, expected a name or an address alone, such as \"smtp.example.com\"",
-                    self.host
-                ),
-            ));
-        }
-        check_duration("delivery.email.delay", self.delay, Duration::ZERO, 7 * DAY)?;
-        email::check(self)
+    fn check(&self, checks: &mut Checks) {
+        checks.extend([
+            check_number("delivery.email.concurrency", self.concurrency, 1, 100),
+            check_number("delivery.email.rate", self.rate as usize, 0, 10_000),
+            check_duration("delivery.email.delay", self.delay, Duration::ZERO, 7 * DAY),
+        ]);
+        checks.extend(email::check(self));
     }
 }
 

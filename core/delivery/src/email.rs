@@ -108,9 +108,35 @@ impl Drop for EmailSender {
     }
 }
 
-/// Checks the configuration of e-mail.
-pub(crate) fn check(config: &EmailConfig) -> Result<(), DeliveryError> {
-    EmailSender::new(config, Duration::from_secs(1)).map(|_| ())
+/// The results of checking each part of the configuration of e-mail that a sender is made of.
+pub(crate) fn check(config: &EmailConfig) -> Vec<Result<(), DeliveryError>> {
+    let mut checks = vec![mailbox("from", &config.from).map(drop)];
+    let reply_to = config.reply_to.as_deref();
+    checks.extend(reply_to.map(|text| mailbox("reply_to", text).map(drop)));
+    let host = check_host(&config.host);
+    // A host that is none has no TLS, which is no fault of its own.
+    if host.is_ok() && config.encryption != Encryption::None {
+        checks.push(tls(config).map(drop));
+    }
+    checks.push(host);
+    checks.push(credentials(config).map(drop));
+    checks.push(unsubscribe_url(&config.unsubscribe_url).map(drop));
+    checks.push(tokens(config).map(drop));
+    checks
+}
+
+fn check_host(host: &str) -> Result<(), DeliveryError> {
+    if host.is_empty() {
+        return Err(invalid("host", "empty, expected the SMTP server's name"));
+    }
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    match host.bytes().all(is_part) {
+        true => Ok(()),
+        false => Err(invalid(
+            "host",
+            format!("{host:?}, expected a name or an address alone, such as \"smtp.example.com\""),
+        )),
+    }
 }
 
 fn invalid(key: &str, problem: impl Into<String>) -> DeliveryError {
@@ -201,9 +227,7 @@ fn builder(
     domain: &str,
     timeout: Duration,
 ) -> Result<AsyncSmtpTransportBuilder, DeliveryError> {
-    if config.host.is_empty() {
-        return Err(invalid("host", "empty, expected the SMTP server's name"));
-    }
+    check_host(&config.host)?;
     let pool = PoolConfig::new()
         .max_size(u32::try_from(config.concurrency).unwrap_or(1))
         .idle_timeout(IDLE_TIMEOUT);
@@ -217,8 +241,16 @@ fn builder(
         Encryption::Starttls => builder.tls(Tls::Required(tls(config)?)),
         Encryption::Tls => builder.tls(Tls::Wrapper(tls(config)?)),
     };
+    if let Some(credentials) = credentials(config)? {
+        builder = builder.credentials(credentials);
+    }
+    Ok(builder)
+}
+
+/// The login, if one is configured.
+fn credentials(config: &EmailConfig) -> Result<Option<Credentials>, DeliveryError> {
     match (&config.username, &config.password) {
-        (None, None) => {}
+        (None, None) => Ok(None),
         (Some(username), Some(password)) => {
             if config.encryption == Encryption::None && !is_local(&config.host) {
                 return Err(invalid(
@@ -227,12 +259,11 @@ fn builder(
                 ));
             }
             let password = password.expose().to_owned();
-            builder = builder.credentials(Credentials::new(username.clone(), password));
+            Ok(Some(Credentials::new(username.clone(), password)))
         }
-        (Some(_), None) => return Err(invalid("password", "missing, expected with `username`")),
-        (None, Some(_)) => return Err(invalid("username", "missing, expected with `password`")),
+        (Some(_), None) => Err(invalid("password", "missing, expected with `username`")),
+        (None, Some(_)) => Err(invalid("username", "missing, expected with `password`")),
     }
-    Ok(builder)
 }
 
 /// Whether a host is this machine.

@@ -54,37 +54,55 @@ impl NotificationConfig {
     /// # Errors
     /// The key at fault, and what was expected.
     pub fn check(&self) -> Result<(), NotificationError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All that is wrong.
+    #[must_use]
+    pub fn problems(&self) -> Vec<NotificationError> {
         let positive = [
             ("inbox_items", self.inbox_items as i64),
             ("max_age_ms", self.max_age_ms),
             ("broadcast_max_age_ms", self.broadcast_max_age_ms),
             ("max_broadcasts", self.max_broadcasts as i64),
         ];
-        for (key, value) in positive {
-            if value <= 0 {
-                return Err(NotificationError::invalid(
-                    key,
-                    format!("{value}, expected at least 1"),
-                ));
-            }
-        }
+        let wrong = positive.into_iter().filter(|(_, value)| *value <= 0);
+        let mut problems: Vec<_> = wrong
+            .map(|(key, value)| {
+                NotificationError::invalid(key, format!("{value}, expected at least 1"))
+            })
+            .collect();
         if self.types.len() > MAX_CUSTOM_TYPES {
             let problem = format!(
                 "{} types, expected at most {MAX_CUSTOM_TYPES}",
                 self.types.len()
             );
-            return Err(NotificationError::invalid("types", problem));
+            problems.push(NotificationError::invalid("types", problem));
         }
-        KindRegistry::new(HashMap::new(), &self.types)?;
-        Ok(())
+        problems.extend(KindRegistry::name_problems(&self.types));
+        problems
     }
 
-    /// Checks that types exist: built-in ones, or those of [`types`](Self::types).
+    /// Checks that types exist: built-in ones, or those of [`types`](Self::types). Of these, one at
+    /// fault counts as well.
     ///
     /// # Errors
-    /// `field` with the place of the unknown one, and the known types.
-    pub fn check_types(&self, field: &str, names: &[String]) -> Result<(), NotificationError> {
-        let (kinds, _) = KindRegistry::new(HashMap::new(), &self.types)?;
-        kinds.find_all(field, &[], names).map(|_| ())
+    /// `field` with the place of each unknown one, and the known types.
+    pub fn check_types(&self, field: &str, names: &[String]) -> Result<(), Vec<NotificationError>> {
+        let mut known = self.types.clone();
+        known.retain(|name| KindRegistry::name_problems(std::slice::from_ref(name)).is_empty());
+        known.sort_unstable();
+        known.dedup();
+        let is_meant = |name: &&String| self.types.contains(name);
+        let (kinds, _) = KindRegistry::new(HashMap::new(), &known).map_err(|error| vec![error])?;
+        let places = names.iter().enumerate();
+        let places = places.filter(|(_, name)| !is_meant(name));
+        let unknown: Vec<_> = places
+            .filter_map(|(place, name)| kinds.find(&format!("{field}[{place}]"), 0, name).err())
+            .collect();
+        match unknown.is_empty() {
+            true => Ok(()),
+            false => Err(unknown),
+        }
     }
 }

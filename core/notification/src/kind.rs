@@ -98,10 +98,7 @@ impl KindRegistry {
                 }
             };
             if by_name.insert(name.clone(), Kind(number)).is_some() {
-                return Err(NotificationError::invalid(
-                    field,
-                    format!("{name:?} is named twice"),
-                ));
+                return Err(named_twice(field, name));
             }
         }
         // A class has 14 bits for the type.
@@ -118,6 +115,19 @@ impl KindRegistry {
             },
             added,
         ))
+    }
+
+    /// All that is wrong with the names of types.
+    pub(crate) fn name_problems(configured: &[String]) -> Vec<NotificationError> {
+        let mut problems = Vec::new();
+        for (place, name) in configured.iter().enumerate() {
+            let field = format!("types[{place}]");
+            problems.extend(check_name(&field, name).err());
+            if configured[..place].contains(name) {
+                problems.push(named_twice(field, name));
+            }
+        }
+        problems
     }
 
     /// The type that a request names, by its number on the wire or by its name.
@@ -195,6 +205,10 @@ fn built_in_kind(name: &str) -> Option<Kind> {
     let full = format!("NOTIFICATION_TYPE_{}", name.to_ascii_uppercase());
     let kind = NotificationType::from_str_name(&full).filter(|_| is_lower)?;
     (kind != NotificationType::Unspecified).then_some(Kind(kind as u16))
+}
+
+fn named_twice(field: String, name: &str) -> NotificationError {
+    NotificationError::invalid(field, format!("{name:?} is named twice"))
 }
 
 fn check_name(field: &str, name: &str) -> Result<(), NotificationError> {

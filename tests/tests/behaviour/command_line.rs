@@ -210,6 +210,7 @@ async fn faults_of_all_sections_are_named_at_once() {
         "namespace \"Orders\" is malformed",
         "(tidewire.toml line 28)",
         "`chain.0.id` is the text \"one\" (tidewire.toml line 30)",
+        "chain.0: `endpoints` is empty, expected one at least (tidewire.toml line 29)",
         "chain 5: `agreement` is 3, expected 1 to 1 (tidewire.toml line 34)",
         "delivery.timeout is 2h, expected 1s to 30s (tidewire.toml line 36)",
         "delivery.push.vapid_private_key is no private key of P-256",
@@ -222,7 +223,7 @@ async fn faults_of_all_sections_are_named_at_once() {
     // No consequence of a wrong value, and a line for each fault.
     assert!(!text.contains("`chain.0.id` is missing"), "{text}");
     assert!(!text.contains("kind` is missing"), "{text}");
-    assert_eq!(text.lines().count(), 18, "{text}");
+    assert_eq!(text.lines().count(), 19, "{text}");
     assert!(
         text.lines().all(|line| line.starts_with("tidewire: ")),
         "{text}"

@@ -20,6 +20,7 @@ mod capacity;
 mod cli;
 mod command_line;
 mod commands;
+mod config_faults;
 mod configuration;
 mod deployment;
 mod docs;

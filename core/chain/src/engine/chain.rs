@@ -77,8 +77,9 @@ impl Chain {
         clock: SharedClock,
         store: Option<SharedStore>,
     ) -> Result<Self, ConfigError> {
+        let pool = EndpointPool::new(config.id, config.addresses()?, config.call_timeout);
         Ok(Self {
-            pool: EndpointPool::new(config.id, config.addresses()?, config.call_timeout)?,
+            pool: pool.map_err(|error| config.tls_error(error))?,
             block_store: BlockStore::new(config.id, store.clone()),
             store,
             clock,

@@ -63,15 +63,7 @@ impl Vapid {
     /// # Errors
     /// Names the key of the value that cannot be used.
     pub fn new(private_key: &Secret, subject: &str) -> Result<Self, DeliveryError> {
-        let text = private_key.expose().trim_end_matches('=');
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
-        let key = bytes.and_then(|bytes| SecretKey::from_slice(&bytes).ok());
-        let key = key.ok_or_else(|| {
-            DeliveryError::invalid(
-                KEY,
-                "no private key of P-256, expected 32 bytes in base64url, as `npx web-push generate-vapid-keys` prints them",
-            )
-        })?;
+        let key = read_key(private_key)?;
         check_subject(subject)?;
         let public = key.public_key().to_encoded_point(false);
         let document = key
@@ -83,6 +75,11 @@ impl Vapid {
             subject: subject.to_owned(),
             tokens: Mutex::new(LruCache::new(ORIGINS)),
         })
+    }
+
+    /// The results of checking the key and the subject.
+    pub(crate) fn check(private_key: &Secret, subject: &str) -> [Result<(), DeliveryError>; 2] {
+        [read_key(private_key).map(drop), check_subject(subject)]
     }
 
     /// The public key, in base64url.
@@ -112,6 +109,18 @@ impl Vapid {
         self.tokens.lock().put(origin, (now_ms, header.clone()));
         Ok(header)
     }
+}
+
+fn read_key(private_key: &Secret) -> Result<SecretKey, DeliveryError> {
+    let text = private_key.expose().trim_end_matches('=');
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+    let key = bytes.and_then(|bytes| SecretKey::from_slice(&bytes).ok());
+    key.ok_or_else(|| {
+        DeliveryError::invalid(
+            KEY,
+            "no private key of P-256, expected 32 bytes in base64url, as `npx web-push generate-vapid-keys` prints them",
+        )
+    })
 }
 
 /// Checks the contact. Push services refuse one that nobody can reach, with a 403 that does not

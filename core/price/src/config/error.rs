@@ -64,6 +64,9 @@ pub enum ConfigError {
     /// There are too many sources.
     #[error("there are {MOST_SOURCES} sources already, expected no more")]
     TooManySources,
+    /// The configuration has too many sources.
+    #[error("prices.source is there {0} times, expected {MOST_SOURCES} sources at most")]
+    TooManyTables(usize),
     /// A venue's connections cannot carry all symbols.
     #[error(
         "prices.symbols: {count} of them are traded at source {name:?}, expected at most {most}: connections to it carry no more"

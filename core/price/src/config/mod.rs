@@ -180,7 +180,6 @@ impl PriceConfig {
     pub fn problems(&self) -> Vec<ConfigError> {
         let mut problems = Vec::new();
         let symbols = self.symbol_specs(&mut problems);
-        let has_symbols = self.symbols.iter().all(|name| Symbol::parse(name).is_ok());
         let sources = self.source_specs(&mut problems);
         for source in sources {
             let served = |spec: &&SymbolSpec| source.venue_name(&spec.symbol).is_some();
@@ -194,19 +193,17 @@ impl PriceConfig {
                 });
             }
         }
-        // A symbol at fault may be the one that these need.
-        if has_symbols {
-            self.check_rates(&symbols, &mut problems);
-            self.check_supplied_assets(&symbols, &mut problems);
-        }
+        self.check_rates(&symbols, &mut problems);
+        self.check_supplied_assets(&symbols, &mut problems);
         let is_supply = |supply: f64| supply > 0.0 && supply <= MAX_SUPPLY;
         let wrong = self
             .supply
             .iter()
             .filter(|(_, supply)| !is_supply(**supply));
         problems.extend(wrong.map(|(base, supply)| ConfigError::Supply(base.clone(), *supply)));
+        let supply_source = self.supply_source.iter();
+        problems.extend(supply_source.flat_map(SupplySourceConfig::problems));
         let others = [
-            self.supply_spec().map(drop),
             milliseconds("prices.watchdog", self.watchdog, MAX_SILENCE).map(drop),
             tls_config(self.ca_file.as_deref())
                 .map(drop)
@@ -220,17 +217,26 @@ impl PriceConfig {
     fn check_rates(&self, symbols: &[SymbolSpec], problems: &mut Vec<ConfigError>) {
         for currency in &self.convert {
             let is_rate = |spec: &SymbolSpec| spec.symbol.base() == currency;
-            if !symbols.iter().any(is_rate) {
+            if !symbols.iter().any(is_rate) && !self.may_have_base(currency) {
                 problems.push(ConfigError::NoRate(currency.clone()));
             }
         }
+    }
+
+    /// Whether a symbol at fault may be meant as one of this base.
+    fn may_have_base(&self, base: &str) -> bool {
+        let wrong = self.symbols.iter();
+        let mut wrong = wrong.filter(|name| Symbol::parse(name).is_err());
+        wrong.any(|name| !base.is_empty() && name.to_ascii_uppercase().starts_with(base))
     }
 
     /// Checks that each number of coins is that of a symbol's base.
     fn check_supplied_assets(&self, symbols: &[SymbolSpec], problems: &mut Vec<ConfigError>) {
         let bases: HashSet<&str> = symbols.iter().map(|spec| spec.symbol.base()).collect();
         let assets = self.supply.keys();
-        for asset in assets.filter(|asset| !bases.contains(asset.as_str())) {
+        let is_unknown =
+            |asset: &&String| !bases.contains(asset.as_str()) && !self.may_have_base(asset);
+        for asset in assets.filter(is_unknown) {
             let hint = nearest(asset, bases.iter().copied())
                 .map(|near| format!(", did you mean {near}?"))
                 .unwrap_or_default();
@@ -324,7 +330,7 @@ impl PriceConfig {
         problems.into_iter().next().map_or(Ok(specs), Err)
     }
 
-    /// The sources, with the first fault of each.
+    /// The sources, with the faults of all.
     fn source_specs(&self, problems: &mut Vec<ConfigError>) -> Vec<SourceSpec> {
         let built_in = VenueKind::DEFAULT.map(SourceConfig::new);
         let all = match self.source.is_empty() {
@@ -332,16 +338,15 @@ impl PriceConfig {
             false => &self.source,
         };
         if all.len() > MOST_SOURCES {
-            problems.push(ConfigError::TooManySources);
+            problems.push(ConfigError::TooManyTables(all.len()));
         }
         let mut names = HashSet::new();
         let mut specs: Vec<SourceSpec> = Vec::with_capacity(all.len().min(MOST_SOURCES));
         for source in all.iter().take(MOST_SOURCES) {
             if !names.insert(source.known_name()) {
                 problems.push(ConfigError::SourceTwice(source.known_name().to_owned()));
-                continue;
             }
-            specs.extend(valid(source.spec(), problems));
+            specs.push(source.read(problems));
         }
         specs
     }

@@ -5,7 +5,7 @@ use tidewire_stream::redacted_url;
 
 use serde::Deserialize;
 
-use super::{ConfigError, parse_symbol};
+use super::{ConfigError, parse_symbol, valid};
 use crate::{
     Symbol, VenueKind,
     venue::{Contract, VenueTransport, pyth::feed_id},
@@ -94,6 +94,13 @@ impl SourceConfig {
     /// # Errors
     /// Names the source and what was expected.
     pub fn spec(&self) -> Result<SourceSpec, ConfigError> {
+        let mut problems = Vec::new();
+        let spec = self.read(&mut problems);
+        problems.into_iter().next().map_or(Ok(spec), Err)
+    }
+
+    /// The source without the values at fault, and all faults.
+    pub(super) fn read(&self, problems: &mut Vec<ConfigError>) -> SourceSpec {
         let name = self.known_name().to_owned();
         let is_name = !name.is_empty()
             && name.len() <= 64
@@ -101,57 +108,72 @@ impl SourceConfig {
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
         if !is_name {
-            return Err(ConfigError::SourceName(name));
+            problems.push(ConfigError::SourceName(name.clone()));
         }
         let url = self.url.as_deref().unwrap_or(self.kind.url()).to_owned();
+        problems.extend(self.check_url(&url).err());
+        let ids = self.ids.iter();
+        let ids = ids.filter_map(|(symbol, id)| {
+            let id = valid(self.read_id(symbol, id), problems)?;
+            Some((symbol.clone(), id))
+        });
+        let ids = ids.collect();
+        let contracts = self.contracts.iter();
+        let contracts = contracts.filter_map(|(symbol, worth)| {
+            let contract = valid(self.read_contract(symbol, worth), problems)?;
+            Some((symbol.clone(), contract))
+        });
+        SourceSpec {
+            kind: self.kind,
+            clock: self.clock,
+            ids,
+            contracts: contracts.collect(),
+            name,
+            url,
+        }
+    }
+
+    fn check_url(&self, url: &str) -> Result<(), ConfigError> {
         let (schemes, expected) = match self.kind.transport() {
             VenueTransport::WebSocket => (["ws", "wss"], "ws://… or wss://…"),
             VenueTransport::ServerSentEvents => (["http", "https"], "http://… or https://…"),
         };
-        if !is_url(&url, schemes) {
-            // Without a scheme there is no place for a password or a key to hide but a path.
-            let shown = match url.contains("://") {
-                true => redacted_url(&url),
-                false => url
-                    .split(['/', '?', '#', '@'])
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
-            };
-            return Err(ConfigError::SourceUrl(name, shown, expected));
+        if is_url(url, schemes) {
+            return Ok(());
         }
-        let mut ids = BTreeMap::new();
-        for (symbol, id) in &self.ids {
-            parse_symbol(&format!("prices.source {name:?}: ids"), symbol)?;
-            let (id_of, expected) = match self.kind {
-                VenueKind::Pyth => (feed_id(id), "the 64 hexadecimal digits of a feed of Pyth"),
-                _ => (
-                    is_venue_name(id).then(|| id.clone()),
-                    "the venue's name as its frames spell it, for example BTCUSD_PERP",
-                ),
-            };
-            let Some(id_of) = id_of else {
-                let (symbol, id) = (symbol.clone(), id.clone());
-                return Err(ConfigError::SourceId(name, symbol, id, expected));
-            };
-            ids.insert(symbol.clone(), id_of);
-        }
-        let mut contracts = BTreeMap::new();
-        for (symbol, worth) in &self.contracts {
-            let key = format!("prices.source {name:?}: contracts");
-            match Contract::parse(worth, &parse_symbol(&key, symbol)?) {
-                Ok(contract) => drop(contracts.insert(symbol.clone(), contract)),
-                Err(error) => return Err(ConfigError::Contract(name, symbol.clone(), error)),
-            }
-        }
-        Ok(SourceSpec {
-            name,
-            kind: self.kind,
-            url,
-            clock: self.clock,
-            ids,
-            contracts,
+        // Without a scheme there is no place for a password or a key to hide but a path.
+        let shown = match url.contains("://") {
+            true => redacted_url(url),
+            false => url
+                .split(['/', '?', '#', '@'])
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        let name = self.known_name().to_owned();
+        Err(ConfigError::SourceUrl(name, shown, expected))
+    }
+
+    fn read_id(&self, symbol: &str, id: &str) -> Result<String, ConfigError> {
+        let name = self.known_name();
+        parse_symbol(&format!("prices.source {name:?}: ids"), symbol)?;
+        let (id_of, expected) = match self.kind {
+            VenueKind::Pyth => (feed_id(id), "the 64 hexadecimal digits of a feed of Pyth"),
+            _ => (
+                is_venue_name(id).then(|| id.to_owned()),
+                "the venue's name as its frames spell it, for example BTCUSD_PERP",
+            ),
+        };
+        id_of.ok_or_else(|| {
+            ConfigError::SourceId(name.to_owned(), symbol.to_owned(), id.to_owned(), expected)
         })
+    }
+
+    fn read_contract(&self, symbol: &str, worth: &str) -> Result<Contract, ConfigError> {
+        let name = self.known_name();
+        let key = format!("prices.source {name:?}: contracts");
+        let contract = Contract::parse(worth, &parse_symbol(&key, symbol)?);
+        contract.map_err(|error| ConfigError::Contract(name.to_owned(), symbol.to_owned(), error))
     }
 }
 

@@ -60,20 +60,31 @@ impl SupplySourceConfig {
     /// # Errors
     /// Names the key and what was expected.
     pub(crate) fn spec(&self) -> Result<SupplySpec, ConfigError> {
-        if !is_url(&self.url, ["http", "https"]) {
-            return Err(ConfigError::SupplyUrl(redacted_url(&self.url)));
-        }
-        if !(1..=MOST_BYTES).contains(&self.most_bytes) {
-            return Err(ConfigError::SupplyBytes(self.most_bytes, MOST_BYTES));
-        }
-        let key = "prices.supply_source.interval";
-        milliseconds(key, self.interval, MAX_INTERVAL)?;
-        milliseconds("prices.supply_source.timeout", self.timeout, MAX_TIMEOUT)?;
+        self.problems().into_iter().next().map_or(Ok(()), Err)?;
         Ok(SupplySpec {
             url: self.url.clone(),
             interval: self.interval,
             timeout: self.timeout,
             most_bytes: self.most_bytes,
         })
+    }
+
+    /// All that is wrong.
+    pub(super) fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        if !is_url(&self.url, ["http", "https"]) {
+            problems.push(ConfigError::SupplyUrl(redacted_url(&self.url)));
+        }
+        if !(1..=MOST_BYTES).contains(&self.most_bytes) {
+            problems.push(ConfigError::SupplyBytes(self.most_bytes, MOST_BYTES));
+        }
+        for (key, found, max) in [
+            ("interval", self.interval, MAX_INTERVAL),
+            ("timeout", self.timeout, MAX_TIMEOUT),
+        ] {
+            let key = format!("prices.supply_source.{key}");
+            problems.extend(milliseconds(&key, found, max).err());
+        }
+        problems
     }
 }

@@ -66,7 +66,7 @@ impl RedisTls {
             Some((certificate, key)) => {
                 let chain = certificates("broker.tls_cert", certificate)?;
                 let private = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|error| unusable("broker.tls_key", key, PRIVATE_KEY, &error))?;
+                    .map_err(|error| unusable("broker.tls_key", key, ANY_KEY, &error))?;
                 let config = builder.with_client_auth_cert(chain, private);
                 config.map_err(|error| unusable("broker.tls_key", key, PRIVATE_KEY, &error))?
             }
@@ -75,6 +75,36 @@ impl RedisTls {
             config: Arc::new(config),
             has_identity: files.identity.is_some(),
         })
+    }
+
+    /// All that is wrong with the files, each by itself and named by its key.
+    #[must_use]
+    pub fn problems(
+        authorities: Option<&Path>,
+        certificate: Option<&Path>,
+        key: Option<&Path>,
+    ) -> Vec<String> {
+        let of_authorities = CertificateFiles {
+            authorities: authorities.map(Path::to_path_buf),
+            identity: None,
+        };
+        let mut problems: Vec<_> = Self::new(&of_authorities).err().into_iter().collect();
+        let chain = certificate.map(|path| certificates("broker.tls_cert", path));
+        problems.extend(chain.and_then(Result::err));
+        let private = key.map(|path| {
+            PrivateKeyDer::from_pem_file(path)
+                .map_err(|error| unusable("broker.tls_key", path, ANY_KEY, &error))
+        });
+        problems.extend(private.and_then(Result::err));
+        // Whether they belong together shows once both can be read.
+        if let (true, Some(certificate), Some(key)) = (problems.is_empty(), certificate, key) {
+            let of_identity = CertificateFiles {
+                authorities: None,
+                identity: Some((certificate.to_path_buf(), key.to_path_buf())),
+            };
+            problems.extend(Self::new(&of_identity).err());
+        }
+        problems
     }
 
     /// Encrypts a connection.
@@ -119,6 +149,7 @@ impl RedisTls {
 const WANTS_CERTIFICATE: &str =
     ": it may ask for a certificate: set `broker.tls_cert` and `broker.tls_key`";
 const CERTIFICATES: &str = "a file of certificates in PEM";
+const ANY_KEY: &str = "a private key in PEM";
 const PRIVATE_KEY: &str = "the private key of broker.tls_cert in PEM";
 
 /// The certificates of a PEM file, one at least.
