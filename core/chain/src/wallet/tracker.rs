@@ -265,7 +265,7 @@ impl WalletTracker {
 
     /// Applies a status of the transaction tracker. Returns updates if wallets received the
     /// transaction as pending, and it was replaced, cancelled or dropped, or a reorg undid that.
-    pub(crate) fn apply_status(&mut self, status: &TransactionStatus) -> Vec<ChannelEvent> {
+    pub fn apply_status(&mut self, status: &TransactionStatus) -> Vec<ChannelEvent> {
         use TransactionState::{Cancelled, Dropped, Pending, Replaced};
         let Ok(hash) = status.hash.parse::<B256>() else {
             return Vec::new();

@@ -63,9 +63,20 @@ async fn apply(
     index: &WalletIndex,
     client: &Scripted,
 ) -> Vec<WalletUpdate> {
+    apply_at(tracker, update, index, client, 7).await
+}
+
+async fn apply_at(
+    tracker: &mut WalletTracker,
+    update: &ChainUpdate,
+    index: &WalletIndex,
+    client: &Scripted,
+    now_ms: i64,
+) -> Vec<WalletUpdate> {
     let activity = Activity::of(&update.included, index);
     let is_watched = |wallet: &Address| index.contains(wallet);
-    updates(tracker.apply(update, activity, is_watched, client, 7).await)
+    let events = tracker.apply(update, activity, is_watched, client, now_ms);
+    updates(events.await)
 }
 
 fn updates(events: Vec<ChannelEvent>) -> Vec<WalletUpdate> {

@@ -73,6 +73,17 @@ async fn nft_transfers_and_approvals_are_sent_and_an_unindexed_id_is_no_amount()
             pair("1", "5"),
         ]
     );
+    // From whom to whom, and in which contract.
+    let text = |address: Address| format!("{address:?}");
+    for (data, contract) in sent.iter().zip([nft, nft, many]) {
+        let Data::Nft(nft) = data else {
+            panic!("{data:?}");
+        };
+        assert_eq!(
+            (&nft.from, &nft.to, &nft.contract),
+            (&text(account(2)), &text(account(1)), &text(contract))
+        );
+    }
     let items = sent.iter().find_map(|data| match data {
         Data::Nft(nft) if nft.standard == "erc1155" => Some(nft.items.clone()),
         _ => None,

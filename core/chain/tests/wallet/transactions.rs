@@ -6,11 +6,12 @@ use tidewire_chain::{
     wallet::{ConfirmationRules, Tracing, WalletTracker},
 };
 use tidewire_proto::v1::{
-    BalanceSource, Direction, TransactionState, WalletUpdate, wallet_update::Data,
+    BalanceSource, Direction, TransactionState, TransactionStatus, WalletUpdate,
+    wallet_update::Data,
 };
 
 use crate::{
-    apply, index,
+    apply, apply_at, index,
     scripted::Scripted,
     support::{CHAIN, Node, RECEIPT_FAULTS, account, hash, transaction},
     updates,
@@ -152,5 +153,73 @@ async fn a_transaction_without_its_own_receipt_is_unknown_until_it_has_one() {
             assert_eq!(statuses(&retracted), all);
             assert!(retracted.iter().all(|update| update.removed));
         }
+    }
+}
+
+#[tokio::test]
+async fn a_later_state_is_sent_with_its_own_time() {
+    use TransactionState::{Confirmed, Confirming, Finalized};
+    let rules = ConfirmationRules {
+        required: 2,
+        finality_depth: 3,
+        reorg_limit: 10,
+    };
+    let (wallets, mut node) = (index(&[account(1)]), Node::default());
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Off).with_rules(rules);
+    node.send(transaction(hash(1), account(2), 0, account(1), 5));
+    let mined = node.mine(&[hash(1)]);
+    let call = Call::new("eth_getTransactionReceipt", json!([hash(1)]));
+    let mut client = Scripted::default();
+    client.receipts.insert(hash(1), node.respond(&call));
+    let mut update = mined;
+    for (state, now_ms) in [(Confirming, 20), (Confirmed, 31), (Finalized, 42)] {
+        let sent = apply_at(&mut tracker, &update, &wallets, &client, now_ms).await;
+        assert_eq!(statuses(&sent), [state]);
+        assert!(sent.iter().all(|update| update.timestamp == now_ms));
+        update = node.mine(&[]);
+    }
+}
+
+#[test]
+fn an_end_without_a_block_is_sent_once_and_a_reorg_takes_it_back() {
+    use TransactionState::{Cancelled, Dropped, Pending, Replaced};
+    for end in [Replaced, Cancelled] {
+        let wallets = index(&[account(1)]);
+        let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+        let submitted = transaction(hash(1), account(1), 0, account(2), 5);
+        assert_eq!(tracker.apply_pending(&submitted, &wallets, 7).len(), 1);
+        let mut apply = |state, reorged: Option<bool>, timestamp| {
+            let mut status = TransactionStatus {
+                hash: hash(1).to_string(),
+                replaced_by: (state == end).then(|| hash(2).to_string()),
+                reorged,
+                timestamp,
+                ..TransactionStatus::default()
+            };
+            status.set_state(state);
+            let sent = updates(tracker.apply_status(&status)).into_iter();
+            let sent = sent.map(|update| match update.data {
+                Some(Data::Transaction(sent)) => {
+                    let state = sent.status();
+                    (state, sent.replaced_by, update.removed, update.timestamp)
+                }
+                other => panic!("{other:?}"),
+            });
+            sent.collect::<Vec<_>>()
+        };
+        let by = || Some(hash(2).to_string());
+        assert_eq!(apply(Pending, None, 8), []);
+        for round in [10, 20] {
+            assert_eq!(apply(end, None, round), [(end, by(), false, round)]);
+            assert_eq!(apply(end, None, round + 1), []);
+            assert_eq!(apply(Pending, None, round + 2), []);
+            let taken_back = apply(Pending, Some(true), round + 3);
+            assert_eq!(taken_back, [(end, by(), true, round + 3)]);
+            assert_eq!(apply(Pending, Some(true), round + 4), []);
+        }
+        // A dropped transaction is forgotten.
+        assert_eq!(apply(Dropped, None, 30), [(Dropped, None, false, 30)]);
+        assert_eq!(apply(Dropped, None, 31), []);
+        assert_eq!(apply(Pending, Some(true), 32), []);
     }
 }
