@@ -34,6 +34,13 @@ struct NumberRange {
     last: u64,
 }
 
+impl NumberRange {
+    /// Forgets the lowest numbers of a range that is too long.
+    fn bound(&mut self) {
+        self.first = self.first.max(self.last.saturating_sub(RANGE_LEN - 1));
+    }
+}
+
 /// Numbers that rise by one.
 #[derive(Debug, Default)]
 pub(super) struct NumberRanges {
@@ -44,6 +51,11 @@ pub(super) struct NumberRanges {
 impl NumberRanges {
     /// Whether all numbers from `first` to `last` have arrived.
     pub(super) fn contains(&self, first: u64, last: u64) -> bool {
+        // Nearly all numbers are new, or in the newest range.
+        match self.ranges.back() {
+            Some(newest) if first < newest.first => {}
+            newest => return newest.is_some_and(|newest| last <= newest.last),
+        }
         let after = self.ranges.partition_point(|range| range.first <= first);
         let range = after.checked_sub(1).and_then(|at| self.ranges.get(at));
         range.is_some_and(|range| last <= range.last)
@@ -60,6 +72,14 @@ impl NumberRanges {
 
     /// Adds the numbers from `first` to `last`.
     pub(super) fn insert(&mut self, first: u64, last: u64) {
+        // Nearly all numbers continue the newest range.
+        if let Some(newest) = self.ranges.back_mut()
+            && (newest.first..=newest.last.saturating_add(1)).contains(&first)
+        {
+            newest.last = newest.last.max(last);
+            newest.bound();
+            return;
+        }
         // The ranges that overlap the new one, or touch it.
         let from = self
             .ranges
@@ -72,7 +92,7 @@ impl NumberRanges {
             joined.first = joined.first.min(range.first);
             joined.last = joined.last.max(range.last);
         }
-        joined.first = joined.first.max(joined.last.saturating_sub(RANGE_LEN - 1));
+        joined.bound();
         if from < until {
             self.ranges[from] = joined;
             self.ranges.drain(from + 1..until);
@@ -122,7 +142,10 @@ impl NumberSet {
         if self.current.is_empty() {
             self.since_us = now_us;
         }
-        // Nearly always at the end.
+        if self.current.last().is_none_or(|last| *last < number) {
+            self.current.push(number);
+            return;
+        }
         let at = self.current.partition_point(|other| *other < number);
         self.current.insert(at, number);
     }
