@@ -360,7 +360,8 @@ impl Aggregator {
     }
 
     fn quote_indexes(&mut self, source: SourceId, name: &str) -> Option<QuoteIndexes> {
-        let indexes = self.quotes_by_name[source.index].get(name).cloned();
+        let indexes = self.quotes_by_name[source.index].get(name);
+        let indexes = indexes.map(|indexes| QuoteIndexes::from_slice(indexes));
         if indexes.is_none() {
             self.sources[source.index].record_fault(&ParseError {
                 kind: FaultKind::UnknownSymbol,

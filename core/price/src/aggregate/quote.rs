@@ -219,6 +219,7 @@ impl Quote {
     }
 
     /// A price in the symbol's currency, if the rate is known.
+    #[inline]
     pub(super) fn converted(&self, price: Decimal) -> Option<Decimal> {
         match &self.conversion {
             None => Some(price),

@@ -68,8 +68,8 @@ impl SymbolState {
         };
         for traded in [&mut self.traded, &mut self.traded_unobserved] {
             // A sum that is too large for a decimal stands still.
-            let sum = traded.unwrap_or_default().checked_add(value);
-            *traded = sum.or(*traded);
+            let sum = traded.map_or(value, |traded| traded.checked_add(value).unwrap_or(traded));
+            *traded = Some(sum);
         }
     }
 
@@ -357,14 +357,18 @@ impl SymbolState {
     /// with a wrong window does not move it. A change that this server has computed over a part of
     /// the day counts only if no source has the whole day's.
     fn change_percent(&self, now_us: i64) -> Option<f64> {
-        let has_whole_day = self
-            .counted_quotes()
-            .any(|quote| quote.has_whole_day(now_us));
-        let mut changes: SmallVec<[f64; 8]> = self
-            .counted_quotes()
-            .filter(|quote| !has_whole_day || quote.has_whole_day(now_us))
-            .filter_map(|quote| quote.change_percent(now_us))
-            .collect();
+        let mut changes: SmallVec<[f64; 8]> = SmallVec::new();
+        let mut has_whole_day = false;
+        for quote in self.counted_quotes() {
+            let is_whole = quote.has_whole_day(now_us);
+            if is_whole && !has_whole_day {
+                has_whole_day = true;
+                changes.clear();
+            }
+            if is_whole == has_whole_day {
+                changes.extend(quote.change_percent(now_us));
+            }
+        }
         changes.sort_unstable_by(f64::total_cmp);
         let middle = changes.len() / 2;
         let upper = *changes.get(middle)?;
