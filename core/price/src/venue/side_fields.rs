@@ -48,6 +48,32 @@ impl SideFields {
         }
     }
 
+    /// A field in either form, as it is written: a text without its quotes, but with its escapes.
+    fn written<'a>(
+        &mut self,
+        name: &'static str,
+        documented: Documented,
+        field: RawField<'a>,
+    ) -> Option<&'a str> {
+        let Some(raw) = field.map(RawValue::get) else {
+            if matches!(documented, Text | Number) {
+                self.note(name);
+            }
+            return None;
+        };
+        // The first byte of a value gives its type.
+        let is_documented_text = matches!(documented, Text | OptionalText);
+        let (is_as_documented, written) = match raw.as_bytes().first() {
+            Some(b'"') => (is_documented_text, raw.get(1..raw.len() - 1)),
+            Some(b'-' | b'0'..=b'9') => (!is_documented_text, Some(raw)),
+            _ => (false, None),
+        };
+        if !is_as_documented {
+            self.note(name);
+        }
+        written
+    }
+
     /// The text of a field in either form.
     pub(super) fn text<'a>(
         &mut self,
@@ -55,27 +81,15 @@ impl SideFields {
         documented: Documented,
         field: RawField<'a>,
     ) -> Option<Cow<'a, str>> {
-        let Some(raw) = field.map(RawValue::get) else {
-            if matches!(documented, Text | Number) {
-                self.note(name);
-            }
-            return None;
-        };
-        let is_text = matches!(documented, Text | OptionalText);
-        let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
-        let is_number = raw.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        let is_as_documented = if is_text { inner.is_some() } else { is_number };
-        if !is_as_documented {
-            self.note(name);
+        let written = self.written(name, documented, field)?;
+        if written.contains('\\') {
+            return unescaped(field);
         }
-        match inner {
-            Some(inner) if !inner.contains('\\') => Some(inner.into()),
-            Some(_) => serde_json::from_str(raw).ok().map(Cow::Owned),
-            None => is_number.then(|| raw.into()),
-        }
+        Some(written.into())
     }
 
-    /// A field that is read from its text. An empty text means unknown.
+    /// A field that is read from its text. An empty text means unknown. `read` must refuse texts
+    /// with backslashes, so that escapes are looked for only in a text that it cannot read.
     pub(super) fn read<T>(
         &mut self,
         name: &'static str,
@@ -83,11 +97,14 @@ impl SideFields {
         field: RawField<'_>,
         read: impl Fn(&str) -> Option<T>,
     ) -> Option<T> {
-        let text = self.text(name, documented, field)?;
-        if text.is_empty() {
+        let written = self.written(name, documented, field)?;
+        if written.is_empty() {
             return None;
         }
-        let value = read(&text);
+        let value = read(written).or_else(|| match written.contains('\\') {
+            true => read(&unescaped(field)?),
+            false => None,
+        });
         if value.is_none() {
             self.note(name);
         }
@@ -169,6 +186,11 @@ impl SideFields {
     }
 }
 
+/// The text of a field that is written with escapes.
+fn unescaped<'a>(field: RawField<'_>) -> Option<Cow<'a, str>> {
+    serde_json::from_str(field?.get()).ok().map(Cow::Owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Documented::OptionalNumber, *};
@@ -192,7 +214,15 @@ mod tests {
         assert_eq!(read(Number, Some("\"-1.5\"")), (Some(-1.5), true));
         assert_eq!(read(OptionalNumber, Some("\"2\"")), (Some(2.0), true));
         assert_eq!(read(Text, Some("\"\\u0031\"")), (Some(1.0), false));
-        for unreadable in ["{}", "[1]", "true", "\"x\"", "\"NaN\"", "\"1e999\""] {
+        for unreadable in [
+            "{}",
+            "[1]",
+            "true",
+            "\"x\"",
+            "\"NaN\"",
+            "\"1e999\"",
+            "\"\\ud800\"",
+        ] {
             for documented in [Text, Number, OptionalText, OptionalNumber] {
                 assert_eq!(
                     read(documented, Some(unreadable)),
