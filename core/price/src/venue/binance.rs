@@ -14,7 +14,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, change_percent, missing, positive, refusal, request_id, statistic},
+    field::{Text, change_percent, decode, missing, positive, refusal, request_id, statistic},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -141,9 +141,12 @@ struct BinanceBookTicker<'a> {
 
 /// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let envelope: BinanceEnvelope<'_> = serde_json::from_slice(frame)?;
+    let envelope: BinanceEnvelope<'_> = decode(frame)?;
     if let Some(data) = envelope.data {
-        let kind: BinanceEventKind<'_> = serde_json::from_str(data.get())?;
+        let kind = match leading_kind(data.get()) {
+            Some(kind) => kind,
+            None => serde_json::from_str(data.get())?,
+        };
         return Ok(smallvec![event(&kind, data.get().as_bytes())?]);
     }
     if let Some(event) = response(&envelope) {
@@ -154,6 +157,16 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
         u: envelope.u,
     };
     Ok(smallvec![event(&kind, frame)?])
+}
+
+/// The kind of an event whose first field it is, as Binance writes them. Reading it alone spares a
+/// pass over the event.
+fn leading_kind(event: &str) -> Option<BinanceEventKind<'_>> {
+    let (kind, _) = event.strip_prefix(r#"{"e":""#)?.split_once('"')?;
+    (!kind.contains('\\')).then_some(BinanceEventKind {
+        e: Some(Text(kind.into())),
+        u: None,
+    })
 }
 
 fn response(envelope: &BinanceEnvelope<'_>) -> Option<VenueEvent<'static>> {
@@ -173,7 +186,7 @@ fn response(envelope: &BinanceEnvelope<'_>) -> Option<VenueEvent<'static>> {
 fn event<'a>(kind: &BinanceEventKind<'_>, event: &'a [u8]) -> Result<VenueEvent<'a>, ParseError> {
     match kind.e.as_deref() {
         Some("trade") => trade(event, None),
-        Some("aggTrade") => trade(event, Some(serde_json::from_slice(event)?)),
+        Some("aggTrade") => trade(event, Some(decode(event)?)),
         Some("24hrTicker") => ticker(event, Documented::Text),
         // It has no change and no offers.
         Some("24hrMiniTicker") => ticker(event, Documented::OptionalText),
@@ -190,7 +203,7 @@ fn trade(
     event: &[u8],
     aggregate: Option<BinanceAggregateId>,
 ) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: BinanceTrade<'_> = serde_json::from_slice(event)?;
+    let frame: BinanceTrade<'_> = decode(event)?;
     let mut fields = SideFields::default();
     if fields
         .text("X", Documented::OptionalText, frame.origin)
@@ -246,7 +259,7 @@ fn volume(name: &str, v: Option<f64>, q: Option<f64>) -> Volume {
 
 /// `of_whole` is how the fields that only the whole ticker has are documented.
 fn ticker(event: &[u8], of_whole: Documented) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: BinanceTicker<'_> = serde_json::from_slice(event)?;
+    let frame: BinanceTicker<'_> = decode(event)?;
     let mut fields = SideFields::default();
     let change = fields.statistic("P", of_whole, frame.change_percent);
     // The mini ticker has no change; it follows from the price 24 hours ago.
@@ -272,7 +285,7 @@ fn ticker(event: &[u8], of_whole: Documented) -> Result<VenueEvent<'_>, ParseErr
 }
 
 fn book_ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: BinanceBookTicker<'_> = serde_json::from_slice(event)?;
+    let frame: BinanceBookTicker<'_> = decode(event)?;
     let mut fields = SideFields::default();
     let time_us = fields.epoch("E", Documented::OptionalNumber, frame.time);
     Ok(VenueEvent::Ticker(Ticker {
@@ -307,6 +320,18 @@ mod tests {
         assert!(matches!(trade.name, Cow::Borrowed(_)));
         assert_eq!(trade.price.normalize().to_string(), "61837.64");
         assert_eq!(trade.venue_time_us, Some(1_700_000_000_009_000));
+    }
+
+    #[test]
+    fn the_kind_of_an_event_may_be_anywhere_in_it() {
+        let expected = testing::trade(KIND, TRADE);
+        let kind = r#""e":"trade","#;
+        for (from, to) in [(kind, r#" "e" : "trade","#), (kind, r#""e":"tr\u0061de","#)] {
+            let frame = TRADE.replace(from, to);
+            assert_eq!(testing::trade(KIND, &frame), expected, "{frame}");
+        }
+        let last = TRADE.replace(kind, "").replace("}}", r#","e":"trade"}}"#);
+        assert_eq!(testing::trade(KIND, &last), expected);
     }
 
     #[test]

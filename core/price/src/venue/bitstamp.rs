@@ -12,7 +12,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, KeepAlive, Limits, ParseError, Size, Trade, TradeId, VenueEvent,
-    field::{Text, positive, refusal},
+    field::{Text, decode, positive, refusal},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -88,7 +88,7 @@ struct BitstampError<'a> {
 
 /// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: BitstampFrame<'_> = serde_json::from_slice(frame)?;
+    let frame: BitstampFrame<'_> = decode(frame)?;
     let event = match frame.event.as_ref() {
         "trade" => trade(&frame)?,
         "bts:subscription_succeeded" => VenueEvent::Ack(None),

@@ -12,7 +12,7 @@ use smallvec::smallvec;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, entries, positive, refusal, request_id},
+    field::{Text, decode, entries, positive, refusal, request_id},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -114,7 +114,7 @@ struct BybitTicker<'a> {
 
 /// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: BybitFrame<'_> = serde_json::from_slice(frame)?;
+    let frame: BybitFrame<'_> = decode(frame)?;
     let Some((topic, data)) = frame.topic.as_deref().zip(frame.data) else {
         return Ok(smallvec![response(&frame)]);
     };

@@ -12,7 +12,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, change_percent, missing, positive, refusal, statistic},
+    field::{Text, change_percent, decode, missing, positive, refusal, statistic},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -78,7 +78,7 @@ struct CoinbaseFrame<'a> {
 
 /// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: CoinbaseFrame<'_> = serde_json::from_slice(frame)?;
+    let frame: CoinbaseFrame<'_> = decode(frame)?;
     let event = match &*frame.kind {
         "match" => trade(frame)?,
         "ticker" => ticker(frame)?,

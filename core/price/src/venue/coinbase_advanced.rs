@@ -14,7 +14,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
-    field::{Text, entries, integer, positive, refusal},
+    field::{Text, decode, entries, integer, positive, refusal},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -111,7 +111,7 @@ struct AdvancedTicker<'a> {
 
 /// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: AdvancedFrame<'_> = serde_json::from_slice(frame)?;
+    let frame: AdvancedFrame<'_> = decode(frame)?;
     match frame.channel.as_deref() {
         Some("market_trades") => trades(&frame.events),
         Some("ticker") => tickers(&frame.events, frame.timestamp),

@@ -2,10 +2,13 @@
 //!
 //! Texts are borrowed from the frame. Prices never pass through a float.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use rust_decimal::Decimal;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use tidewire_proto::v1::TradeSide;
 
@@ -49,6 +52,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for NumberText<'a> {
     }
 }
 
+/// Parses a frame, or a part of one. Its encoding is checked once, which costs less than field by
+/// field. A text that is not UTF-8 is checked by field all the same: the fault may be in a field
+/// that is not read.
+pub(super) fn decode<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
+    match str::from_utf8(text) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(text),
+    }
+}
+
 /// Parses a price or size exactly: a number above zero.
 pub(super) fn positive(field: &str, text: &str) -> Result<Decimal, ParseError> {
     exact(text)
@@ -69,20 +82,25 @@ pub(super) fn maybe_positive(text: Option<&str>) -> Option<Decimal> {
 
 /// A number, exactly or not at all.
 fn exact(text: &str) -> Option<Decimal> {
-    let Some((number, exponent)) = text.split_once(['e', 'E']) else {
-        return plain(text);
-    };
-    shifted(plain(number)?, exponent.parse().ok()?)
+    // Nearly all have no exponent, and few digits.
+    Decimal::from_str_exact(text)
+        .ok()
+        .or_else(|| match text.split_once(['e', 'E']) {
+            Some((number, exponent)) => shifted(plain(number)?, exponent.parse().ok()?),
+            None => trimmed(text),
+        })
+}
+
+/// A number without an exponent.
+fn plain(text: &str) -> Option<Decimal> {
+    Decimal::from_str_exact(text).ok().or_else(|| trimmed(text))
 }
 
 /// A number without an exponent. Zeros after its last digit do not count as decimals.
-fn plain(text: &str) -> Option<Decimal> {
-    let trimmed = || {
-        let (whole, decimals) = text.split_once('.')?;
-        let decimals = decimals.trim_end_matches('0');
-        Decimal::from_str_exact(&format!("{whole}.{decimals}0")).ok()
-    };
-    Decimal::from_str_exact(text).ok().or_else(trimmed)
+fn trimmed(text: &str) -> Option<Decimal> {
+    let (whole, decimals) = text.split_once('.')?;
+    let decimals = decimals.trim_end_matches('0');
+    Decimal::from_str_exact(&format!("{whole}.{decimals}0")).ok()
 }
 
 /// A number times a power of ten, exactly. `None` if it has more digits than a decimal holds.
@@ -115,9 +133,30 @@ pub(super) fn entries<'a>(
     data: &'a RawValue,
     read: impl Fn(&'a str) -> Result<VenueEvent<'a>, ParseError>,
 ) -> Result<Events<'a>, ParseError> {
-    let entries: Vec<&'a RawValue> = serde_json::from_str(data.get())?;
-    let read = |entry: &'a RawValue| read(entry.get()).unwrap_or_else(VenueEvent::Fault);
-    Ok(entries.into_iter().map(read).collect())
+    Ok(serde_json::Deserializer::from_str(data.get()).deserialize_seq(Entries(read))?)
+}
+
+/// Reads the entries of a list without a list of their texts.
+struct Entries<F>(F);
+
+impl<'de, F> Visitor<'de> for Entries<F>
+where
+    F: Fn(&'de str) -> Result<VenueEvent<'de>, ParseError>,
+{
+    type Value = Events<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut events = Events::new();
+        while let Some(entry) = list.next_element::<&'de RawValue>()? {
+            let event = (self.0)(entry.get());
+            events.push(event.unwrap_or_else(VenueEvent::Fault));
+        }
+        Ok(events)
+    }
 }
 
 /// Parses a whole number in a text.

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{NumberText, Text, entries, joined, positive, request_id},
+    field::{NumberText, Text, decode, entries, joined, positive, request_id},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets, Refusal, RefusalScope},
 };
@@ -119,7 +119,7 @@ struct KrakenTicker<'a> {
 
 /// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: KrakenFrame<'_> = serde_json::from_slice(frame)?;
+    let frame: KrakenFrame<'_> = decode(frame)?;
     // A refusal of an unreadable request does not name its method.
     if frame.method.is_some() || frame.error.is_some() {
         return Ok(smallvec![response(&frame)]);

@@ -12,7 +12,9 @@ use smallvec::smallvec;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, change_percent, entries, integer, positive, refusal, request_id, statistic},
+    field::{
+        Text, change_percent, decode, entries, integer, positive, refusal, request_id, statistic,
+    },
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -123,7 +125,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     if frame == b"pong" {
         return Ok(smallvec![VenueEvent::Heartbeat]);
     }
-    let frame: OkxFrame<'_> = serde_json::from_slice(frame)?;
+    let frame: OkxFrame<'_> = decode(frame)?;
     if let Some(event) = &frame.event {
         return Ok(smallvec![response(event, &frame)]);
     }

@@ -15,7 +15,7 @@ use smallvec::smallvec;
 use super::{
     Events, FaultKind, Limits, ParseError, Stamp, Ticker, VenueEvent,
     event::excerpt,
-    field::{entries, epoch_us, missing, shifted},
+    field::{decode, entries, epoch_us, missing, shifted},
     side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
@@ -112,7 +112,7 @@ struct PythPrice<'a> {
 
 /// Parses the data of an event.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: PythFrame<'_> = serde_json::from_slice(frame)?;
+    let frame: PythFrame<'_> = decode(frame)?;
     match frame.parsed {
         Some(parsed) => entries(parsed, update),
         None => Ok(smallvec![VenueEvent::Ignored]),
