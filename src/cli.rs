@@ -19,6 +19,9 @@ use crate::{
     secret, security, serve, telemetry,
 };
 
+/// The usual name of a configuration file. The server reads none without `--config`.
+const CONFIG_FILE: &str = "tidewire.toml";
+
 /// The longest life of a token, so that its expiry is a date: 100 years of 366 days.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
@@ -185,14 +188,23 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         );
     }
     let address = command.address().cloned().unwrap_or_default();
+    let unread_file = unread_file(config.as_deref());
     let mut reading = Reading::of(config.as_deref(), &address.overrides(cli.address));
     if let Some(config) = reading.config.as_mut().filter(|_| unconfigured) {
         config.is_configured = false;
     }
     match command {
-        Command::Serve { .. } => start(whole(reading, Checks::Start)?, Feed::Live),
-        Command::Token { user, scope, ttl } => token(&reading.into_config()?, user, scope, ttl),
+        Command::Serve { .. } => start(whole(reading, Checks::Start)?, unread_file, Feed::Live),
+        Command::Token { user, scope, ttl } => {
+            if let Some(hint) = &unread_file {
+                print_hint(hint);
+            }
+            token(&reading.into_config()?, user, scope, ttl)
+        }
         Command::CheckConfig { .. } => {
+            if let Some(hint) = &unread_file {
+                print_hint(hint);
+            }
             let hints = reading.config.as_ref().map(Config::contradictions);
             let hints = hints.into_iter().flatten();
             let hints: Vec<_> = hints.map(|hint| reading.with_place(&hint)).collect();
@@ -234,7 +246,8 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
                 start: start_time,
                 repeat,
             };
-            start(whole(reading, Checks::Start)?, Feed::Replay(replay))
+            let config = whole(reading, Checks::Start)?;
+            start(config, unread_file, Feed::Replay(replay))
         }
     }
 }
@@ -266,10 +279,19 @@ fn whole(mut reading: Reading, checks: Checks) -> anyhow::Result<Config> {
         match checks {
             Checks::All => reading.add(&problem),
             // A variable of somebody else's must not keep a server from starting.
-            Checks::Start => print_error(&format!("tidewire: {problem}")),
+            Checks::Start => print_hint(&problem),
         }
     }
     reading.into_config()
+}
+
+/// A hint about a configuration file that is in the folder of the command and is not read.
+fn unread_file(config: Option<&Path>) -> Option<String> {
+    (config.is_none() && Path::new(CONFIG_FILE).is_file()).then(|| {
+        format!(
+            "{CONFIG_FILE} in this folder is not read: expected `--config {CONFIG_FILE}` after the command"
+        )
+    })
 }
 
 /// The faults of environment variables that set nothing.
@@ -288,8 +310,11 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-fn start(config: Config, feed: Feed) -> anyhow::Result<()> {
+fn start(config: Config, unread_file: Option<String>, feed: Feed) -> anyhow::Result<()> {
     telemetry::init_logs(config.log.format);
+    if let Some(hint) = unread_file {
+        tracing::warn!("{hint}");
+    }
     let runtime = runtime()?;
     let served = runtime.block_on(serve::run(config, feed));
     // What is stuck by now must not keep the process.
@@ -440,6 +465,11 @@ fn parse_speed(text: &str) -> Result<ReplaySpeed, String> {
 )]
 fn print(text: &str) {
     println!("{text}");
+}
+
+/// Prints something that does not keep a command from its work.
+fn print_hint(text: &str) {
+    print_error(&format!("tidewire: {text}"));
 }
 
 #[expect(

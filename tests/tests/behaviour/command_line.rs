@@ -119,6 +119,35 @@ async fn a_port_in_use_says_how_to_choose_another() {
     }
 }
 
+/// A file of the usual name is in the folder, and `--config` is missing: every command says that it
+/// is not read, and works.
+#[tokio::test]
+async fn a_file_that_is_not_read_is_named() {
+    let hint = "tidewire.toml in this folder is not read: expected `--config tidewire.toml`";
+    let folder = folder_with("[prices]\nsymbols = []\n[delivery.push]\n");
+    for arguments in [
+        &["--port", "0"][..],
+        &["serve", "--port", "0"],
+        &["replay", "--port", "0"],
+    ] {
+        let log = log_until(folder.path(), arguments, &[], LISTENS).await;
+        let warned = log.iter().filter(|line| line.contains(hint));
+        assert!(warned.clone().all(|line| line.contains("WARN")), "{log:#?}");
+        assert_eq!(warned.count(), 1, "{log:#?}");
+    }
+    for arguments in [&["check-config"][..], &["token", "--user", "ada"]] {
+        let (is_good, text) = run(folder.path(), arguments, &[]).await;
+        assert!(is_good && text.contains(hint), "{arguments:?}: {text}");
+    }
+    // With the option it is read, and without a file there is nothing to say.
+    let arguments = ["check-config", "--config", "tidewire.toml"];
+    let (is_good, text) = run(folder.path(), &arguments, &[]).await;
+    assert!(!is_good && !text.contains(hint), "{text}");
+    let empty = TempDir::new().unwrap();
+    let (is_good, text) = run(empty.path(), &["check-config"], &[]).await;
+    assert!(is_good && !text.contains("not read"), "{text}");
+}
+
 #[tokio::test]
 async fn all_faults_are_named_at_once_with_their_lines() {
     let (is_good, text) = check(
