@@ -9,10 +9,12 @@
 //! | 421, 432, 454, no answer, no connection, TLS failure | retry, and all mails wait |
 //! | other 4xx: a greylisted recipient, a full mailbox | retry of this mail alone |
 //! | 530, 534, 535, 538, and it refuses the login | configuration error: mails wait |
-//! | other 5xx | permanent |
+//! | other 5xx, or it lacks what the mail needs | permanent |
+//! | the same, and it refuses a connection without a mail too, or offers no STARTTLS or no login | configuration error: mails wait |
 //!
-//! A server may use the codes of a refused login for one recipient too. So the sender then
-//! connects once more without a mail: if the login succeeds, the mail was at fault.
+//! A server may use the codes of a refused login for one recipient too, and those of a refused mail
+//! for the connection. After a refusal, the sender therefore connects once more without a mail: if
+//! that succeeds, the mail was at fault.
 
 mod compose;
 mod unsubscribe;
@@ -44,6 +46,12 @@ use crate::{DeliveryError, Outcome, OutgoingMessage, config::EmailConfig, text::
 
 /// Bytes of an unsubscribe secret at least.
 const MIN_SECRET_BYTES: usize = 32;
+
+/// The command that makes an unsubscribe secret.
+const SECRET_COMMAND: &str = "openssl rand -base64 32";
+
+/// The password in the documentation.
+const PLACEHOLDER: &str = "…";
 
 /// Commands of one mail whose answers are waited for: connect, EHLO, STARTTLS, EHLO, AUTH, MAIL,
 /// RCPT, DATA, end of data. The whole takes a few of the longest waits, not nine.
@@ -85,6 +93,7 @@ pub struct EmailSender {
     transport: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
     envelope: Envelope,
     timeout: Duration,
+    encryption: Encryption,
     /// Whether the server is logged in to.
     has_login: bool,
 }
@@ -171,6 +180,7 @@ impl EmailSender {
             transport: OnceLock::new(),
             envelope,
             timeout,
+            encryption: config.encryption,
             has_login: config.username.is_some(),
         })
     }
@@ -193,25 +203,63 @@ impl EmailSender {
         let sent = self.transport.get_or_init(build).send(mail);
         match timeout(self.timeout * WAITS_PER_MAIL, sent).await {
             Ok(Ok(_)) => Outcome::Delivered,
-            Ok(Err(error)) => match outcome(&error) {
-                Outcome::Misconfigured { reason } if self.accepts_login().await => {
-                    Outcome::RetryMessage { reason }
-                }
-                outcome => outcome,
-            },
+            Ok(Err(error)) => self.conclude(&error).await,
             Err(_) => Outcome::retry("no answer in time"),
         }
     }
 
-    /// Whether a login is configured and succeeds. Without one, the server demands one of every
-    /// mail.
-    async fn accepts_login(&self) -> bool {
-        let Some(transport) = self.transport.get().filter(|_| self.has_login) else {
-            return false;
-        };
-        let test = transport.test_connection();
-        let tested = timeout(self.timeout * WAITS_PER_MAIL, test).await;
-        matches!(tested, Ok(Ok(true)))
+    /// The outcome of a failed attempt, after a test that shows whether the mail or the
+    /// configuration is at fault.
+    async fn conclude(&self, error: &SmtpError) -> Outcome {
+        match outcome(error) {
+            // Without a login, the server demands one of every mail.
+            Outcome::Misconfigured { reason } => {
+                match self.has_login && matches!(self.test().await, Some(Ok(true))) {
+                    true => Outcome::RetryMessage { reason },
+                    false => Outcome::Misconfigured {
+                        reason: self.configuration_fault(error),
+                    },
+                }
+            }
+            Outcome::Permanent { reason } => match self.test().await {
+                Some(Err(refusal)) if refusal.is_permanent() || refusal.is_client() => {
+                    Outcome::Misconfigured {
+                        reason: self.configuration_fault(&refusal),
+                    }
+                }
+                _ => Outcome::Permanent { reason },
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// Connects and logs in without a mail. None if there is no answer in time.
+    async fn test(&self) -> Option<Result<bool, SmtpError>> {
+        let test = self.transport.get()?.test_connection();
+        timeout(self.timeout * WAITS_PER_MAIL, test).await.ok()
+    }
+
+    /// The reason of a refusal that every mail meets, with the keys to look at.
+    fn configuration_fault(&self, error: &SmtpError) -> String {
+        let reason = reason(error);
+        match error.status().map(u16::from) {
+            // The library refuses a server that does not offer what the configuration needs.
+            None if self.encryption == Encryption::Starttls && reason.contains("STARTTLS") => {
+                "`delivery.email.encryption`: starttls, which the SMTP server does not offer on this port, \
+                 expected `tls` or another `delivery.email.port`, or `none` for a relay on this machine"
+                    .to_owned()
+            }
+            None if self.has_login => {
+                "`delivery.email.username`: set, and the SMTP server offers no login with PLAIN or LOGIN, \
+                 expected another `delivery.email.encryption` or `delivery.email.port`, or no login"
+                    .to_owned()
+            }
+            Some(530 | 538) => {
+                format!("`delivery.email.encryption` or `delivery.email.username`: {reason}")
+            }
+            Some(534 | 535) => format!("`delivery.email.password`: {reason}"),
+            _ => format!("`delivery.email.host`: {reason}"),
+        }
     }
 
     /// Closes idle connections.
@@ -258,6 +306,9 @@ fn credentials(config: &EmailConfig) -> Result<Option<Credentials>, DeliveryErro
                     "none, expected `starttls` or `tls`: without it the password is sent readable",
                 ));
             }
+            if password.expose() == PLACEHOLDER {
+                return Err(invalid("password", "a placeholder, expected the password"));
+            }
             let password = password.expose().to_owned();
             Ok(Some(Credentials::new(username.clone(), password)))
         }
@@ -298,7 +349,17 @@ fn tokens(config: &EmailConfig) -> Result<UnsubscribeTokens, DeliveryError> {
         if bytes < MIN_SECRET_BYTES {
             return Err(invalid(
                 "unsubscribe_secrets",
-                format!("a secret of {bytes} bytes, expected {MIN_SECRET_BYTES} at least"),
+                format!(
+                    "a secret of {bytes} bytes, expected {MIN_SECRET_BYTES} at least, as `{SECRET_COMMAND}` makes them"
+                ),
+            ));
+        }
+        if secret.expose().contains("openssl rand") {
+            return Err(invalid(
+                "unsubscribe_secrets",
+                format!(
+                    "the command in place of its output, expected what `{SECRET_COMMAND}` prints"
+                ),
             ));
         }
     }
@@ -316,12 +377,13 @@ fn unsubscribe_url(text: &str) -> Result<Url, DeliveryError> {
     url.ok_or_else(|| {
         invalid(
             "unsubscribe_url",
-            format!("{text:?}, expected an https: URL of this server"),
+            format!("{text:?}, expected an https: URL of this server, or an http: one on loopback"),
         )
     })
 }
 
-fn outcome(error: &SmtpError) -> Outcome {
+/// An error with its causes, on one line.
+fn reason(error: &SmtpError) -> String {
     let mut reason = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
@@ -332,7 +394,11 @@ fn outcome(error: &SmtpError) -> Outcome {
         }
         cause = inner.source();
     }
-    let reason: String = one_line(&reason).chars().take(MAX_QUOTE).collect();
+    one_line(&reason).chars().take(MAX_QUOTE).collect()
+}
+
+fn outcome(error: &SmtpError) -> Outcome {
+    let reason = reason(error);
     let code = error.status().map(u16::from);
     match code {
         Some(530 | 534 | 535 | 538) => Outcome::Misconfigured { reason },

@@ -35,18 +35,71 @@ fn every_channel_is_off_by_default() {
     default.check().unwrap();
 }
 
-#[test]
-fn the_documented_example_is_accepted() {
+/// The tables of the documentation, which a reader copies.
+fn documented_example() -> String {
     let page = include_str!("../../../../docs/delivery.md");
-    let example = page.split("```toml\n").nth(1).unwrap();
-    let example = example.split("```").next().unwrap();
-    let example = example
-        .replace("[delivery]", "")
-        .replace("[delivery.", "[")
-        .replace("[[delivery.", "[[");
-    let config = config(&example);
-    config.check().unwrap_or_else(|error| panic!("{error}"));
-    assert!(config.webhook.len() > 1 && config.push.is_some() && config.email.is_some());
+    let mut tables = page.split("```toml\n").map(|rest| rest.split("```").next());
+    let example = tables.find_map(|text| text.filter(|text| text.starts_with("[delivery]\n")));
+    let example = example.unwrap();
+    let example = example.replace("[delivery]", "");
+    let example = example.replace("[delivery.", "[");
+    example.replace("[[delivery.", "[[")
+}
+
+#[test]
+fn the_documented_example_is_accepted_with_secrets_of_its_reader() {
+    let secrets = [
+        ("whsec_…", SECRET, "`delivery.webhook \"orders\" secrets`"),
+        (
+            "vapid_private_key = \"…\"",
+            "vapid_private_key = \"yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw\"",
+            "`delivery.push.vapid_private_key`",
+        ),
+        (
+            "password = \"…\"",
+            "password = \"a\"",
+            "`delivery.email.password`",
+        ),
+        (
+            "unsubscribe_secrets = [\"…\"]",
+            "unsubscribe_secrets = [\"0123456789abcdef0123456789abcdef\"]",
+            "`delivery.email.unsubscribe_secrets`",
+        ),
+    ];
+    let mut example = documented_example();
+    for (placeholder, own, _) in secrets {
+        assert!(example.contains(placeholder), "{placeholder}: {example}");
+        example = example.replace(placeholder, own);
+    }
+    let whole = config(&example);
+    whole.check().unwrap_or_else(|error| panic!("{error}"));
+    assert!(whole.webhook.len() > 1 && whole.push.is_some() && whole.email.is_some());
+    // A placeholder that is left is refused by the name of its key.
+    for (placeholder, own, key) in secrets {
+        let found = refusal(&example.replace(own, placeholder));
+        assert!(found.starts_with(key), "{placeholder}: {found}");
+    }
+}
+
+/// The tables to try a channel on this machine.
+#[test]
+fn the_other_documented_tables_are_accepted_too() {
+    let page = include_str!("../../../../docs/delivery.md");
+    let tables = page.split("```toml\n").skip(1);
+    let tables = tables.filter_map(|rest| rest.split("```").next());
+    let others: Vec<_> = tables
+        .filter(|text| !text.contains("[delivery]\n"))
+        .collect();
+    assert_eq!(others.len(), 2);
+    for table in others {
+        let own = table
+            .replace("whsec_…", SECRET)
+            .replace('…', &"s".repeat(32));
+        let own = own.replace("[delivery.", "[").replace("[[delivery.", "[[");
+        config(&own)
+            .check()
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 #[test]
@@ -111,6 +164,11 @@ fn an_error_names_the_key() {
             "",
             "`delivery.email.unsubscribe_secrets`: a secret of 0 bytes",
         ),
+        (
+            "ssss",
+            "32 bytes at least: openssl rand -base64 32 ",
+            "`delivery.email.unsubscribe_secrets`: the command in place of its output",
+        ),
     ] {
         let found = refusal(&email("").replace(from, to));
         assert!(found.starts_with(expected), "{found}");
@@ -118,6 +176,10 @@ fn an_error_names_the_key() {
     for (keys, expected) in [
         ("username = \"a\"", "`delivery.email.password`: missing"),
         ("password = \"a\"", "`delivery.email.username`: missing"),
+        (
+            "username = \"a\"\npassword = \"…\"",
+            "`delivery.email.password`: a placeholder",
+        ),
         (
             "encryption = \"none\"\nusername = \"a\"\npassword = \"b\"",
             "`delivery.email.encryption`: none, expected `starttls` or `tls`",

@@ -187,6 +187,70 @@ async fn a_refused_recipient_is_no_refused_login() {
     assert!(matches!(found, Outcome::Retry { .. }), "{found:?}");
 }
 
+/// A server that does not offer what the configuration needs refuses no mail: mails wait for the
+/// operator, who finds the key in the log.
+#[tokio::test]
+async fn a_server_without_what_is_configured_is_a_fault_of_the_configuration() {
+    let reason = async |answers, encryption, login: bool| {
+        let server = SmtpServer::start(answers).await;
+        let mut config = email_config(server.port);
+        let email = config.email.as_mut().unwrap();
+        email.encryption = encryption;
+        if login {
+            email.username = Some("tidewire".to_owned());
+            email.password = Some(Secret::new("right"));
+        }
+        match attempt(&senders(&config), &message("m")).await {
+            Outcome::Misconfigured { reason } => reason,
+            found => panic!("{answers:?}: {found:?}"),
+        }
+    };
+    for (answers, encryption, login, key) in [
+        // STARTTLS is not offered.
+        (&[][..], Encryption::Starttls, false, "encryption"),
+        (&[], Encryption::Starttls, true, "encryption"),
+        // No login is offered, or none that the library knows.
+        (&[("EHLO", "250 test")], Encryption::None, true, "username"),
+        (
+            &[("EHLO", "250-test\r\n250 AUTH CRAM-MD5 NTLM")],
+            Encryption::None,
+            true,
+            "username",
+        ),
+        // The login is refused, also with a code that others use for mails.
+        (
+            &[("AUTH", "535 wrong password")],
+            Encryption::None,
+            true,
+            "password",
+        ),
+        (&[("AUTH", "550 go away")], Encryption::None, true, "host"),
+        (
+            &[("EHLO", "554 no service")],
+            Encryption::None,
+            false,
+            "host",
+        ),
+        (
+            &[("MAIL", "530 login first")],
+            Encryption::None,
+            false,
+            "username",
+        ),
+    ] {
+        let found = reason(answers, encryption, login).await;
+        let key = format!("`delivery.email.{key}`");
+        assert!(found.contains(&key), "{answers:?}: {found}");
+    }
+    // The mail is at fault: the server works without it.
+    let server = SmtpServer::start(&[]).await;
+    let mail = message_of("m", "Zahlung über 0,1 Ξ", "x");
+    let to: EmailAddress = "jörg@example.org".parse().unwrap();
+    let senders = senders(&email_config(server.port));
+    let found = senders.email().unwrap().send(&to, &mail).await;
+    assert!(matches!(found, Outcome::Permanent { .. }), "{found:?}");
+}
+
 #[tokio::test]
 async fn a_repetition_is_the_same_mail() {
     let answers = &[(".", "451 try again later"), (".", "451 try again later")];

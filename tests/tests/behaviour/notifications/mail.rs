@@ -7,6 +7,10 @@ use reqwest::{Method, header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_tests::{HttpResponse, Program, Server, ServerBuilder, Transport, tls::Authority};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+};
 
 use super::{builder, connect, done, note, notify, to_user};
 
@@ -90,6 +94,49 @@ async fn follow(server: &Server, method: Method, link: &str, body: &'static str)
     server
         .send(request.header(header::CONTENT_TYPE, form).body(body))
         .await
+}
+
+/// A mail server that does not offer STARTTLS, which the configuration demands, refuses no mail: the
+/// log names the key, and the mail waits for the operator.
+#[tokio::test]
+async fn a_mail_server_without_what_is_configured_costs_no_mail() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let plain = tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut socket = BufReader::new(socket);
+            let mut line = String::new();
+            let mut reply = "220 plain\r\n";
+            while socket.write_all(reply.as_bytes()).await.is_ok() {
+                line.clear();
+                if socket.read_line(&mut line).await.unwrap_or(0) == 0 {
+                    break;
+                }
+                reply = "250 ok\r\n";
+            }
+        }
+    });
+    let folder = TempDir::new().unwrap();
+    let server = builder(&folder)
+        .table(&format!(
+            "[delivery.email]\nhost = \"127.0.0.1\"\nport = {port}\nencryption = \"starttls\"\n\
+             from = \"notify@example.com\"\ndelay = \"10ms\"\n\
+             unsubscribe_url = \"https://app.example.com/v1/unsubscribe\"\n\
+             unsubscribe_secrets = [\"0123456789abcdef0123456789abcdef\"]\n"
+        ))
+        .start()
+        .await;
+    set_email(&server, "ada").await;
+    notify(&server, &to_user("ada", "Waits")).await;
+    let line = server.log_line("a delivery channel is misconfigured").await;
+    for part in ["ERROR", "`delivery.email.encryption`: starttls, which"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let method = "AdminService/ListDeadLetters";
+    let letters = server.call(method, None, &json!({})).await.json();
+    assert_eq!(letters["items"], json!([]), "{letters}");
+    plain.abort();
 }
 
 async fn set_email(server: &Server, user: &str) {
