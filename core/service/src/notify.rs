@@ -338,6 +338,10 @@ impl NotifyService for NotifyRpc {
         let requests = request.into_inner().notifications;
         let notify = async {
             let sender = sender_of(&caller)?;
+            if requests.is_empty() {
+                let text = "`notifications` is missing or empty, expected one request at least";
+                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+            }
             let hub = self.hub()?;
             // The call itself was charged as one message.
             if let Some(quota) = quota {
@@ -535,7 +539,8 @@ impl NotifyService for NotifyRpc {
         let caller = caller_of(&request);
         let RetryDeadLetterRequest { id } = request.into_inner();
         let retry = async {
-            sender_of(&caller)?;
+            // Also on loopback: it sends to a receiver outside once more.
+            caller.identity.require(Scope::Service)?;
             self.delivery.retry_dead_letter(&id).await?;
             Ok(RetryDeadLetterResponse {})
         };

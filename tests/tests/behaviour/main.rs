@@ -43,6 +43,7 @@ mod recovery;
 mod restarts;
 mod rust_client;
 mod sample;
+mod scopes;
 mod session;
 mod slow_readers;
 mod sources;

@@ -166,8 +166,12 @@ async fn a_batch_has_a_result_for_each() {
     );
     let list = done(&server, "ListNotifications", &json!({"user": "ada"})).await;
     assert_eq!(listed(&list, "title"), ["Two", "One"]);
-    let none = done(&server, "NotifyBatch", &json!({})).await;
-    assert_eq!(none, json!({"results": []}));
+    // Without any, the field is probably misspelled.
+    for none in [json!({}), json!({"notifications": []})] {
+        let (_, code, text) = refusal(&call(&server, "NotifyBatch", &none).await);
+        assert_eq!(code, "invalid_argument");
+        assert!(text.contains("`notifications` is missing"), "{text}");
+    }
 }
 
 #[tokio::test]
