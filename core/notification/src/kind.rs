@@ -194,7 +194,10 @@ impl KindRegistry {
         let hint = near.map_or_else(String::new, |(_, near)| format!("did you mean {near}? "));
         NotificationError::invalid(
             field,
-            format!("{given}, {hint}expected one of {}", names.join(", ")),
+            format!(
+                "{given}, {hint}expected one of {}, or one that `[notifications] types` adds",
+                names.join(", ")
+            ),
         )
     }
 }
@@ -250,7 +253,10 @@ mod tests {
             error.starts_with("`notification.type`: \"a\", expected one of price_alert, "),
             "{error}"
         );
-        assert!(error.ends_with("marketplace_update, b, c"), "{error}");
+        assert!(
+            error.ends_with("marketplace_update, b, c, or one that `[notifications] types` adds"),
+            "{error}"
+        );
     }
 
     #[test]

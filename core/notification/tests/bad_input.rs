@@ -151,7 +151,10 @@ async fn each_field_of_a_request_is_checked() {
             "`everyone`: given beside `user`, expected one of `user`, ",
         ),
         (to("", "a"), "`user`: empty, expected the id of a user"),
-        (to("a b", "a"), "`user`: \"a b\" is not the id of a user: "),
+        (
+            to("a b", "a"),
+            "`user`: \"a b\" is not the id of a user: it holds ' '",
+        ),
         (to(&"x".repeat(300), "a"), "`user`: "),
         (
             NotifyRequest {

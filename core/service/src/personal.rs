@@ -62,7 +62,7 @@ impl PersonalData {
         select: fn(&Data, &mut Vec<Result<T, Status>>),
     ) -> Result<PersonalStream<T>, StreamError> {
         let channel = ChannelName::user(user).map_err(|error| {
-            let text = format!("`user` cannot name a channel: {error}");
+            let text = format!("`user`: {user:?} is not the id of a user: {error}");
             StreamError::new(ErrorCode::InvalidArgument, text)
         })?;
         let connection = core.connect(info).await;

@@ -253,7 +253,7 @@ impl StreamService for StreamRpc {
         let channel = ChannelName::user(&user).map_err(|error| {
             refusal(
                 Code::InvalidArgument,
-                &format!("`user` cannot name a channel: {error}"),
+                &format!("`user`: {user:?} is not the id of a user: {error}"),
             )
         })?;
         let sent = self

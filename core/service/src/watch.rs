@@ -252,7 +252,7 @@ fn check_user(user: &str) -> Result<(), Status> {
     ChannelName::user(user).map_err(|error| {
         refusal(
             Code::InvalidArgument,
-            &format!("`user` cannot name a channel: {error}"),
+            &format!("`user`: {user:?} is not the id of a user: {error}"),
         )
     })?;
     Ok(())

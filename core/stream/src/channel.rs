@@ -47,6 +47,24 @@ pub enum ChannelNameError {
     BadCharacter(char),
 }
 
+/// Reason for which a text is no user id: it cannot name the user's channel. It speaks of the id
+/// alone, because its reader gave no channel.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UserIdError {
+    /// The id is empty.
+    #[error("it is empty")]
+    Empty,
+    /// The id is longer than its channel permits.
+    #[error("it is {0} bytes long, expected at most {MAX_USER_BYTES}")]
+    TooLong(usize),
+    /// The id has a character that is not allowed.
+    #[error("it holds {0:?}, expected printable ASCII other than space, `,`, `\"` and `\\`")]
+    BadCharacter(char),
+}
+
+/// Length of a user id at most, in bytes: `user:` is before it in the name of the channel.
+const MAX_USER_BYTES: usize = MAX_CHANNEL_BYTES - PERSONAL.len() - 1;
+
 impl ChannelName {
     /// Checks a name. It is not changed.
     ///
@@ -80,10 +98,15 @@ impl ChannelName {
     /// Name of a user's own channel.
     ///
     /// # Errors
-    /// The user id has a character that is not allowed in a channel name, or is too long.
-    pub fn user(user: &str) -> Result<Self, ChannelNameError> {
+    /// The user id has a character that is not allowed in a channel name, is too long, or empty.
+    pub fn user(user: &str) -> Result<Self, UserIdError> {
         // Of each notification: `format` would take longer than all the rest.
-        Self::parse(&[PERSONAL, ":", user].concat())
+        Self::parse(&[PERSONAL, ":", user].concat()).map_err(|error| match error {
+            ChannelNameError::TooLong(_) => UserIdError::TooLong(user.len()),
+            ChannelNameError::BadCharacter(bad) => UserIdError::BadCharacter(bad),
+            // The namespace is right, so nothing is left that can be wrong.
+            _ => UserIdError::Empty,
+        })
     }
 
     /// The whole name.
@@ -163,5 +186,15 @@ mod tests {
         assert_eq!(parse("a:b,c"), E::BadCharacter(','));
         assert_eq!(parse("a:é"), E::BadCharacter('é'));
         assert_eq!(parse("a:\n"), E::BadCharacter('\n'));
+    }
+
+    #[test]
+    fn the_error_of_a_user_id_speaks_of_no_channel() {
+        let refused = |id: &str| ChannelName::user(id).unwrap_err().to_string();
+        assert!(refused("a b").starts_with("it holds ' ', expected printable ASCII"));
+        let expected = "it is 251 bytes long, expected at most 250";
+        assert_eq!(refused(&"x".repeat(251)), expected);
+        assert_eq!(refused(""), "it is empty");
+        assert!(ChannelName::user(&"x".repeat(250)).is_ok());
     }
 }

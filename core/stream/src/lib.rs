@@ -37,7 +37,7 @@ pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeySet, Token
 pub use backoff::Backoff;
 pub use broker::PageLimit;
 pub use caller::{Caller, Locality};
-pub use channel::{ChannelName, ChannelNameError};
+pub use channel::{ChannelName, ChannelNameError, UserIdError};
 pub use channel_provider::{ChannelEpoch, ChannelProvider};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock, deadline};
 pub use content::{Content, SharedEvent};

@@ -266,11 +266,11 @@ async fn a_refused_link_names_the_reason() {
             (json!({"address": wallet}), "`user` is missing"),
             (
                 json!({"user": "", "address": wallet}),
-                "cannot name a channel",
+                "is not the id of a user: it ",
             ),
             (
                 json!({"user": "a b", "address": wallet}),
-                "cannot name a channel",
+                "is not the id of a user: it ",
             ),
             (
                 json!({"user": "ada", "address": "0xd8"}),

@@ -546,9 +546,7 @@ fn check_user(user: &str) -> Result<String, AlertError> {
     match ChannelName::user(user) {
         Ok(_) => Ok(user.to_owned()),
         Err(error) => {
-            // Its channel has the name of the user.
-            let reason = error.to_string().replacen("channel name", "it", 1);
-            let problem = format!("{user:?} is not the id of a user: {reason}");
+            let problem = format!("{user:?} is not the id of a user: {error}");
             Err(AlertError::invalid("user", problem))
         }
     }

@@ -296,7 +296,7 @@ impl Authenticator {
         }
         crate::ChannelName::user(&claims.sub).map_err(|error| {
             unauthenticated(format!(
-                "the token's subject cannot name a channel: {error}"
+                "the token's subject is not the id of a user: {error}"
             ))
         })?;
         let patterns = claims.channels.iter();
