@@ -24,7 +24,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::{catalog::EngineCatalog, sink::ChannelSink, transaction_watches::TransactionWatches};
-use crate::serve::Server;
+use crate::{notifications::NO_STORE, serve::Server};
 
 pub(crate) use self::chain_tap::ChainTap;
 
@@ -65,8 +65,7 @@ impl Alerts {
             return None;
         }
         let Some(store) = server.store.clone() else {
-            let reason = "a replay has no store to keep them in";
-            service.set_absence(reason.to_owned());
+            service.set_absence(NO_STORE.to_owned());
             return None;
         };
         service.set_absence("the rules are being loaded".to_owned());

@@ -40,6 +40,9 @@ const CHUNK: usize = 256;
 /// Broadcasts that wait for the fan-out. Beyond it, connected users get a `gap` instead.
 const QUEUE: usize = 1_024;
 
+/// The reason for which a replay beside another one has no notifications and no alerts.
+pub(crate) const NO_STORE: &str = "a replay has no store to keep them in if another process has its folder: stop that one, or set another folder in `store.path`";
+
 /// Notifications of a server. The hub may open later than the server starts.
 pub(crate) struct Notifications {
     service: NotifyRpc,
@@ -69,8 +72,7 @@ impl Notifications {
         delivery: Option<DeliveryChannels>,
     ) -> Option<Self> {
         let Some(store) = store else {
-            let reason = "a replay has no store to keep them in";
-            service.set_absence(reason.to_owned());
+            service.set_absence(NO_STORE.to_owned());
             return None;
         };
         let (sender, fan_outs) = mpsc::channel(QUEUE);
