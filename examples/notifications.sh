@@ -6,6 +6,8 @@
 #     examples/notifications.sh
 #     examples/notifications.sh http://127.0.0.1:8080 ada
 #
+# The token is valid for an hour. Make it in the server's folder, and with its `--config` if it has one.
+#
 # A back end on the server's machine needs no token. From elsewhere, set SERVICE_TOKEN to a token
 # with the scope `service`.
 set -euo pipefail
@@ -26,14 +28,17 @@ rpc() {
 back_end() { rpc "$1" "$2" "${SERVICE_TOKEN:-}"; }
 as_user() { rpc "$1" "$2" "$TOKEN"; }
 
-# event NAME: prints a stream up to the first event of this name.
+# event NAME: prints a stream up to the first event of this name. Its data is then in `data`.
 event() {
   local line is_found=
   while IFS= read -r line; do
     echo "$line"
     [ "$line" != "event: $1" ] || is_found=1
+    [ "${line#data: }" = "$line" ] || data="${line#data: }"
     [ -n "$line" ] || [ -z "$is_found" ] || return 0
   done
+  # A refusal is one line of JSON without an end. Without a server, curl has printed the reason.
+  echo "no event \`$1\` arrived from $server${line:+: $line}" >&2
   return 1
 }
 
@@ -41,10 +46,15 @@ event() {
 id_in() { sed -E 's/.*"id":"([^"]+)".*/\1/' <<<"$1"; }
 
 echo "# the user's connection; $user receives notifications on it without asking"
-exec 3< <(exec curl -sN "$server/v1/sse" -H "authorization: Bearer $TOKEN")
+exec 3< <(exec curl -sSN --max-time 60 "$server/v1/sse" -H "authorization: Bearer $TOKEN")
 stream=$!
 trap 'kill "$stream" 2>/dev/null || true' EXIT
 event welcome <&3
+owner="$(sed -E 's/.*"userId":"([^"]+)".*/\1/' <<<"$data")"
+if [ "$owner" != "$user" ]; then
+  echo "TOKEN is of the user $owner, expected one of $user" >&2
+  exit 1
+fi
 
 echo "# send; a repetition with the same key notifies once"
 payment="{\"user\":\"$user\",\"notification\":{\"type\":\"payment_received\",\"title\":\"Payment received\",\"body\":\"0.1 ETH\",\"priority\":\"high\"},\"idempotencyKey\":\"payment-$run\"}"

@@ -1,15 +1,24 @@
 // Webhook receiver: verifies each request after Standard Webhooks, and prints its notification.
 //
 //     export WEBHOOK_SECRET="whsec_$(openssl rand -base64 32)"
+//     echo "$WEBHOOK_SECRET"
 //     node examples/webhook_receiver.mjs            # listens on port 8090
 //
-// The server's configuration for it:
+// The server's configuration for it, with this secret, in the file tidewire.toml:
 //
 //     [[delivery.webhook]]
 //     name = "example"
 //     url = "http://127.0.0.1:8090/"
 //     secrets = ["whsec_…"]
 //     allow_private = true                          # this machine is no public address
+//
+// Start the server with the file, and notify a user. A back end on the server's machine needs no token:
+//
+//     cargo run --release -- --config tidewire.toml
+//     curl -X POST http://127.0.0.1:8080/v1/rpc/NotifyService/Notify \
+//       -d '{"user":"ada","notification":{"type":"payment_received","title":"Payment received"}}'
+//
+// The receiver prints: payment_received for ada: Payment received
 //
 // The libraries of https://www.standardwebhooks.com do the same in other languages.
 import { createHmac, timingSafeEqual } from "node:crypto";
@@ -55,7 +64,7 @@ const receiver = createServer(async (request, response) => {
   }
   // `webhook-id` is the same in every attempt: store it with what you do, and do nothing twice.
   const { type, data } = JSON.parse(body.toString("utf8"));
-  console.log(`${type} for ${data.user ?? "everyone"}: ${data.notification?.title ?? `${data.notifications.length} notifications`}`);
+  console.log(`${type} for ${data.user ?? "everyone"}: ${data.notification.title}`);
   response.writeHead(204).end();
 });
 receiver.listen(Number(process.env.PORT ?? 8090), "127.0.0.1", () => {

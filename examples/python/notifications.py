@@ -8,7 +8,7 @@
     PYTHONPATH=stubs python notifications.py 127.0.0.1:8080 ada
 
 A back end on the server's machine needs no token to send. From elsewhere, set SERVICE_TOKEN to a
-token with the scope `service`.
+token with the scope `service`. The token is valid for an hour.
 """
 
 import os
@@ -34,6 +34,8 @@ def bearer(token: str | None) -> list[tuple[str, str]]:
 def main() -> None:
     address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8080"
     user = sys.argv[2] if len(sys.argv) > 2 else "ada"
+    if not os.environ.get("TOKEN"):
+        sys.exit(f"TOKEN is not set, expected a token of {user}: see the first lines of this file")
     as_user = bearer(os.environ["TOKEN"])
     as_service = bearer(os.environ.get("SERVICE_TOKEN"))
     with grpc.insecure_channel(address, options=OPTIONS) as channel:
@@ -76,7 +78,7 @@ def main() -> None:
             print(f"listed: {item.title}: {item.body} {item.data.decode()}")
         print(f"unread: {page.unread_count}")
 
-        # Every failure is a status with a text.
+        # A refusal is a status with a text.
         try:
             empty = v1.NotifyRequest(user=user, notification=v1.Notification())
             notifications.Notify(empty, metadata=as_service, timeout=10)
@@ -85,4 +87,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except grpc.RpcError as error:
+        # No server, or a token that it refuses.
+        sys.exit(f"{error.code().name}: {error.details()}")

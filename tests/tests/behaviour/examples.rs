@@ -145,6 +145,15 @@ async fn expect_output(command: &mut Command, expected: &[&str]) {
     }
 }
 
+/// Runs a script that fails, and returns what it says.
+async fn refusal_of(command: &mut Command) -> String {
+    let output = within("a script", command.stdin(Stdio::null()).output());
+    let output = output.await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{text}");
+    text
+}
+
 /// Returns a script of `examples`.
 fn script(name: &str) -> Command {
     Command::new(
@@ -213,18 +222,39 @@ async fn notifications_are_sent_and_read_with_curl() {
         command.env_remove("SERVICE_TOKEN");
         expect_output(&mut command, &expected).await;
     }
-    // A user's token is none of a back end.
-    let mut command = script("notifications.sh");
-    command.args([&server.url(""), "ada"]);
-    for name in ["TOKEN", "SERVICE_TOKEN"] {
-        command.env(name, Token::of("ada").sign());
+    // It says what is wrong: a user's token is none of a back end, and so on.
+    let ada = Token::of("ada").sign();
+    let (here, nowhere) = (server.url(""), "http://127.0.0.1:1".to_owned());
+    for (url, user, token, service, part) in [
+        (&here, "ada", Some(&ada), Some(&ada), "permission_denied"),
+        (
+            &here,
+            "bob",
+            Some(&ada),
+            None,
+            "TOKEN is of the user ada, expected one of bob",
+        ),
+        (
+            &here,
+            "ada",
+            Some(&"bad".to_owned()),
+            None,
+            "\"unauthenticated\"",
+        ),
+        (&here, "ada", None, None, "expected a token of the user ada"),
+        (&nowhere, "ada", Some(&ada), None, "connect to 127.0.0.1"),
+    ] {
+        let mut command = script("notifications.sh");
+        command.args([url, user]);
+        for (name, token) in [("TOKEN", token), ("SERVICE_TOKEN", service)] {
+            match token {
+                Some(token) => command.env(name, token),
+                None => command.env_remove(name),
+            };
+        }
+        let text = refusal_of(&mut command).await;
+        assert!(text.contains(part), "{part}: {text}");
     }
-    let output = within("a script", command.output()).await.unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        !output.status.success() && text.contains("permission_denied"),
-        "{text}"
-    );
 }
 
 #[tokio::test]
@@ -377,4 +407,17 @@ async fn notifications_are_sent_and_listed_with_python() {
         "refused: INVALID_ARGUMENT: `notification.type`: none is given",
     ];
     expect_output(&mut command, &expected).await;
+    // A failure is one line.
+    for (user, token, part) in [
+        ("bob", Token::of("ada").sign(), "PERMISSION_DENIED: "),
+        ("ada", "bad".to_owned(), "UNAUTHENTICATED: "),
+        ("ada", String::new(), "TOKEN is not set"),
+    ] {
+        let mut command = python("notifications.py", &path);
+        command.args([&server.address().to_string(), user]);
+        command.env("TOKEN", token).env_remove("SERVICE_TOKEN");
+        let text = refusal_of(&mut command).await;
+        assert!(text.starts_with(part), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
 }
