@@ -4,7 +4,10 @@ use super::*;
 
 on_every_transport_and_tls!(a_broadcast_reaches_connected_and_later_users);
 
-on_every_transport!(a_broadcast_that_a_user_missed_is_no_silent_gap);
+on_every_transport!(
+    a_broadcast_that_a_user_missed_is_no_silent_gap,
+    a_user_with_a_history_recovers_a_broadcast_and_its_recall,
+);
 
 async fn a_broadcast_reaches_connected_and_later_users(transport: Transport) {
     let server = Server::start().await;
@@ -62,17 +65,11 @@ async fn a_broadcast_reaches_connected_and_later_users(transport: Transport) {
     assert_eq!(refusal(&again).1, "not_found");
 }
 
-/// A broadcast is not published on the channels of users who are away: none of them is recovered
-/// past it.
-async fn a_broadcast_that_a_user_missed_is_no_silent_gap(transport: Transport) {
-    let server = Server::start().await;
-    let ada = connect(transport, &server, "ada").await;
-    let position = ada.welcome().data["subscriptions"][0].clone();
-    let (epoch, seq) = (position["epoch"].as_str(), position["seq"].as_u64());
-    drop(ada);
+/// Waits until a user has no connection.
+async fn gone(server: &Server, user: &str) {
     eventually("the end of the connection", async || {
         let method = "AdminService/ListConnections";
-        let list = server.call(method, None, &json!({"user": "ada"})).await;
+        let list = server.call(method, None, &json!({"user": user})).await;
         let list = list.json();
         list["connections"]
             .as_array()
@@ -80,6 +77,60 @@ async fn a_broadcast_that_a_user_missed_is_no_silent_gap(transport: Transport) {
             .then_some(())
     })
     .await;
+}
+
+/// Waits until something was published on the channel of a user after `seq`.
+async fn published_after(server: &Server, user: &str, seq: Option<u64>) {
+    let (token, channel) = (Token::of(user).sign(), format!("user:{user}"));
+    eventually("a publication", async || {
+        let body = json!({"channel": channel, "limit": 0});
+        let history = server.call("StreamService/GetHistory", Some(&token), &body);
+        (history.await.json()["seq"].as_u64() > seq).then_some(())
+    })
+    .await;
+}
+
+/// A broadcast is published on the channels of users who are away if these have a history: a
+/// client of theirs recovers, and must not miss it.
+async fn a_user_with_a_history_recovers_a_broadcast_and_its_recall(transport: Transport) {
+    let server = Server::start().await;
+    let mut ada = connect(transport, &server, "ada").await;
+    let position = ada.welcome().data["subscriptions"][0].clone();
+    let epoch = position["epoch"].as_str().unwrap().to_owned();
+    notify(&server, &to_user("ada", "Before")).await;
+    let before = push_of(&mut ada, "ada", "notification").await;
+    drop(ada);
+    gone(&server, "ada").await;
+    let body = json!({"everyone": true, "notification": note("Hello")});
+    let id = notify(&server, &body).await;
+    published_after(&server, "ada", before.seq).await;
+    let mut ada = connect(transport, &server, "ada").await;
+    let resumed = ada.resume("user:ada", &epoch, before.seq.unwrap()).await;
+    assert_eq!(resumed["recovered"], true);
+    let batch = push_of(&mut ada, "ada", "notification_batch").await;
+    assert_eq!(listed(&batch.data, "title"), ["Hello"]);
+    assert_eq!(batch.data["unreadCount"], 2);
+    drop(ada);
+    gone(&server, "ada").await;
+    let _ = done(&server, "RecallBroadcast", &json!({"id": id})).await;
+    published_after(&server, "ada", batch.seq).await;
+    let mut ada = connect(transport, &server, "ada").await;
+    let resumed = ada.resume("user:ada", &epoch, batch.seq.unwrap()).await;
+    assert_eq!(resumed["recovered"], true);
+    let batch = push_of(&mut ada, "ada", "notification_batch").await;
+    assert_eq!(batch.data["items"], json!([]));
+    assert_eq!(batch.data["unreadCount"], 1);
+}
+
+/// A broadcast is not published on the channels of users who are away and have no history: none
+/// of them is recovered past it.
+async fn a_broadcast_that_a_user_missed_is_no_silent_gap(transport: Transport) {
+    let server = Server::start().await;
+    let ada = connect(transport, &server, "ada").await;
+    let position = ada.welcome().data["subscriptions"][0].clone();
+    let (epoch, seq) = (position["epoch"].as_str(), position["seq"].as_u64());
+    drop(ada);
+    gone(&server, "ada").await;
     let mut bob = connect(transport, &server, "bob").await;
     let body = json!({"everyone": true, "notification": note("Hello")});
     notify(&server, &body).await;
