@@ -15,10 +15,14 @@
 //!
 //! # Order
 //! A user never hears of a notification that a later push took back, and a count is never older
-//! than one before. A `read` marks pending notifications, a `dismissed` and a newer one with the
-//! same collapse key remove them, and a batch has the newest count of its user. One that expires,
+//! than one before. A `read` marks pending notifications, a `dismissed` and a newer one that
+//! replaces them remove them, and a batch has the newest count of its user. One that expires,
 //! or that new preferences hide, is removed too. If nothing is left, the count is pushed alone. A
 //! high notification may overtake an older one: ids sort by time.
+//!
+//! A pending notification may replace one that clients have. If it is removed, they do not learn
+//! that from it: the replaced one is pushed as `dismissed`, or the notification that replaces the
+//! removed one names it.
 //!
 //! # Worked example
 //! Ada has 4 unread. At 0 ms comes a medium one (5 unread), at 50 ms a high one (6), at 90 ms she
@@ -61,7 +65,8 @@ pub struct GatheringLimits {
     pub low_max: Duration,
     /// Users to whom is pushed at one time before low ones are put off.
     pub budget: usize,
-    /// Pending notifications of one user that are pushed without waiting for their time.
+    /// Pending notifications of one user that are pushed without waiting for their time. The same
+    /// number of replaced ones.
     pub user_items: usize,
     /// The same, in bytes.
     pub user_bytes: usize,
@@ -153,6 +158,34 @@ struct PendingItem {
     expires: Option<Instant>,
 }
 
+/// Pending notifications that are not pushed any more.
+#[derive(Debug, Default)]
+struct Removal {
+    items: Vec<PendingItem>,
+    /// The user's newest count.
+    unread_count: u64,
+    /// Whether nothing of the user is pending after it.
+    is_all: bool,
+}
+
+impl Removal {
+    /// Ids of what the notifications replaced, which clients may have.
+    fn replaced(&self) -> impl Iterator<Item = String> {
+        let items = self.items.iter();
+        items.flat_map(|item| item.notification.replaces.iter().cloned())
+    }
+
+    /// Removes what the notifications replaced from the user's clients. None if they replaced
+    /// nothing.
+    fn dismissed(&self) -> Option<Dismissed> {
+        let dismissed = Dismissed {
+            ids: self.replaced().collect(),
+            unread_count: self.unread_count,
+        };
+        (!dismissed.ids.is_empty()).then_some(dismissed)
+    }
+}
+
 impl NotificationGatherer {
     /// Gathers within `limits`.
     #[must_use]
@@ -184,18 +217,22 @@ impl NotificationGatherer {
     pub fn notification(
         &mut self,
         user: &UserId,
-        notification: Arc<Notification>,
+        mut notification: Arc<Notification>,
         unread_count: u64,
         audience: Audience,
         now: Instant,
         out: &mut Vec<Push>,
     ) {
-        if let Some(key) = &notification.collapse_key {
-            // The older one has left the inbox. A broadcast and a user's own leave each other alone.
-            self.remove(user, |item| {
-                item.audience == audience && item.notification.collapse_key.as_ref() == Some(key)
-            });
+        // The older one has left the inbox. Clients that read the list meanwhile have it, and all have
+        // what it replaced in its turn.
+        let removal = self.remove(user, |item| {
+            notification.replaces.contains(&item.notification.id)
+        });
+        let mut replaced = removal.replaced().peekable();
+        if replaced.peek().is_some() {
+            Arc::make_mut(&mut notification).replaces.extend(replaced);
         }
+        let has_long_list = notification.replaces.len() >= self.limits.user_items;
         let priority = notification.priority();
         let wait = match priority {
             Priority::Medium => self.limits.medium_wait,
@@ -228,7 +265,7 @@ impl NotificationGatherer {
         let is_full = self.users.get(user).is_some_and(|pending| {
             pending.items.len() >= self.limits.user_items || pending.bytes >= self.limits.user_bytes
         });
-        if is_full {
+        if is_full || has_long_list {
             self.flush(user, now, out);
         }
         while self.bytes > self.limits.bytes {
@@ -255,8 +292,9 @@ impl NotificationGatherer {
     }
 
     /// A user dismissed notifications.
-    pub fn dismissed(&mut self, user: &UserId, dismissed: Dismissed, out: &mut Vec<Push>) {
-        self.remove(user, |item| dismissed.ids.contains(&item.notification.id));
+    pub fn dismissed(&mut self, user: &UserId, mut dismissed: Dismissed, out: &mut Vec<Push>) {
+        let removal = self.remove(user, |item| dismissed.ids.contains(&item.notification.id));
+        dismissed.ids.extend(removal.replaced());
         self.note_count(user, dismissed.unread_count);
         out.push(Push::ordinary(user, Data::Dismissed(dismissed)));
     }
@@ -271,18 +309,24 @@ impl NotificationGatherer {
 
     /// A user set preferences. Notifications that they hide are not pushed any more.
     pub fn preferences(&mut self, user: &UserId, preferences: &Preferences, out: &mut Vec<Push>) {
-        let count = self.remove(user, |item| {
+        let removal = self.remove(user, |item| {
             !preferences::shows(preferences, &item.notification)
         });
-        out.extend(count.map(|count| Push::count(user, count)));
+        if let Some(dismissed) = removal.dismissed() {
+            out.push(Push::ordinary(user, Data::Dismissed(dismissed)));
+        } else if removal.is_all {
+            out.push(Push::count(user, removal.unread_count));
+        }
     }
 
-    /// Broadcasts left all lists.
-    pub fn retract(&mut self, ids: &[NotificationId]) {
+    /// Broadcasts left all lists. The caller pushes the counts afterwards.
+    pub fn retract(&mut self, ids: &[NotificationId], out: &mut Vec<Push>) {
         let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
         let users: Vec<_> = self.users.keys().cloned().collect();
         for user in users {
-            self.remove(&user, |item| ids.contains(&item.notification.id));
+            let removal = self.remove(&user, |item| ids.contains(&item.notification.id));
+            let dismissed = removal.dismissed();
+            out.extend(dismissed.map(|ids| Push::ordinary(&user, Data::Dismissed(ids))));
         }
     }
 
@@ -371,21 +415,24 @@ impl NotificationGatherer {
         }
     }
 
-    /// Removes pending notifications of a user. Returns the user's newest count if none is left.
-    fn remove(&mut self, user: &UserId, is_gone: impl Fn(&PendingItem) -> bool) -> Option<u64> {
-        let pending = self.users.get_mut(user)?;
-        let mut freed = 0;
-        pending.items.retain(|item| {
-            let stays = !is_gone(item);
-            freed += if stays { 0 } else { item.bytes };
-            stays
-        });
+    /// Removes pending notifications of a user.
+    fn remove(&mut self, user: &UserId, is_gone: impl Fn(&PendingItem) -> bool) -> Removal {
+        let Some(pending) = self.users.get_mut(user) else {
+            return Removal::default();
+        };
+        let items: Vec<_> = pending.items.extract_if(.., |item| is_gone(item)).collect();
+        let freed: usize = items.iter().map(|item| item.bytes).sum();
         pending.bytes -= freed;
         self.bytes -= freed;
-        match pending.items.is_empty() {
-            true => self.take(user).map(|pending| pending.unread_count),
-            false => None,
+        let removal = Removal {
+            items,
+            unread_count: pending.unread_count,
+            is_all: pending.items.is_empty(),
+        };
+        if removal.is_all {
+            self.take(user);
         }
+        removal
     }
 
     fn take(&mut self, user: &UserId) -> Option<PendingBatch> {
@@ -401,9 +448,18 @@ impl NotificationGatherer {
         };
         let unread_count = pending.unread_count;
         let has_expired = |item: &PendingItem| item.expires.is_some_and(|expires| expires <= now);
-        pending.items.retain(|item| !has_expired(item));
-        if pending.items.is_empty() {
+        let expired = pending.items.extract_if(.., |item| has_expired(item));
+        let expired = Removal {
+            items: expired.collect(),
+            unread_count,
+            is_all: pending.items.is_empty(),
+        };
+        if let Some(dismissed) = expired.dismissed() {
+            out.push(Push::ordinary(user, Data::Dismissed(dismissed)));
+        } else if expired.is_all {
             out.push(Push::count(user, unread_count));
+        }
+        if expired.is_all {
             return;
         }
         if let [only] = &pending.items[..]

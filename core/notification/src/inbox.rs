@@ -193,12 +193,15 @@ impl Inbox {
         newest.map(|entry| entry.order).unwrap_or_default()
     }
 
-    /// Adds a notification. Removes the one with the same collapse key, and the oldest beyond
-    /// the limit. The blocks are loaded if there is a collapse key, or if the inbox is full.
-    pub(crate) fn insert(&mut self, entry: Entry, retention: Retention) {
+    /// Adds a notification. Removes the one with the same collapse key, which it returns, and the
+    /// oldest beyond the limit. The blocks are loaded if there is a collapse key, or if the inbox
+    /// is full.
+    pub(crate) fn insert(&mut self, entry: Entry, retention: Retention) -> Vec<Order> {
+        let before = self.removed.len();
         if let Some(hash) = entry.collapse {
             self.remove_where(|entry| entry.collapse == Some(hash));
         }
+        let replaced = self.removed[before..].to_vec();
         let age_due_ms = entry.order.time_ms().saturating_add(retention.max_age_ms);
         if self.state.items == 0 {
             self.state.next_due_ms = NEVER_MS;
@@ -223,6 +226,7 @@ impl Inbox {
             });
             self.update_due(retention);
         }
+        replaced
     }
 
     /// Moves all but the newest entry of the head to a block.

@@ -3,8 +3,8 @@
 //! [`NotificationSummary`] stands for the pushes of a user's channel while a device was away. Its
 //! `items` are the newest notifications, oldest first, as they are at the end: read ones are
 //! marked, and dismissed or replaced ones left out. `read` and `dismissed` name the older ones that
-//! were read or dismissed, so that nothing is lost. The count is that of the last push: each push
-//! brings one.
+//! were read, and those that were dismissed or replaced, so that nothing is lost. The count is that
+//! of the last push: each push brings one.
 //!
 //! # Worked example
 //! A device has the notification A and a count of 1. While it is away, B (2), C (3), `read` of A
@@ -80,11 +80,7 @@ impl Sum {
                 self.unread_count = Some(receipt.unread_count);
             }
             Data::Dismissed(dismissed) => {
-                for id in &dismissed.ids {
-                    if self.items.remove(id).is_none() {
-                        self.dismissed.push(id.clone());
-                    }
-                }
+                self.remove(&dismissed.ids);
                 self.unread_count = Some(dismissed.unread_count);
             }
             Data::UnreadCount(count) => self.unread_count = Some(count.unread_count),
@@ -93,15 +89,23 @@ impl Sum {
     }
 
     fn add_notification(&mut self, notification: &Notification) {
-        if let Some(key) = &notification.collapse_key {
-            self.items
-                .retain(|_, item| item.collapse_key.as_ref() != Some(key));
-        }
+        self.remove(&notification.replaces);
         let item = Notification {
             unread_count: None,
+            // The device may have them, and this one may be dismissed: `dismissed` names them.
+            replaces: Vec::new(),
             ..notification.clone()
         };
         self.items.insert(item.id.clone(), item);
+    }
+
+    /// Removes notifications. Those that are not in `items` may be on the device.
+    fn remove(&mut self, ids: &[String]) {
+        for id in ids {
+            if self.items.remove(id).is_none() {
+                self.dismissed.push(id.clone());
+            }
+        }
     }
 
     fn add_receipt(&mut self, receipt: &ReadReceipt) {
@@ -257,22 +261,35 @@ mod tests {
 
     #[test]
     fn dismissed_and_replaced_ones_are_left_out() {
-        let keyed = |id: &str, count| {
+        let keyed = |id: &str, replaces: &[&str], count| {
             let Data::Notification(mut one) = note(id, Some(count)) else {
                 unreachable!()
             };
             one.collapse_key = Some("k".to_owned());
+            one.replaces = replaces.iter().map(ToString::to_string).collect();
             Data::Notification(one)
         };
         let batch = sum(vec![
-            keyed("b", 1),
+            keyed("b", &[], 1),
             note("c", Some(2)),
             dismissed(&["a", "c"], 1),
-            keyed("d", 1),
+            keyed("d", &["b"], 1),
+            // A broadcast leaves a user's own one with the same key alone.
+            keyed("e", &[], 2),
         ]);
-        assert_eq!(items(&batch), [("d", false)]);
+        assert_eq!(items(&batch), [("d", false), ("e", false)]);
         assert_eq!(batch.dismissed.unwrap().ids, ["a"]);
-        assert_eq!(batch.unread_count, 1);
+        assert_eq!(batch.unread_count, 2);
+        // The device has the one that was replaced, also if the newer one was dismissed.
+        for events in [
+            vec![keyed("b", &["a"], 1)],
+            vec![keyed("b", &["a"], 1), dismissed(&["b"], 0)],
+            vec![keyed("b", &["a"], 1), keyed("c", &["b"], 1)],
+        ] {
+            let batch = sum(events);
+            assert_eq!(batch.dismissed.unwrap().ids, ["a"]);
+            assert!(batch.items.iter().all(|item| item.replaces.is_empty()));
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl UserPushes {
 
     /// Takes pending broadcasts back.
     pub fn retract(&self, ids: &[NotificationId]) {
-        self.apply(|gatherer, _| gatherer.retract(ids));
+        self.apply(|gatherer, out| gatherer.retract(ids, out));
     }
 
     /// Pushes what is pending, and lets nothing wait from now on.

@@ -206,7 +206,7 @@ impl<'a> Work<'a> {
         user: &UserId,
         entry: Entry,
         retention: Retention,
-        notification: Notification,
+        mut notification: Notification,
     ) {
         let (order, class, collapses) = (entry.order, entry.class, entry.collapse.is_some());
         let expires_at_ms = entry.expires_at_ms;
@@ -219,23 +219,21 @@ impl<'a> Work<'a> {
         };
         let before = unread(inbox);
         let removed = inbox.removed.len();
-        inbox.insert(entry, retention);
+        let replaced = inbox.insert(entry, retention);
         let is_shown = inbox.state.visibility().shows(class);
         let unread_count = unread(inbox);
-        let ids = match is_shown {
-            true => Vec::new(),
-            false => core.id_texts(&inbox.removed[removed..]),
-        };
         let user = user.clone();
         if !is_shown {
             // Hidden ones are pushed no more than they are listed. What they replace leaves the
             // list all the same.
+            let ids = core.id_texts(&inbox.removed[removed..]);
             if !ids.is_empty() {
                 let dismissed = Dismissed { ids, unread_count };
                 self.events.push(HubEvent::Dismissed { user, dismissed });
             }
             return;
         }
+        notification.replaces = core.id_texts(&replaced);
         self.events.push(HubEvent::Notification {
             user: user.clone(),
             notification: Arc::new(notification),

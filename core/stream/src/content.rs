@@ -211,9 +211,11 @@ fn heap_of_notification(one: &v1::Notification) -> usize {
         key,
         scheduled,
     ];
+    let replaces = one.replaces.iter();
+    let replaces = replaces.map(|id| size_of_val(id) + heap_bytes(id.len()));
     let actions = one.actions.iter();
     let actions = actions
         .map(|one| size_of_val(one) + heap_bytes(one.label.len()) + heap_bytes(one.url.len()));
     let parts = parts.into_iter().filter(|length| *length > 0);
-    parts.map(heap_bytes).sum::<usize>() + actions.sum::<usize>()
+    parts.map(heap_bytes).sum::<usize>() + actions.sum::<usize>() + replaces.sum::<usize>()
 }

@@ -91,7 +91,12 @@ fn short(push: &Push) -> String {
         }),
     };
     let text = match event {
-        Data::Notification(one) => format!("{}{}={}", one.id, mark(one), count(one.unread_count)),
+        Data::Notification(one) => {
+            let replaces = one.replaces.iter().map(|id| format!("<{id}"));
+            let replaces = replaces.collect::<String>();
+            let count = count(one.unread_count);
+            format!("{}{replaces}{}={count}", one.id, mark(one))
+        }
         Data::NotificationBatch(batch) => {
             let items = batch
                 .items
@@ -101,13 +106,27 @@ fn short(push: &Push) -> String {
             format!("[{}]={}", items.join(" "), batch.unread_count)
         }
         Data::Read(receipt) => format!("read={}", receipt.unread_count),
-        Data::Dismissed(dismissed) => format!("dismissed={}", dismissed.unread_count),
+        Data::Dismissed(dismissed) => {
+            format!(
+                "dismissed {}={}",
+                dismissed.ids.join(" "),
+                dismissed.unread_count
+            )
+        }
         Data::UnreadCount(count) => format!("count={}", count.unread_count),
         other => format!("{other:?}"),
     };
     match push.urgency {
         Urgency::Urgent => format!("urgent {text}"),
         Urgency::Ordinary => text,
+    }
+}
+
+/// A notification that replaced another in the inbox.
+fn in_place_of(old: &str, id: &str, priority: Priority) -> Notification {
+    Notification {
+        replaces: vec![old.to_owned()],
+        ..note(id, priority)
     }
 }
 
@@ -119,7 +138,7 @@ fn a_high_one_overtakes_and_a_batch_has_the_newest_count() {
     rig.add("ada", "a", Medium, 5, 0);
     rig.add("ada", "b", High, 6, 50);
     rig.dismiss(&["0"], 5);
-    assert_eq!(rig.pushed(), ["b=6", "dismissed=5"]);
+    assert_eq!(rig.pushed(), ["b=6", "dismissed 0=5"]);
     rig.due(199);
     assert_eq!(rig.pushed(), [""; 0]);
     rig.due(200);
@@ -155,19 +174,15 @@ fn a_pending_one_is_read_removed_and_replaced() {
     }
     rig.read(&["a"], 2);
     rig.dismiss(&["b"], 1);
-    assert_eq!(rig.pushed(), ["read=2", "dismissed=1"]);
-    let keyed = |id: &str| Notification {
-        collapse_key: Some("k".to_owned()),
-        ..note(id, Low)
-    };
-    rig.add_note("ada", keyed("d"), 2, Audience::Users, 0);
-    rig.add_note("ada", keyed("e"), 2, Audience::Users, 0);
+    assert_eq!(rig.pushed(), ["read=2", "dismissed b=1"]);
+    rig.add_note("ada", note("d", Low), 2, Audience::Users, 0);
+    rig.add_note("ada", in_place_of("d", "e", Low), 2, Audience::Users, 0);
     rig.due(1_000);
     assert_eq!(rig.pushed(), ["[a* c e]=2"]);
     rig.add("ada", "f", Low, 3, 2_000);
     rig.dismiss(&["f"], 2);
     rig.due(9_000);
-    assert_eq!(rig.pushed(), ["dismissed=2"], "nothing is left");
+    assert_eq!(rig.pushed(), ["dismissed f=2"], "nothing is left");
     assert_eq!(rig.gatherer.bytes(), 0);
 }
 
@@ -190,7 +205,7 @@ fn a_recalled_broadcast_is_not_pushed() {
     let id = NotificationId::parse("06c9d4f1x00003m5q8r2t7w9y1").unwrap();
     let one = note(&id.to_string(), Low);
     rig.add_note("ada", one, 1, Audience::Everyone, 0);
-    rig.gatherer.retract(&[id]);
+    rig.gatherer.retract(&[id], &mut rig.out);
     rig.due(5_000);
     assert_eq!(rig.pushed(), [""; 0]);
 }
@@ -320,15 +335,80 @@ fn what_new_preferences_hide_while_it_waits_is_not_pushed() {
 }
 
 #[test]
+fn what_a_pending_one_replaced_leaves_the_clients_with_it() {
+    let id = NotificationId::parse("06c9d4f1x00003m5q8r2t7w9y1").unwrap();
+    let text = id.to_string();
+    let rig = |audience, expires_at| {
+        let mut rig = Rig::new(GatheringLimits::default());
+        let one = Notification {
+            expires_at,
+            ..in_place_of("a", &text, Low)
+        };
+        rig.add("ada", "a", High, 1, 0);
+        rig.add_note("ada", one, 1, audience, 0);
+        assert_eq!(rig.pushed(), ["a=1"]);
+        rig
+    };
+    let ada = UserId::new("ada");
+    // It is pushed, dismissed, expires, is hidden, is recalled.
+    let mut one = rig(Audience::Users, None);
+    one.due(1_000);
+    assert_eq!(one.pushed(), [format!("{text}<a=1")]);
+    let mut one = rig(Audience::Users, None);
+    one.dismiss(&[&text], 0);
+    assert_eq!(one.pushed(), [format!("dismissed {text} a=0")]);
+    let mut one = rig(Audience::Users, Some(300));
+    one.gatherer.unread_count(&ada, 0, &mut one.out);
+    one.due(1_000);
+    assert_eq!(one.pushed(), ["dismissed a=0"]);
+    let mut one = rig(Audience::Users, Some(300));
+    one.add("ada", "z", Low, 2, 0);
+    one.due(1_000);
+    assert_eq!(one.pushed(), ["dismissed a=2", "z=2"]);
+    let mut one = rig(Audience::Users, None);
+    one.gatherer.unread_count(&ada, 0, &mut one.out);
+    one.prefer(&Preferences {
+        min_priority: Some(High.into()),
+        ..Preferences::default()
+    });
+    assert_eq!(one.pushed(), ["dismissed a=0"]);
+    let mut one = rig(Audience::Everyone, None);
+    one.gatherer.retract(&[id], &mut one.out);
+    assert_eq!(one.pushed(), ["dismissed a=1"]);
+    // It is replaced itself: the newer one names all that clients may have, of pushes and of lists.
+    for priority in [Low, High] {
+        let mut one = rig(Audience::Users, None);
+        for (old, new) in [(text.as_str(), "x"), ("x", "y"), ("y", "z")] {
+            one.add_note("ada", in_place_of(old, new, Low), 1, Audience::Users, 0);
+        }
+        one.add_note(
+            "ada",
+            in_place_of("z", "end", priority),
+            1,
+            Audience::Users,
+            0,
+        );
+        one.due(1_000);
+        assert_eq!(one.pushed(), [format!("end<z<y<x<{text}<a=1")]);
+        assert!(one.gatherer.is_empty());
+        assert_eq!(one.gatherer.bytes(), 0);
+    }
+    let mut one = Rig::new(GatheringLimits {
+        user_items: 3,
+        ..GatheringLimits::default()
+    });
+    for (old, new) in [("0", "1"), ("1", "2"), ("2", "3")] {
+        one.add_note("ada", in_place_of(old, new, Low), 1, Audience::Users, 0);
+    }
+    assert_eq!(one.pushed(), ["3<2<1<0=1"], "the list gets no longer");
+}
+
+#[test]
 fn a_broadcast_takes_no_place_of_a_users_own() {
     let mut rig = Rig::new(GatheringLimits::default());
-    let keyed = |id: &str| Notification {
-        collapse_key: Some("k".to_owned()),
-        ..note(id, Medium)
-    };
-    rig.add_note("ada", keyed("a"), 1, Audience::Users, 0);
-    rig.add_note("ada", keyed("b"), 2, Audience::Everyone, 10);
-    rig.add_note("ada", keyed("c"), 2, Audience::Users, 20);
+    rig.add("ada", "a", Medium, 1, 0);
+    rig.add_note("ada", note("b", Medium), 2, Audience::Everyone, 10);
+    rig.add_note("ada", in_place_of("a", "c", Medium), 2, Audience::Users, 20);
     rig.due(200);
     assert_eq!(rig.pushed(), ["[b c]=2"]);
 }

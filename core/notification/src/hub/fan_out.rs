@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use tidewire_proto::v1::Notification;
+use tidewire_proto::v1::{Dismissed, Notification};
 use tidewire_stream::UserId;
 
 use super::{NotificationHub, parse_id};
@@ -33,7 +33,7 @@ struct FanOutItem {
 
 impl NotificationHub {
     /// Publishes a broadcast to each of the users, with the user's count. Users who do not see its
-    /// class, or do not have it any more, get the count alone. `notification` is that of the event.
+    /// class, or do not have it any more, get the count, and what it replaced as dismissed. `notification` is that of the event.
     /// All users share its memory.
     pub async fn publish_broadcast(
         &self,
@@ -131,7 +131,8 @@ fn publish_cached(core: &HubCore, user: &UserId, item: Option<&FanOutItem>) -> b
     true
 }
 
-/// The event of a user: the broadcast with the user's count if the user has it, else the count.
+/// The event of a user: the broadcast with the user's count if the user has it, else the count, with
+/// what the broadcast replaced.
 fn event_of(
     user: &UserId,
     state: &UserState,
@@ -144,7 +145,19 @@ fn event_of(
         state.has_broadcast(item.order, live, floor) && state.visibility().shows(item.class)
     };
     let Some(item) = item.filter(is_seen) else {
-        return count_event(user, unread_count);
+        // What it replaces left the list of this user all the same.
+        return match item {
+            Some(FanOutItem { notification, .. }) if !notification.replaces.is_empty() => {
+                HubEvent::Dismissed {
+                    user: user.clone(),
+                    dismissed: Dismissed {
+                        ids: notification.replaces.clone(),
+                        unread_count,
+                    },
+                }
+            }
+            _ => count_event(user, unread_count),
+        };
     };
     let order = item.order;
     let is_read = order <= state.broadcast_watermark || state.mark(order).is_some();

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use tidewire_proto::v1::NotifyRequest;
+use tidewire_proto::v1::{Notification, NotifyRequest};
 use tidewire_store::{Key, Table};
 use tidewire_stream::UserId;
 
@@ -292,7 +292,10 @@ pub(super) async fn deliver(
         }
         Target::Everyone => {
             let collapse = message.collapse;
-            let replaced = collapse.and_then(|hash| work.live.find_collapse(hash));
+            let replaced: Vec<_> = collapse
+                .and_then(|hash| work.live.find_collapse(hash))
+                .into_iter()
+                .collect();
             work.add_broadcast(
                 Broadcast {
                     order,
@@ -305,10 +308,13 @@ pub(super) async fn deliver(
             );
             // First the newcomer, so that a client that counts is right at the end.
             work.events.push(HubEvent::Broadcast {
-                notification: Arc::new(notification),
+                notification: Arc::new(Notification {
+                    replaces: core.id_texts(&replaced),
+                    ..notification
+                }),
                 class,
             });
-            work.remove_broadcasts(replaced.into_iter().collect());
+            work.remove_broadcasts(replaced);
             let surplus = work.live.surplus(core.config.max_broadcasts);
             work.remove_broadcasts(surplus);
         }

@@ -104,10 +104,15 @@ async fn a_fan_out_publishes_what_a_user_has_now_and_then_the_count() {
                 notification.title, notification.read
             ),
             HubEvent::UnreadCount { unread_count, .. } => unread_count.to_string(),
+            HubEvent::Dismissed { dismissed, .. } => {
+                assert_eq!(dismissed.ids, broadcasts[number].0.replaces);
+                format!("dismissed {}", dismissed.unread_count)
+            }
             other => panic!("{other:?}"),
         });
         events.collect::<Vec<_>>()
     };
+    assert_eq!(broadcasts[1].0.replaces, [old]);
     // It is replaced already.
     assert_eq!(fan_out(0).await, ["2"]);
     assert_eq!(fan_out(1).await, ["new false 2"]);
@@ -116,7 +121,8 @@ async fn a_fan_out_publishes_what_a_user_has_now_and_then_the_count() {
     assert_eq!(fan_out(1).await, ["new true 0"]);
     world.hub.dismiss("ada", &[new]).await.unwrap();
     world.events();
-    assert_eq!(fan_out(1).await, ["0"]);
+    // The one that it replaced is not in the list any more either.
+    assert_eq!(fan_out(1).await, ["dismissed 0"]);
 }
 
 #[tokio::test]

@@ -95,6 +95,45 @@ async fn dismissal_expiry_collapse_and_retention_keep_count_and_list_equal() {
     assert_eq!(world.store.len(Table("notification.bodies")), 0);
 }
 
+#[tokio::test]
+async fn a_notification_names_the_one_that_it_replaced_for_each_user() {
+    let world = World::new().await;
+    let keyed = |mut request: NotifyRequest, key: &str| {
+        request.notification.as_mut().unwrap().collapse_key = Some(key.to_owned());
+        request
+    };
+    let old = world
+        .send(keyed(to("ada", "old"), "k"))
+        .await
+        .id
+        .to_string();
+    world.send(keyed(everyone("broadcast"), "k")).await;
+    world.send(keyed(to("ada", "other"), "another")).await;
+    world.events();
+    let both = NotifyRequest {
+        user: None,
+        users: vec!["ada".to_owned(), "bob".to_owned()],
+        // A sender does not choose what it replaces.
+        ..with(keyed(to("", "new"), "k"), |of| {
+            of.replaces = vec!["x".to_owned()];
+        })
+    };
+    world.send(both).await;
+    let replaced = world.events().into_iter().filter_map(|event| match event {
+        HubEvent::Notification {
+            user, notification, ..
+        } => Some((user.as_str().to_owned(), notification.replaces.clone())),
+        _ => None,
+    });
+    let expected = [("ada".to_owned(), vec![old]), ("bob".to_owned(), vec![])];
+    assert_eq!(replaced.collect::<Vec<_>>(), expected);
+    let page = world
+        .list("ada", &ListNotificationsRequest::default())
+        .await;
+    assert_eq!(page.items.len(), 3);
+    assert!(page.items.iter().all(|item| item.replaces.is_empty()));
+}
+
 /// Kinds and counts of the events that one user's connections get.
 fn pushed(world: &World) -> Vec<(&'static str, u64)> {
     let events = world.events().into_iter().map(|event| match event {

@@ -211,13 +211,14 @@ async fn a_collapsed_notification_replaces_and_pushes_the_count() {
     let mut ada = connect(Transport::WebSocketJson, &server, "ada").await;
     let mut body = to_user("ada", "1 new message");
     body["notification"]["collapseKey"] = json!("chat");
+    let mut replaced = Value::Null;
     for title in ["1 new message", "2 new messages"] {
         body["notification"]["title"] = json!(title);
         notify(&server, &body).await;
-        assert_eq!(
-            push(&mut ada, "ada").await.expect("notification").data["title"],
-            title
-        );
+        let pushed = push(&mut ada, "ada").await.expect("notification").data;
+        assert_eq!(pushed["title"], title);
+        assert_eq!(pushed["replaces"], replaced);
+        replaced = json!([pushed["id"]]);
         let count = push(&mut ada, "ada").await.expect("unread_count");
         assert_eq!(count.data["unreadCount"], 1);
     }
