@@ -98,6 +98,16 @@ pub enum Audience {
     Everyone,
 }
 
+/// A moment on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PushTime {
+    /// Time that no clock change moves: waits are measured by it.
+    pub instant: Instant,
+    /// The wall clock, in milliseconds since the Unix epoch: expiry is judged by it. The times of
+    /// notifications may be ahead of it, after a clock that was ahead.
+    pub wall_ms: i64,
+}
+
 /// Something to publish on the channel of a user now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Push {
@@ -220,7 +230,7 @@ impl NotificationGatherer {
         mut notification: Arc<Notification>,
         unread_count: u64,
         audience: Audience,
-        now: Instant,
+        now: PushTime,
         out: &mut Vec<Push>,
     ) {
         // The older one has left the inbox. Clients that read the list meanwhile have it, and all have
@@ -260,6 +270,7 @@ impl NotificationGatherer {
             notification,
             audience,
         };
+        let now = now.instant;
         let due = tidewire_stream::deadline(now, wait);
         self.add(user, item, unread_count, priority == Priority::Medium, due);
         let is_full = self.users.get(user).is_some_and(|pending| {
@@ -518,13 +529,11 @@ fn with_count(notification: Arc<Notification>, unread_count: u64) -> PushContent
     PushContent::Event(Data::Notification(one))
 }
 
-/// When a notification expires that comes at `now`, just after its time.
-fn expiry(notification: &Notification, now: Instant) -> Option<Instant> {
-    let left_ms = notification
-        .expires_at?
-        .saturating_sub(notification.timestamp);
+/// When a notification expires that comes at `now`.
+fn expiry(notification: &Notification, now: PushTime) -> Option<Instant> {
+    let left_ms = notification.expires_at?.saturating_sub(now.wall_ms);
     let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
-    Some(tidewire_stream::deadline(now, left))
+    Some(tidewire_stream::deadline(now.instant, left))
 }
 
 /// Whether a receipt covers a notification. Ids sort by time.

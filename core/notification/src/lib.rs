@@ -47,7 +47,7 @@ mod work;
 pub use config::NotificationConfig;
 pub use error::NotificationError;
 pub use events::{EventSink, HubEvent};
-pub use gathering::{Audience, GatheringLimits, NotificationGatherer, Push, PushContent};
+pub use gathering::{Audience, GatheringLimits, NotificationGatherer, Push, PushContent, PushTime};
 pub use hub::{
     ListQuery, NotificationHub, NotificationPage, NotifyOutcome, OutgoingItem, ScheduleRef,
     StepOutcome, Unreached,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Audience, GatheringLimits, NotificationGatherer, NotificationId,
-    gathering::{Push, PushContent},
+    gathering::{Push, PushContent, PushTime},
 };
 
 /// Time between two looks at what is due, while something is pending.
@@ -81,7 +81,10 @@ impl UserPushes {
             return;
         }
         self.apply(|gatherer, out| {
-            let now = Instant::now();
+            let now = PushTime {
+                instant: Instant::now(),
+                wall_ms: self.stream.clock().now_ms(),
+            };
             gatherer.notification(user, notification, unread_count, audience, now, out);
         });
     }

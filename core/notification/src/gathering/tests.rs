@@ -4,6 +4,8 @@ use super::*;
 struct Rig {
     gatherer: NotificationGatherer,
     start: Instant,
+    /// The wall clock at the start.
+    wall_ms: i64,
     out: Vec<Push>,
 }
 
@@ -12,6 +14,7 @@ impl Rig {
         Self {
             gatherer: NotificationGatherer::new(limits),
             start: Instant::now(),
+            wall_ms: 0,
             out: Vec::new(),
         }
     }
@@ -25,7 +28,11 @@ impl Rig {
     }
 
     fn add_note(&mut self, user: &str, one: Notification, count: u64, audience: Audience, ms: u64) {
-        let (user, now) = (UserId::new(user), self.at(ms));
+        let user = UserId::new(user);
+        let now = PushTime {
+            instant: self.at(ms),
+            wall_ms: self.wall_ms + i64::try_from(ms).unwrap(),
+        };
         self.gatherer
             .notification(&user, Arc::new(one), count, audience, now, &mut self.out);
     }
@@ -283,9 +290,8 @@ fn bounds_push_and_lose_nothing() {
 #[test]
 fn what_expires_while_it_waits_is_not_pushed() {
     let mut rig = Rig::new(GatheringLimits::default());
-    let expiring = |id: &str, ttl_ms: i64| Notification {
-        timestamp: 1_000,
-        expires_at: Some(1_000 + ttl_ms),
+    let expiring = |id: &str, expires_at_ms: i64| Notification {
+        expires_at: Some(expires_at_ms),
         ..note(id, Low)
     };
     rig.add_note("ada", expiring("a", 999), 1, Audience::Users, 0);
@@ -293,17 +299,37 @@ fn what_expires_while_it_waits_is_not_pushed() {
     rig.due(1_000);
     assert_eq!(rig.pushed(), ["b=2"]);
     // The count is pushed, because it may have been gathered too.
-    rig.add_note("ada", expiring("c", 300), 3, Audience::Users, 2_000);
+    rig.add_note("ada", expiring("c", 2_300), 3, Audience::Users, 2_000);
     let ada = UserId::new("ada");
     rig.gatherer.unread_count(&ada, 2, &mut rig.out);
     rig.due(3_000);
     assert_eq!(rig.pushed(), ["count=2"]);
-    rig.add_note("bob", expiring("d", 300), 1, Audience::Everyone, 4_000);
+    rig.add_note("bob", expiring("d", 4_300), 1, Audience::Everyone, 4_000);
     let now = rig.at(4_400);
     rig.gatherer.flush_all(now, &mut rig.out);
     assert_eq!(rig.pushed(), ["count=1"]);
     assert!(rig.gatherer.is_empty());
     assert_eq!(rig.gatherer.bytes(), 0);
+}
+
+#[test]
+fn what_has_a_time_ahead_of_the_clock_expires_by_the_clock() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    rig.wall_ms = 1_000_000;
+    // Ids and times go on from those of a clock that was 12 hours ahead.
+    let ahead_ms = 12 * 60 * 60 * 1_000;
+    let expiring = |id: &str, priority, ttl_ms: i64| Notification {
+        timestamp: 1_000_000 + ahead_ms,
+        expires_at: Some(1_000_000 + ttl_ms),
+        ..note(id, priority)
+    };
+    rig.add_note("ada", expiring("a", Medium, 500), 1, Audience::Users, 0);
+    rig.add_note("ada", expiring("b", Low, 500), 2, Audience::Users, 0);
+    rig.due(200);
+    assert_eq!(rig.pushed(), ["[a b]=2"]);
+    rig.add_note("ada", expiring("c", Low, 1_500), 3, Audience::Users, 1_000);
+    rig.due(2_000);
+    assert_eq!(rig.pushed(), ["count=3"]);
 }
 
 #[test]
