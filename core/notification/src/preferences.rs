@@ -7,7 +7,9 @@
 //! # Quiet hours
 //! They are wall-clock times of an IANA time zone, from `start` to before `end`, over midnight if
 //! `end` is earlier. On the day of a clock change they keep their wall-clock times, so a night
-//! is an hour shorter or longer.
+//! is an hour shorter or longer. Hours that end within an hour that the clock repeats hold twice:
+//! before their end, and again after the clock was set back, until it shows their end once more.
+//! Hours that end within an hour that the clock leaves out end when it is left out.
 
 use jiff::{Timestamp, civil::Time, tz::TimeZone};
 use smallvec::SmallVec;
@@ -15,9 +17,13 @@ use tidewire_proto::v1::{DeliveryFilter, Notification, NotificationType, Prefere
 
 use crate::{
     NotificationError,
+    config::DAY_MS,
     counts::Visibility,
     kind::{Class, KindRegistry},
 };
+
+/// Clock changes of a zone within a day at most, and one more.
+const MAX_CHANGES: usize = 8;
 
 /// Daily hours without delivery.
 #[derive(Debug, Clone)]
@@ -66,33 +72,35 @@ impl QuietHours {
         }
     }
 
-    /// When quiet hours that hold at `now_ms` end, in milliseconds since the Unix epoch. None if
-    /// they do not hold.
+    /// The first moment after `now_ms` at which quiet hours do not hold, in milliseconds since the
+    /// Unix epoch. None if they do not hold at `now_ms`.
     #[must_use]
     pub fn end_ms(&self, now_ms: i64) -> Option<i64> {
-        if !self.is_quiet(now_ms) {
-            return None;
-        }
-        let now = Timestamp::from_millisecond(now_ms)
-            .ok()?
-            .to_zoned_datetime(self.zone.clone());
-        let today = now
-            .date()
-            .to_datetime(self.end)
-            .to_zoned_datetime(self.zone.clone())
-            .ok()?;
-        let end = match today.timestamp() > now.timestamp() {
-            true => today,
-            false => {
-                let tomorrow = now.date().tomorrow().ok()?;
-                tomorrow
-                    .to_datetime(self.end)
-                    .to_zoned_datetime(self.zone.clone())
-                    .ok()?
+        let mut from_ms = now_ms;
+        // Each turn ends at a clock change of the zone, or with the result, a day later at most.
+        for _ in 0..MAX_CHANGES {
+            if !self.is_quiet(from_ms) {
+                return (from_ms > now_ms).then_some(from_ms);
             }
-        };
-        Some(end.timestamp().as_millisecond())
+            let from = Timestamp::from_millisecond(from_ms).ok()?;
+            let time = from.to_zoned_datetime(self.zone.clone()).time();
+            let left_ms = (time_ms(self.end) - time_ms(time)).rem_euclid(DAY_MS);
+            let end_ms = from_ms.checked_add(left_ms)?;
+            let change = self.zone.following(from).next();
+            let change_ms = change.map(|change| change.timestamp().as_millisecond());
+            match change_ms.filter(|change_ms| *change_ms <= end_ms) {
+                Some(change_ms) => from_ms = change_ms,
+                None => return Some(end_ms),
+            }
+        }
+        Some(from_ms)
     }
+}
+
+/// A time of day in milliseconds.
+fn time_ms(time: Time) -> i64 {
+    let minutes = i64::from(time.hour()) * 60 + i64::from(time.minute());
+    (minutes * 60 + i64::from(time.second())) * 1_000 + i64::from(time.millisecond())
 }
 
 fn parse_time(field: &str, text: &str) -> Result<Time, NotificationError> {
@@ -245,18 +253,87 @@ mod tests {
     }
 
     #[test]
-    fn hours_that_end_in_the_gap_or_in_the_repeated_hour_end_once() {
-        // 02:30 does not exist on 8 March 2026: the hours end at 03:30 on the clock.
+    fn hours_that_end_in_the_gap_or_in_the_repeated_hour() {
+        // 02:30 does not exist on 8 March 2026: the clock goes from 02:00 to 03:00.
         let night = hours("22:00", "02:30", "America/New_York").unwrap();
-        let start = ms("2026-03-08T03:00:00Z");
-        let end = night.end_ms(start).unwrap();
-        assert_eq!(end, ms("2026-03-08T07:30:00Z"));
-        // 01:30 comes twice on 2 November 2025. The first one ends them for a digest.
-        let night = hours("22:00", "01:30", "America/New_York").unwrap();
         assert_eq!(
-            night.end_ms(ms("2025-11-02T02:00:00Z")),
-            Some(ms("2025-11-02T05:30:00Z"))
+            night.end_ms(ms("2026-03-08T03:00:00Z")),
+            Some(ms("2026-03-08T07:00:00Z"))
         );
+        // 01:30 comes twice on 1 November 2026, and so do the minutes before it.
+        let night = hours("22:00", "01:30", "America/New_York").unwrap();
+        for (now, end) in [
+            ("2026-11-01T02:00:00Z", Some("2026-11-01T05:30:00Z")),
+            ("2026-11-01T05:29:59.999Z", Some("2026-11-01T05:30:00Z")),
+            ("2026-11-01T05:30:00Z", None),
+            ("2026-11-01T06:00:00Z", Some("2026-11-01T06:30:00Z")),
+            ("2026-11-01T06:29:40Z", Some("2026-11-01T06:30:00Z")),
+            ("2026-11-01T06:30:00Z", None),
+        ] {
+            assert_eq!(night.end_ms(ms(now)), end.map(ms), "{now}");
+        }
+    }
+
+    #[test]
+    fn hours_end_at_the_first_moment_that_is_not_quiet_around_all_clock_changes() {
+        const MINUTE_MS: i64 = 60_000;
+        let zones = [
+            "America/New_York",
+            "Europe/Berlin",
+            "Europe/Dublin",
+            "Africa/Casablanca",
+            "Africa/Cairo",
+            // Half an hour, and three quarters beside the hour.
+            "Australia/Lord_Howe",
+            "Pacific/Chatham",
+            // At midnight.
+            "America/Havana",
+            "America/Santiago",
+            "Asia/Beirut",
+            "America/St_Johns",
+            // Two hours.
+            "Antarctica/Troll",
+            "Asia/Kolkata",
+        ];
+        let spans = [
+            ("22:00", "07:00"),
+            ("22:00", "01:30"),
+            ("01:10", "01:30"),
+            ("22:00", "02:30"),
+            ("02:15", "02:45"),
+            ("23:30", "00:15"),
+            ("00:00", "23:59"),
+            ("02:30", "01:30"),
+            ("03:00", "02:00"),
+        ];
+        for zone in zones {
+            let tz = TimeZone::get(zone).unwrap();
+            let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+            let changes = tz.following(start).map(|change| change.timestamp());
+            let changes: Vec<_> = changes.take(2).chain([start]).collect();
+            for (from, to) in spans {
+                let hours = hours(from, to, zone).unwrap();
+                for change in &changes {
+                    let change_ms = change.as_millisecond();
+                    // Backwards, so that the next moment that is not quiet is known. Hours and
+                    // changes begin and end at whole minutes.
+                    let mut end_ms = None;
+                    for minute in (-6 * 60..30 * 60).rev() {
+                        let now_ms = change_ms + minute * MINUTE_MS;
+                        let is_quiet = hours.is_quiet(now_ms);
+                        if !is_quiet {
+                            end_ms = Some(now_ms);
+                            assert_eq!(hours.end_ms(now_ms), None, "{zone} {from} {to} {now_ms}");
+                        } else if minute < 6 * 60 {
+                            for now_ms in [now_ms, now_ms + 17_345] {
+                                let found = hours.end_ms(now_ms);
+                                assert_eq!(found, end_ms, "{zone} {from} {to} {now_ms}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]
