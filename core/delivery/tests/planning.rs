@@ -161,6 +161,58 @@ async fn quiet_hours_hold_back_what_is_not_urgent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_clock_that_was_ahead_put_off_follows_the_right_one() {
+    const HOUR_MS: i64 = 60 * MINUTE_MS;
+    let mut world = World::new().await;
+    world.register("ada", "phone").await;
+    world.register("bob", "bobs").await;
+    world.prefer("ada", quiet(true)).await;
+    world.connected.0.lock().insert(UserId::new("bob"));
+    // Half past ten in the evening. In truth it is half past twelve: no quiet hours.
+    for user in ["ada", "bob"] {
+        world.notify(user, "ahead", Priority::High).await;
+    }
+    assert_eq!(world.sent().await, ["webhook ops: ahead"; 2]);
+    world.connected.0.lock().clear();
+    world.advance(-10 * HOUR_MS);
+    let at_once = ["push bobs: ahead", "push phone digest: ahead"];
+    assert_eq!(world.sent().await, at_once);
+    assert_eq!(world.store.len(Table("notification.outgoing")), 0);
+    // The same, with a clock that is set right while the server is down. A row that was not planned
+    // before waits for nothing either.
+    world.advance(10 * HOUR_MS);
+    world.notify("ada", "put off", Priority::High).await;
+    assert_eq!(world.sent().await, ["webhook ops: put off"]);
+    world.notify("ada", "stored", Priority::High).await;
+    world.advance(-10 * HOUR_MS);
+    let world = world.restart().await;
+    let expected = [
+        "push phone digest: put off",
+        "push phone: stored",
+        "webhook ops: stored",
+    ];
+    assert_eq!(world.sent().await, expected);
+    assert_eq!(world.store.len(Table("notification.outgoing")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_hours_that_a_right_clock_is_in_hold_after_a_clock_step_too() {
+    let mut world = World::new().await;
+    world.register("ada", "phone").await;
+    world.prefer("ada", quiet(false)).await;
+    // Half past five in the morning, and then four hours before.
+    world.advance(7 * 60 * MINUTE_MS);
+    world.notify("ada", "a", Priority::High).await;
+    assert_eq!(world.sent().await, ["webhook ops: a"]);
+    world.advance(-4 * 60 * MINUTE_MS);
+    assert!(world.sent().await.is_empty());
+    world.advance(5 * 60 * MINUTE_MS + 30 * MINUTE_MS - 1);
+    assert!(world.sent().await.is_empty());
+    world.advance(1);
+    assert_eq!(world.sent().await, ["push phone: a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_digest_is_one_message_and_is_retried_as_one() {
     let mut world = World::new().await;
     world.register("ada", "phone").await;

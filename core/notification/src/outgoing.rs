@@ -43,6 +43,12 @@ pub struct Outgoing {
     pub expires_at_ms: Option<i64>,
     /// Encoded text of a broadcast, which leaves the store with its recall. Empty for users.
     pub text: Vec<u8>,
+    /// When the notification was sent, by the clock of that moment. The time of its id may be ahead
+    /// of that. None in rows of earlier versions.
+    pub sent_ms: Option<i64>,
+    /// When the row got its due time, by the clock of that moment. If the clock is set back to
+    /// before it, the due time means nothing. None in rows of earlier versions.
+    pub written_ms: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -57,14 +63,18 @@ struct StoredOutgoing {
     expires_at_ms: Option<i64>,
     #[prost(bytes = "vec", tag = "5")]
     text: Vec<u8>,
+    #[prost(int64, optional, tag = "6")]
+    sent_ms: Option<i64>,
+    #[prost(int64, optional, tag = "7")]
+    written_ms: Option<i64>,
 }
 
 impl Outgoing {
-    /// The row of a notification that is due at a time.
+    /// The row of a notification that is sent now, and due at once.
     #[must_use]
-    pub fn new(due_ms: i64, user: Option<UserId>, id: NotificationId, done: u8) -> Self {
+    pub fn new(now_ms: i64, user: Option<UserId>, id: NotificationId, done: u8) -> Self {
         Self {
-            due_ms,
+            due_ms: now_ms,
             user,
             id,
             done,
@@ -72,17 +82,22 @@ impl Outgoing {
             class: None,
             expires_at_ms: None,
             text: Vec::new(),
+            sent_ms: Some(now_ms),
+            written_ms: Some(now_ms),
         }
     }
 
-    /// A review of all that waits of a user.
+    /// A review of all that waits of a user, stored at `now_ms`.
     #[must_use]
-    pub fn review(due_ms: i64, user: UserId) -> Self {
+    pub fn review(due_ms: i64, user: UserId, now_ms: i64) -> Self {
         let id = NotificationId {
             order: REVIEW,
             realm: 0,
         };
-        Self::new(due_ms, Some(user), id, 0)
+        Self {
+            due_ms,
+            ..Self::new(now_ms, Some(user), id, 0)
+        }
     }
 
     /// Whether it is a review, and has no notification.
@@ -102,6 +117,8 @@ impl Outgoing {
             class: self.class.map(|class| class.0.into()),
             expires_at_ms: self.expires_at_ms,
             text: self.text.clone(),
+            sent_ms: self.sent_ms,
+            written_ms: self.written_ms,
         };
         let mut value = vec![VERSION];
         value.extend(stored.encode_to_vec());
@@ -159,6 +176,8 @@ impl Outgoing {
             class: class.map(Class),
             expires_at_ms: stored.expires_at_ms,
             text: stored.text,
+            sent_ms: stored.sent_ms,
+            written_ms: stored.written_ms,
         })
     }
 }

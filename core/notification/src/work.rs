@@ -324,7 +324,7 @@ impl<'a> Work<'a> {
     /// Has the planner of the delivery channels judge anew what waits of a user.
     pub(crate) fn review_outgoing(&mut self, user: &UserId) {
         if self.core.config.has_delivery {
-            self.put_outgoing(&Outgoing::review(self.now_ms, user.clone()));
+            self.put_outgoing(&Outgoing::review(self.now_ms, user.clone(), self.now_ms));
         }
     }
 

@@ -424,7 +424,8 @@ impl JobStore for DurableJobs {
                     let stored = StoredJob::new(message, job.attempts, 0);
                     let key = tables::held(user, &endpoint, &message.id);
                     batch.put(tables::HELD, key, record::encode(&stored));
-                    Outgoing::review(*until_ms, user.clone()).put(&mut batch);
+                    let now_ms = self.0.clock.now_ms();
+                    Outgoing::review(*until_ms, user.clone(), now_ms).put(&mut batch);
                 }
                 JobEnd::Dead { attempts, reason } => {
                     let now_ms = self.0.clock.now_ms();

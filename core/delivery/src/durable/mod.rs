@@ -11,6 +11,7 @@
 //! Each arrow to the store is one transaction, so a crash at any moment loses nothing, and sends
 //! a message again at most with the same id.
 
+mod clock_steps;
 mod contacts;
 mod dead_letters;
 mod jobs;

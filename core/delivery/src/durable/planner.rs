@@ -16,7 +16,8 @@
 //!
 //! # Rows that wait
 //! A row is judged at its time, and moves to another time or ends. New preferences bring a review:
-//! it moves all rows of its user that wait to the present, and has them judged anew.
+//! it moves all rows of its user that wait to the present, and has them judged anew. The same is
+//! done with rows that a clock that was ahead put off ([`ClockSteps`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,6 +35,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    clock_steps::ClockSteps,
     contacts::Contacts,
     jobs::{DurableJobs, message_id},
     rules::Rules,
@@ -56,7 +58,10 @@ const BROADCAST_USERS: usize = 1_000;
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest pause: the clock may be set.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Longest time in quiet hours, with a clock change: a day and an hour, in milliseconds.
+const LONGEST_QUIET_MS: i64 = 25 * 60 * 60 * 1_000;
 
 /// Bit of a row: its webhooks are done.
 const WEBHOOK: u8 = 1;
@@ -94,6 +99,7 @@ pub struct Planner {
     contacts: Contacts,
     presence: Arc<dyn Presence>,
     clock: SharedClock,
+    clock_steps: ClockSteps,
     config: DeliveryConfig,
     jobs: DurableJobs,
     dispatcher: Dispatcher,
@@ -180,7 +186,14 @@ impl Planner {
         config: DeliveryConfig,
         dispatcher: Dispatcher,
     ) -> Self {
+        let email = config.email.as_ref();
+        let waits_ms = [
+            LONGEST_QUIET_MS,
+            email.map_or(0, |email| millis(email.delay)),
+            millis(presence.dead_after()),
+        ];
         Self {
+            clock_steps: ClockSteps::new(waits_ms.into_iter().fold(0, i64::saturating_add)),
             hub: jobs.hub().clone(),
             store: jobs.store().clone(),
             contacts: jobs.contacts().clone(),
@@ -231,6 +244,9 @@ impl Planner {
     /// The store cannot be read or written.
     pub async fn step(&self) -> Result<PlanOutcome, NotificationError> {
         let now_ms = self.clock.now_ms();
+        self.clock_steps
+            .follow(&self.hub, &self.store, now_ms)
+            .await?;
         let mut rows = self.hub.outgoing(STEP_ROWS).await?;
         let due = rows.partition_point(|row| row.due_ms <= now_ms);
         let next_ms = rows.get(due).map(|row| row.due_ms);
@@ -332,6 +348,7 @@ impl Planner {
         let mut later = Outgoing {
             done: row.done | WEBHOOK,
             connected_ms: None,
+            written_ms: Some(now_ms),
             ..row.clone()
         };
         let mut wait_ms: Option<i64> = None;
@@ -453,6 +470,7 @@ impl Planner {
             row.remove(&mut plan.batch);
             let row = Outgoing {
                 due_ms: now_ms,
+                written_ms: Some(now_ms),
                 ..row.clone()
             };
             row.put(&mut plan.batch);

@@ -39,6 +39,25 @@ impl NotificationHub {
         self.read_outgoing(Key::new(), None, limit).await
     }
 
+    /// The outgoing notifications that wait for a time after `now_ms`, in the order of their times,
+    /// at most `limit`: the first ones, or those after `last`.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a damaged row cannot be removed.
+    pub async fn outgoing_later(
+        &self,
+        now_ms: i64,
+        last: Option<&Outgoing>,
+        limit: usize,
+    ) -> Result<Vec<Outgoing>, NotificationError> {
+        let after = match last {
+            Some(row) => outgoing::key(row.due_ms, row.user.as_ref(), row.id.order),
+            // No row has this key: it ends before the place of a notification.
+            None => outgoing::prefix(now_ms.saturating_add(1), None),
+        };
+        self.read_outgoing(Key::new(), Some(after), limit).await
+    }
+
     /// The outgoing notifications after `last` that have its time and its user.
     ///
     /// # Errors
