@@ -11,7 +11,7 @@ use tidewire_delivery::{
     Channel, MessageId, Outcome,
     durable::{MAX_REGISTRATIONS, RetryOutcome},
 };
-use tidewire_proto::v1::{DeliveryFilter, NotificationType, NotifyRequest, Priority};
+use tidewire_proto::v1::{DeliveryFilter, NotificationType, NotifyRequest, Preferences, Priority};
 use tidewire_store::{Batch, Store as _, Table};
 use tidewire_stream::UserId;
 
@@ -166,17 +166,20 @@ async fn what_a_clock_that_was_ahead_put_off_follows_the_right_one() {
     let mut world = World::new().await;
     world.register("ada", "phone").await;
     world.register("bob", "bobs").await;
+    world.set_email("cleo").await;
     world.prefer("ada", quiet(true)).await;
     world.connected.0.lock().insert(UserId::new("bob"));
     // Half past ten in the evening. In truth it is half past twelve: no quiet hours.
-    for user in ["ada", "bob"] {
+    for user in ["ada", "bob", "cleo"] {
         world.notify(user, "ahead", Priority::High).await;
     }
-    assert_eq!(world.sent().await, ["webhook ops: ahead"; 2]);
+    assert_eq!(world.sent().await, ["webhook ops: ahead"; 3]);
     world.connected.0.lock().clear();
     world.advance(-10 * HOUR_MS);
     let at_once = ["push bobs: ahead", "push phone digest: ahead"];
     assert_eq!(world.sent().await, at_once);
+    world.advance(5 * MINUTE_MS);
+    assert_eq!(world.sent().await, ["email cleo@example.com: ahead"]);
     assert_eq!(world.store.len(Table("notification.outgoing")), 0);
     // The same, with a clock that is set right while the server is down. A row that was not planned
     // before waits for nothing either.
@@ -210,6 +213,47 @@ async fn quiet_hours_that_a_right_clock_is_in_hold_after_a_clock_step_too() {
     assert!(world.sent().await.is_empty());
     world.advance(1);
     assert_eq!(world.sent().await, ["push phone: a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mail_waits_for_its_delay_also_where_ids_are_ahead_of_the_clock() {
+    let mut world = World::new().await;
+    world.set_email("ada").await;
+    world.set_email("bob").await;
+    world.advance(12 * 60 * MINUTE_MS);
+    world.notify("ada", "ahead", Priority::High).await;
+    world.advance(-12 * 60 * MINUTE_MS);
+    // The ids go on from those of the clock that was ahead.
+    let read = world.notify("bob", "read", Priority::High).await;
+    world.notify("bob", "unread", Priority::High).await;
+    world
+        .send(NotifyRequest {
+            everyone: true,
+            notification: Some(note("all", Priority::High)),
+            ..NotifyRequest::default()
+        })
+        .await;
+    let sent = world.sent().await;
+    assert!(
+        sent.iter().all(|line| line.starts_with("webhook")),
+        "{sent:?}"
+    );
+    world.advance(3_000);
+    world.hub.mark_read("bob", &[read]).await.unwrap();
+    // A review judges them anew, and does not begin their delay again.
+    world.prefer("bob", quiet(false)).await;
+    world.prefer("bob", Preferences::default()).await;
+    assert!(world.sent().await.is_empty());
+    world.advance(5 * MINUTE_MS - 3_001);
+    assert!(world.sent().await.is_empty());
+    world.advance(1);
+    let expected = [
+        "email ada@example.com: ahead",
+        "email ada@example.com: all",
+        "email bob@example.com: all",
+        "email bob@example.com: unread",
+    ];
+    assert_eq!(world.sent().await, expected);
 }
 
 #[tokio::test(start_paused = true)]

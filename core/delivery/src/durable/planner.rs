@@ -348,6 +348,7 @@ impl Planner {
         let mut later = Outgoing {
             done: row.done | WEBHOOK,
             connected_ms: None,
+            sent_ms: Some(sent_ms(row, now_ms)),
             written_ms: Some(now_ms),
             ..row.clone()
         };
@@ -406,9 +407,8 @@ impl Planner {
         if channel == Channel::Email {
             let email = self.config.email.as_ref();
             let delay_ms = email.map_or(0, |email| millis(email.delay));
-            let due_ms = item.id.time_ms().saturating_add(delay_ms);
-            // A clock that was set back does not hold it back for longer.
-            if due_ms > now_ms && due_ms - now_ms <= delay_ms {
+            let due_ms = sent_ms(row, now_ms).saturating_add(delay_ms);
+            if due_ms > now_ms {
                 return When::At(due_ms);
             }
         }
@@ -568,8 +568,11 @@ impl Planner {
                     .await?;
                 let mut batch = Batch::new();
                 for user in &users {
-                    let user = Some(user.clone());
-                    Outgoing::new(now_ms, user, row.id, WEBHOOK).put(&mut batch);
+                    let of_user = Outgoing {
+                        sent_ms: row.sent_ms,
+                        ..Outgoing::new(now_ms, Some(user.clone()), row.id, WEBHOOK)
+                    };
+                    of_user.put(&mut batch);
                 }
                 self.store.commit(batch).await?;
                 let is_last = users.len() < BROADCAST_USERS;
@@ -616,6 +619,13 @@ enum When {
         until_ms: i64,
     },
     Never,
+}
+
+/// When the notification of a row was sent, at `now_ms` at the latest: the delay of a mail that a
+/// clock that was ahead sent begins anew with the right one. The time of its id may be that of an
+/// earlier clock that was ahead.
+fn sent_ms(row: &Outgoing, now_ms: i64) -> i64 {
+    row.sent_ms.unwrap_or(row.id.time_ms()).min(now_ms)
 }
 
 /// The user of a row, in the order of the rows. None comes first.
