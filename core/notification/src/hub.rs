@@ -116,17 +116,20 @@ impl NotificationHub {
     }
 
     /// Marks all notifications and broadcasts as read, up to `up_to` if given: newer ones stay
-    /// unread. Hidden ones are marked too. The receipt has the true count.
+    /// unread. Hidden ones are marked too. The receipt has the true count, and `up_to` as the server
+    /// writes it: clients compare ids as texts.
     ///
     /// # Errors
-    /// The id is malformed, or the store cannot be written.
+    /// The id is malformed or of another server, or the store cannot be written.
     pub async fn mark_all_read(
         &self,
         user: &str,
         up_to: Option<&str>,
     ) -> Result<ReadReceipt, NotificationError> {
         let user = draft::check_user("user", user)?;
-        let id = up_to.map(|text| parse_id("upTo", text)).transpose()?;
+        let id = up_to
+            .map(|text| self.parse_own_id("upTo", text))
+            .transpose()?;
         self.with_user(&user, async |work| {
             // Not up to the place that was given out last: it may have been given to a write that
             // failed, and a clock that is set back gives it out again.
@@ -137,7 +140,7 @@ impl NotificationHub {
             let is_changed = work.inbox(&user).mark_all(direct, broadcasts);
             let receipt = ReadReceipt {
                 all: true,
-                up_to: up_to.map(str::to_owned),
+                up_to: id.map(|id| id.to_string()),
                 unread_count: work.unread(&user),
                 ..ReadReceipt::default()
             };
@@ -232,6 +235,18 @@ impl NotificationHub {
             Ok(preferences)
         })
         .await
+    }
+
+    /// Reads an id of this store. One of another store says nothing about the order here.
+    fn parse_own_id(&self, field: &str, text: &str) -> Result<NotificationId, NotificationError> {
+        let id = parse_id(field, text)?;
+        match self.0.order(id) {
+            Some(_) => Ok(id),
+            None => Err(NotificationError::invalid(
+                field,
+                format!("{text:?} is the id of another server, expected one of this server"),
+            )),
+        }
     }
 
     /// Bytes of the cached states of users, about.

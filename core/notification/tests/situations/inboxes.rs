@@ -254,6 +254,26 @@ async fn one_that_arrives_between_list_and_mark_all_stays_unread() {
     assert_eq!((receipt.unread_count, receipt.all), (2, true));
     assert_eq!(receipt.up_to.as_deref(), Some(newest.as_str()));
     assert_eq!(world.count("ada").await, 2);
+    // Clients compare ids as texts: they receive it as the server writes it.
+    let capitals = newest.to_uppercase();
+    let receipt = world
+        .hub
+        .mark_all_read("ada", Some(&capitals))
+        .await
+        .unwrap();
+    assert_eq!(receipt.up_to.as_deref(), Some(newest.as_str()));
+    // One of another store tells nothing: its place is in another order.
+    let foreign = "7zzzzzzzzzzzzzzzzzzzzzzzzz";
+    let refused = world
+        .hub
+        .mark_all_read("ada", Some(foreign))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        format!("`upTo`: {foreign:?} is the id of another server, expected one of this server")
+    );
+    assert_eq!(world.count("ada").await, 2);
     // Later single marks count as ever.
     let receipt = world
         .hub
