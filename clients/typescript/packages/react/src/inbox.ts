@@ -93,12 +93,12 @@ function receipt(inbox: Inbox, kind: InboxChange[0], what: ReadReceipt | undefin
   return change(inbox, [kind, (id) => (all ? !upTo || id <= upTo : !!ids?.includes(id))], unreadCount);
 }
 
-/** Inserts by id, in place of what the notification replaces. */
+/** Inserts by id, in place of what the notification replaces. A broadcast and a user's own one with the same key are two. */
 function insert(inbox: Inbox, item: InboxItem, unreadCount?: number): Inbox {
-  const isReplaced = ({ id, collapseKey }: InboxItem): boolean => id === item.id || (!!collapseKey && collapseKey === item.collapseKey);
-  if (inbox.items.some((other) => isReplaced(other) && other.id > item.id)) {
+  if (inbox.items.some(({ replaces }) => replaces?.includes(item.id))) {
     return inbox;
   }
+  const isReplaced = ({ id }: InboxItem): boolean => id === item.id || !!item.replaces?.includes(id);
   const items = [...inbox.items.filter((other) => !isReplaced(other)), item].sort((a, b) => (a.id < b.id ? 1 : -1));
   // Its count belongs to all of them, also to what is not kept.
   const result = withItems(inbox, items, unreadCount);

@@ -149,12 +149,16 @@ describe("useNotifications", () => {
     app.unmount();
   });
 
-  it("a newer notification replaces one of its key, and an expired one is not shown", async () => {
+  it("a newer notification replaces those that it names, and an expired one is not shown", async () => {
     const { app } = await inbox([note("a", { collapseKey: "order" })]);
-    app.push(pushed("b", 1, { collapseKey: "order", unreadCount: 1 }));
+    app.push(pushed("b", 1, { collapseKey: "order", replaces: ["a"], unreadCount: 1 }));
     app.push(pushed("c", 2, { expiresAt: 5, unreadCount: 2 }));
     await app.idle();
     expect(app.text).toBe("2: b*");
+    // A broadcast with the same key replaces none of the user's own.
+    app.push(pushed("d", 3, { collapseKey: "order", unreadCount: 3 }));
+    await app.idle();
+    expect(app.text).toBe("3: d* b*");
     app.unmount();
   });
 

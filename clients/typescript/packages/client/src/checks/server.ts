@@ -120,6 +120,7 @@ const notification = object<Notification>({
   actions: optional(list(object({ label: text, url: text }))),
   expiresAt: optional(millis),
   scheduledId: optional(text),
+  replaces: optional(list(text)),
   unreadCount: optional(count),
 });
 

@@ -33,12 +33,14 @@ export interface Notification {
   readonly timestamp: Millis;
   readonly read: boolean;
   readonly seen?: boolean;
-  /** A newer notification with the same key replaces this one. */
+  /** A newer notification with the same key replaces this one. The newer one names it in `replaces`. */
   readonly collapseKey?: string;
   readonly actions?: readonly NotificationAction[];
   readonly expiresAt?: Millis;
   /** The id that the sender received, if the notification was scheduled. */
   readonly scheduledId?: string;
+  /** Ids of older notifications that left the inbox for this one, where it is pushed to a user. */
+  readonly replaces?: readonly string[];
   /** The unread count after this notification, where it is pushed to a user. */
   readonly unreadCount?: number;
 }

@@ -38,11 +38,17 @@ describe("inbox state", () => {
     expect([unread(state), state.unreadCount]).toEqual([[], 0]);
   });
 
-  it("replaces the older one of a collapse key, also when they arrive in the other order", () => {
+  it("replaces the older ones that a notification names, also when they arrive in the other order", () => {
     const state = loaded([note(1, { collapseKey: "order-7" })]);
-    state.apply({ type: "notification", data: note(3, { collapseKey: "order-7", unreadCount: 1 }) });
-    state.apply({ type: "notification", data: note(2, { collapseKey: "order-7", unreadCount: 1 }) });
+    state.apply({ type: "notification", data: note(3, { collapseKey: "order-7", replaces: ["0002", "0001"], unreadCount: 1 }) });
+    state.apply({ type: "notification", data: note(2, { collapseKey: "order-7", replaces: ["0001"], unreadCount: 1 }) });
     expect([ids(state), state.unreadCount]).toEqual([["0003"], 1]);
+  });
+
+  it("shows a broadcast and a user's own notification with one collapse key", () => {
+    const state = loaded([note(1, { collapseKey: "order-7" })]);
+    expect(state.apply({ type: "notification", data: note(2, { collapseKey: "order-7", unreadCount: 2 }) })).toBe("applied");
+    expect([ids(state), state.unreadCount]).toEqual([["0002", "0001"], 2]);
   });
 
   it("counts a broadcast, which brings no count, and agrees with the count after it", () => {

@@ -127,11 +127,11 @@ export class InboxState {
 
   /** Inserts by id. `floor`: the cursor below which nothing is loaded. */
   #insert(notification: Notification, floor = this.#next): void {
-    const { id, collapseKey } = notification;
-    const replaced = this.#items.filter((item) => item.id === id || (collapseKey !== undefined && item.collapseKey === collapseKey));
-    if (replaced.some((item) => item.id > id)) {
+    const { id, replaces = [] } = notification;
+    if (this.#items.some((item) => item.replaces?.includes(id))) {
       return;
     }
+    const replaced = this.#items.filter((item) => item.id === id || replaces.includes(item.id));
     this.#items = this.#items.filter((item) => !replaced.includes(item));
     const unread = (item: Notification): number => (item.read ? 0 : 1);
     // A broadcast brings no count. The count that follows it corrects this one.
