@@ -136,8 +136,10 @@ pub(crate) fn check(
     let key = match &request.idempotency_key {
         Some(text) => {
             check_len("idempotencyKey", text, 1, MAX_KEY_BYTES)?;
+            // A repetition may have what the server sets and ignores, such as a new `timestamp`.
             let body = NotifyRequest {
                 idempotency_key: None,
+                notification: request.notification.as_ref().map(without_ignored),
                 ..request.clone()
             };
             Some(SenderKey {
@@ -180,6 +182,20 @@ pub(crate) fn check(
         key,
         not_before_ms,
     })
+}
+
+/// A notification without the fields that the server ignores in a request.
+fn without_ignored(notification: &Notification) -> Notification {
+    Notification {
+        id: String::new(),
+        timestamp: 0,
+        read: false,
+        seen: None,
+        scheduled_id: None,
+        replaces: Vec::new(),
+        unread_count: None,
+        ..notification.clone()
+    }
 }
 
 impl Draft {

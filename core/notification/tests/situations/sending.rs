@@ -1,6 +1,6 @@
 //! Sending: idempotency keys, batches and channels.
 
-use crate::support::{DAY_MS, World, notification, sender, to};
+use crate::support::{DAY_MS, World, notification, sender, to, with};
 use tidewire_notification::HubEvent;
 use tidewire_proto::v1::NotifyRequest;
 use tidewire_store::Table;
@@ -39,6 +39,17 @@ async fn twenty_repetitions_at_once_notify_once() {
         refused.to_string(),
         "the idempotency key \"k\" was used with another request, expected the same request or a new key"
     );
+    // The server ignores what it sets itself.
+    let ignored = with(request, |of| {
+        of.id = "x".to_owned();
+        of.timestamp = 1_750_000_000_000;
+        of.read = true;
+        of.seen = Some(true);
+        of.scheduled_id = Some("x".to_owned());
+        of.replaces = vec!["x".to_owned()];
+        of.unread_count = Some(7);
+    });
+    assert_eq!(world.hub.notify(&from, ignored).await, Ok(outcomes[0]));
     // Another sender's keys are its own.
     world
         .hub
