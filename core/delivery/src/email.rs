@@ -37,8 +37,8 @@ use tokio::{runtime::Handle, time::timeout};
 
 pub use lettre::Address as EmailAddress;
 pub use unsubscribe::{
-    CONFIRMATION_PAGE, ONE_CLICK_BODY, UnsubscribeError, UnsubscribeStep, UnsubscribeTokens,
-    unsubscribe_step,
+    AddressHash, CONFIRMATION_PAGE, ONE_CLICK_BODY, UnsubscribeError, UnsubscribeLink,
+    UnsubscribeStep, UnsubscribeTokens, unsubscribe_step,
 };
 
 use self::compose::{Envelope, compose};

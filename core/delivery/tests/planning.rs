@@ -10,6 +10,7 @@ use support::{MINUTE_MS, World, note, push_filter, quiet};
 use tidewire_delivery::{
     Channel, MessageId, Outcome,
     durable::{MAX_REGISTRATIONS, RetryOutcome},
+    email::{AddressHash, UnsubscribeLink},
 };
 use tidewire_proto::v1::{DeliveryFilter, NotificationType, NotifyRequest, Preferences, Priority};
 use tidewire_store::{Batch, Store as _, Table};
@@ -99,11 +100,11 @@ async fn a_mail_waits_and_is_not_sent_if_the_notification_was_read() {
     world.advance(1);
     assert_eq!(world.sent().await, ["email ada@example.com: unread"]);
     // Who unsubscribed gets none, also not when the same address is set again.
-    world
-        .contacts
-        .unsubscribe(&UserId::new("ada"))
-        .await
-        .unwrap();
+    let link = UnsubscribeLink {
+        user: UserId::new("ada"),
+        address: Some(AddressHash::of("ada@example.com")),
+    };
+    world.contacts.unsubscribe(&link).await.unwrap();
     world.set_email("ada").await;
     world.notify("ada", "later", Priority::High).await;
     world.advance(10 * MINUTE_MS);

@@ -10,6 +10,7 @@ use support::{MINUTE_MS, NIGHT_MS, World, note, push_filter, quiet};
 use tidewire_delivery::{
     Outcome,
     durable::{MAX_UNSUBSCRIBED, PlanOutcome},
+    email::{AddressHash, UnsubscribeLink},
 };
 use tidewire_notification::StepOutcome;
 use tidewire_proto::v1::{
@@ -306,7 +307,7 @@ async fn an_unsubscribed_address_stays_so_whatever_is_set_meanwhile() {
     for number in 0..6 {
         world.advance(1);
         set_email(&world, Some(first)).await;
-        world.contacts.unsubscribe(&ada).await.unwrap();
+        unsubscribe(&world, Some(first)).await;
         let again = match number {
             0 => first,
             1 => "Ada@example.com",
@@ -323,7 +324,7 @@ async fn an_unsubscribed_address_stays_so_whatever_is_set_meanwhile() {
             _ => {
                 // Once more, for another address, and back.
                 set_email(&world, Some("third@example.com")).await;
-                world.contacts.unsubscribe(&ada).await.unwrap();
+                unsubscribe(&world, Some("third@example.com")).await;
                 first
             }
         };
@@ -359,12 +360,9 @@ async fn a_user_has_a_bounded_number_of_unsubscribed_addresses() {
     let mut world = World::new().await;
     for number in 0..MAX_UNSUBSCRIBED + 2 {
         world.advance(1);
-        set_email(&world, Some(&format!("a{number}@example.com"))).await;
-        world
-            .contacts
-            .unsubscribe(&UserId::new("ada"))
-            .await
-            .unwrap();
+        let address = format!("a{number}@example.com");
+        set_email(&world, Some(&address)).await;
+        unsubscribe(&world, Some(&address)).await;
     }
     let rows = world.store.len(Table("delivery.unsubscribed"));
     assert_eq!(rows, MAX_UNSUBSCRIBED);
@@ -372,6 +370,53 @@ async fn a_user_has_a_bounded_number_of_unsubscribed_addresses() {
         set_email(&world, Some(&format!("a{number}@example.com"))).await;
         assert_eq!(is_unsubscribed(&world).await, is_known, "{number}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_link_of_a_mail_unsubscribes_the_address_of_the_mail() {
+    let world = World::new().await;
+    set_email(&world, Some("old@example.com")).await;
+    set_email(&world, Some("new@example.com")).await;
+    unsubscribe(&world, Some("old@example.com")).await;
+    assert!(!is_unsubscribed(&world).await);
+    set_email(&world, Some("Old@example.com")).await;
+    assert!(is_unsubscribed(&world).await);
+    // A link of an earlier version was mailed to no address that this one set.
+    set_email(&world, Some("new@example.com")).await;
+    unsubscribe(&world, None).await;
+    assert!(!is_unsubscribed(&world).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_of_an_earlier_version_unsubscribes_the_address_of_that_version() {
+    // The record of an address as an earlier version stored it: its version and its field.
+    let address = "ada@example.com";
+    let mut record = vec![1, 0x0a, u8::try_from(address.len()).unwrap()];
+    record.extend(address.as_bytes());
+    for (set, is_meant) in [
+        (None, true),
+        (Some("Ada@example.com"), true),
+        (Some("new@example.com"), false),
+    ] {
+        let world = World::new().await;
+        let mut batch = Batch::new();
+        batch.put(Table("delivery.emails"), "ada", record.clone());
+        world.store.commit(batch).await.unwrap();
+        if set.is_some() {
+            set_email(&world, set).await;
+        }
+        unsubscribe(&world, None).await;
+        assert_eq!(is_unsubscribed(&world).await, is_meant, "{set:?}");
+    }
+}
+
+/// Follows the link of a mail to an address, or that of an earlier version.
+async fn unsubscribe(world: &World, address: Option<&str>) {
+    let link = UnsubscribeLink {
+        user: UserId::new("ada"),
+        address: address.map(AddressHash::of),
+    };
+    world.contacts.unsubscribe(&link).await.unwrap();
 }
 
 async fn set_email(world: &World, address: Option<&str>) {

@@ -200,8 +200,8 @@ impl DeliverySlot {
             StreamError::new(ErrorCode::InvalidArgument, text)
         })?;
         match step {
-            UnsubscribeStep::Unsubscribe(user) => {
-                let unsubscribed = delivery.contacts.unsubscribe(&user).await;
+            UnsubscribeStep::Unsubscribe(link) => {
+                let unsubscribed = delivery.contacts.unsubscribe(&link).await;
                 unsubscribed.map_err(unavailable)?;
                 Ok(UnsubscribeAnswer::Done)
             }

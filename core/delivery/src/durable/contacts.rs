@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Channel, DeliveryError, EndpointId, Target,
-    email::EmailAddress,
+    email::{AddressHash, EmailAddress, UnsubscribeLink},
     guard::{Guard, Networks},
     web_push::PushSubscription,
 };
@@ -169,9 +169,10 @@ impl Contacts {
         let _changing = self.changing.lock().await;
         let mut batch = Batch::new();
         let known = self.stored_email(user).await?;
-        if let Some(known) = known.filter(|known| known.is_unsubscribed) {
+        if let Some(known) = known.as_ref().filter(|known| known.is_unsubscribed) {
             // One of an earlier version has no row yet.
-            self.forbid(&mut batch, user, &known.address).await?;
+            let address = AddressHash::of(&known.address);
+            self.forbid(&mut batch, user, &address).await?;
         }
         match address {
             None => batch.delete(tables::EMAILS, user.as_str()),
@@ -183,7 +184,14 @@ impl Contacts {
                         return Ok(Err(DeliveryError::invalid("address", problem)));
                     }
                 };
+                let is_same = |known: &StoredEmail| {
+                    AddressHash::of(&known.address) == AddressHash::of(&address)
+                };
                 let email = StoredEmail {
+                    // Mails of an earlier version may have gone to an address that stays.
+                    has_own_links: known
+                        .filter(is_same)
+                        .is_none_or(|known| known.has_own_links),
                     address,
                     is_unsubscribed: false,
                 };
@@ -194,17 +202,23 @@ impl Contacts {
         Ok(Ok(()))
     }
 
-    /// Sends a user no mails to the present address any more.
+    /// Sends a user no mails to the address of a link any more. It need not be the present one. A
+    /// link of an earlier version names no address: it unsubscribes the present one, if the mail
+    /// may have gone to it.
     ///
     /// # Errors
     /// The store cannot be read or written.
-    pub async fn unsubscribe(&self, user: &UserId) -> Result<(), StoreError> {
+    pub async fn unsubscribe(&self, link: &UnsubscribeLink) -> Result<(), StoreError> {
         let _changing = self.changing.lock().await;
-        let Some(email) = self.stored_email(user).await? else {
-            return Ok(());
+        let address = match link.address {
+            Some(address) => address,
+            None => match self.stored_email(&link.user).await? {
+                Some(email) if !email.has_own_links => AddressHash::of(&email.address),
+                _ => return Ok(()),
+            },
         };
         let mut batch = Batch::new();
-        self.forbid(&mut batch, user, &email.address).await?;
+        self.forbid(&mut batch, &link.user, &address).await?;
         self.store.commit(batch).await
     }
 
@@ -218,10 +232,8 @@ impl Contacts {
             return Ok(());
         };
         let mut batch = Batch::new();
-        batch.delete(
-            tables::UNSUBSCRIBED,
-            tables::unsubscribed(user, &email.address),
-        );
+        let address = AddressHash::of(&email.address);
+        batch.delete(tables::UNSUBSCRIBED, tables::unsubscribed(user, &address));
         let email = StoredEmail {
             is_unsubscribed: false,
             ..email
@@ -238,7 +250,7 @@ impl Contacts {
         let Some(email) = self.stored_email(user).await? else {
             return Ok(None);
         };
-        let key = tables::unsubscribed(user, &email.address);
+        let key = tables::unsubscribed(user, &AddressHash::of(&email.address));
         let row = self.store.get(tables::UNSUBSCRIBED, key).await?;
         Ok(Some(EmailContact {
             is_unsubscribed: email.is_unsubscribed || row.is_some(),
@@ -251,7 +263,7 @@ impl Contacts {
         &self,
         batch: &mut Batch,
         user: &UserId,
-        address: &str,
+        address: &AddressHash,
     ) -> Result<(), StoreError> {
         let key = tables::unsubscribed(user, address);
         let prefix = tables::unsubscribed_of(user);

@@ -68,6 +68,10 @@ pub(super) struct StoredEmail {
     /// Set by earlier versions alone.
     #[prost(bool, tag = "2")]
     pub(super) is_unsubscribed: bool,
+    /// Whether each link to unsubscribe that was mailed to the address names it. Earlier versions
+    /// mailed links that name the user alone.
+    #[prost(bool, tag = "3")]
+    pub(super) has_own_links: bool,
 }
 
 /// Encodes a record.

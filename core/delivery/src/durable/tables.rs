@@ -1,10 +1,9 @@
 //! Tables of the store, and their keys.
 
-use sha2::{Digest as _, Sha256};
 use tidewire_store::{Key, Table};
 use tidewire_stream::UserId;
 
-use crate::{EndpointId, MessageId};
+use crate::{EndpointId, MessageId, email::AddressHash};
 
 /// Endpoint, message → job.
 pub(super) const JOBS: Table = Table("delivery.jobs");
@@ -89,11 +88,10 @@ pub(super) fn unsubscribed_of(user: &UserId) -> Key {
     registrations_of(user)
 }
 
-/// The key of an unsubscribed address. Case makes no difference: mail servers ignore it in
-/// domains, and nearly all do in names.
-pub(super) fn unsubscribed(user: &UserId, address: &str) -> Key {
+/// The key of an unsubscribed address.
+pub(super) fn unsubscribed(user: &UserId, address: &AddressHash) -> Key {
     let mut key = unsubscribed_of(user);
-    key.extend(Sha256::digest(address.to_lowercase()));
+    key.extend(address.as_bytes());
     key
 }
 

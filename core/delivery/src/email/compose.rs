@@ -36,7 +36,7 @@ pub(super) fn compose(
     message: &OutgoingMessage,
 ) -> Result<Message, lettre::error::Error> {
     let mut link = envelope.unsubscribe_url.clone();
-    let token = envelope.tokens.sign(&message.user);
+    let token = envelope.tokens.sign(&message.user, to.as_ref());
     link.query_pairs_mut().append_pair("token", &token);
     let created_ms = message.created_ms.max(0).unsigned_abs();
     let domain = envelope.from.email.domain();

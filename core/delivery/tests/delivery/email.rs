@@ -6,7 +6,9 @@ use rcgen::{CertificateParams, KeyPair};
 use tidewire_delivery::{
     DeliveryConfig, Job, JobEnd, JobId, MessageId, Outcome, OutgoingMessage, Secret, Senders,
     Target,
-    email::{EmailAddress, Encryption, UnsubscribeStep, unsubscribe_step},
+    email::{
+        AddressHash, EmailAddress, Encryption, UnsubscribeLink, UnsubscribeStep, unsubscribe_step,
+    },
 };
 use tidewire_stream::{ManualClock, SharedClock, UserId};
 
@@ -98,7 +100,10 @@ async fn a_real_server_accepts_mails_over_tls_with_a_login() {
     assert_eq!(step(http::Method::GET), UnsubscribeStep::ShowPage);
     assert_eq!(
         step(http::Method::POST),
-        UnsubscribeStep::Unsubscribe(UserId::new("ada"))
+        UnsubscribeStep::Unsubscribe(UnsubscribeLink {
+            user: UserId::new("ada"),
+            address: Some(AddressHash::of("ada@example.org")),
+        })
     );
 
     // A second mail on the same connection: a digest.
