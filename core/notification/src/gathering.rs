@@ -176,6 +176,8 @@ struct Removal {
     unread_count: u64,
     /// Whether nothing of the user is pending after it.
     is_all: bool,
+    /// When they were due, if nothing is pending after it.
+    due: Option<Instant>,
 }
 
 impl Removal {
@@ -272,6 +274,9 @@ impl NotificationGatherer {
         };
         let now = now.instant;
         let due = tidewire_stream::deadline(now, wait);
+        // One that takes the place of another does not begin its wait again: a subject of which
+        // there is news all the time would never be pushed.
+        let due = removal.due.map_or(due, |before| before.min(due));
         self.add(user, item, unread_count, priority == Priority::Medium, due);
         let is_full = self.users.get(user).is_some_and(|pending| {
             pending.items.len() >= self.limits.user_items || pending.bytes >= self.limits.user_bytes
@@ -435,10 +440,12 @@ impl NotificationGatherer {
         let freed: usize = items.iter().map(|item| item.bytes).sum();
         pending.bytes -= freed;
         self.bytes -= freed;
+        let is_all = pending.items.is_empty();
         let removal = Removal {
             items,
             unread_count: pending.unread_count,
-            is_all: pending.items.is_empty(),
+            is_all,
+            due: is_all.then_some(pending.due.0),
         };
         if removal.is_all {
             self.take(user);
@@ -464,6 +471,7 @@ impl NotificationGatherer {
             items: expired.collect(),
             unread_count,
             is_all: pending.items.is_empty(),
+            due: None,
         };
         if let Some(dismissed) = expired.dismissed() {
             out.push(Push::ordinary(user, Data::Dismissed(dismissed)));

@@ -430,6 +430,26 @@ fn what_a_pending_one_replaced_leaves_the_clients_with_it() {
 }
 
 #[test]
+fn one_that_is_replaced_again_and_again_is_pushed_in_time() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    rig.add("ada", "000", Low, 1, 0);
+    for number in 1..=20_u64 {
+        let (old, new) = (format!("{:03}", number - 1), format!("{number:03}"));
+        rig.due(number * 100);
+        let one = in_place_of(&old, &new, Low);
+        rig.add_note("ada", one, 1, Audience::Users, number * 100);
+    }
+    // A second of waiting from the first one on, and again from the next.
+    let replaced = |numbers: std::ops::Range<u64>| {
+        let ids = numbers.rev().map(|number| format!("<{number:03}"));
+        ids.collect::<String>()
+    };
+    let first = format!("009{}=1", replaced(0..9));
+    let second = format!("019{}=1", replaced(9..19));
+    assert_eq!(rig.pushed(), [first, second]);
+}
+
+#[test]
 fn a_broadcast_takes_no_place_of_a_users_own() {
     let mut rig = Rig::new(GatheringLimits::default());
     rig.add("ada", "a", Medium, 1, 0);
