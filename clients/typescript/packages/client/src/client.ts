@@ -8,18 +8,18 @@
  */
 import { WEB_SOCKET_HELP } from "#runtime";
 import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, TransportName } from "./api.ts";
-import { diagnose, httpUrl, webSocketUrl } from "./endpoint.ts";
-import { environmentWith, type Timer } from "./environment.ts";
-import { failure, reasonOf } from "./errors.ts";
+import { diagnose, webSocketUrl } from "./endpoint.ts";
+import { environmentWith } from "./environment.ts";
+import { failure, reasonOf, type TidewireError } from "./errors.ts";
 import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.ts";
 import { openListeners } from "./listeners.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
-import { openPings } from "./pings.ts";
 import { openQueue } from "./queue.ts";
 import { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
 import { openRequests, promiseOf } from "./requests.ts";
 import { openSubscribing } from "./subscribing.ts";
 import { type ChannelHandler, openSubscriptions, type SubscribeOptions } from "./subscriptions.ts";
+import { openTimer } from "./timer.ts";
 import { tokenSource } from "./token.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, Welcome } from "./types/session.ts";
@@ -31,6 +31,7 @@ const LONGEST_WELCOME_MS = 20_000;
 /** Attempts without a `welcome` before the other transport is tried, and where a WebSocket has worked before. */
 const FALLBACK_ATTEMPTS = 2;
 const PATIENT_ATTEMPTS = 6;
+const PING_INTERVAL_MS = 5_000;
 /** The first time on an event stream after which a WebSocket is tried again. It doubles. */
 const RETURN_MS = 15_000;
 const LONGEST_RETURN_MS = 300_000;
@@ -112,26 +113,28 @@ export class WebSocketClient {
     const environment = environmentWith(options);
     const { clock, fetch, webSocket, eventStream = openEventStream } = environment;
     const [on, off, emit, call] = openListeners();
-    const subscriptions = openSubscriptions(call, (channel, { code, message }) => {
-      emit("error", { code, message, channel });
-    });
+    const subscriptions = openSubscriptions(call);
+    const [find, all, , addHandler, , applyServerSide, dispatch, cursor] = subscriptions;
     const [fetchToken, forgetToken] = tokenSource(clock);
     let link: Link | undefined;
     /** A WebSocket that is tried while an event stream works. */
     let candidate: Link | undefined;
-    let transport: TransportName = "websocket";
+    /** The transport in use is an event stream. */
+    let isStream = false;
     /** Attempts of this transport since its last `welcome`. */
     let failures = 0;
     let hasUsedWebSocket = false;
     let returnMs = RETURN_MS;
     /** Counts connections, so that a token that comes late opens none. */
     let generation = 0;
-    let returnTimer: Timer | undefined;
+    const setPingTimer = openTimer(clock);
+    const setReturnTimer = openTimer(clock);
     /** What the server or a diagnosis said before the end. */
     let hint = "";
 
-    const allows = (name: TransportName): boolean => options.transports?.includes(name) ?? true;
-    const isOpen = (): boolean => link?.isOpen() ?? false;
+    const nameOf = (stream: boolean): TransportName => (stream ? "sse" : "websocket");
+    const allows = (stream: boolean): boolean => options.transports?.includes(nameOf(stream)) ?? true;
+    const isOpen = (): boolean => !!link?._isOpen();
     const getQuality = (): Quality => reconnection.getQuality(isOpen());
     const request: this["request"] = (type, data) =>
       promiseOf((done) => {
@@ -145,33 +148,43 @@ export class WebSocketClient {
       emit("error", { code, message, cause });
     };
 
+    const send = (message: ClientMessage): boolean => {
+      // What a subscription was called before comes after it: its own publication, for example.
+      flush();
+      return link?._send(JSON.stringify(message)) ?? false;
+    };
     const [start, settle, failAll] = openRequests(
       clock,
       () => options.requestTimeoutMs,
-      (frame) => {
-        // What a subscription was called before comes after it: its own publication, for example.
-        flush();
-        return link?.send(frame) ?? false;
-      },
+      send,
     );
-    const [subscribeSoon, flush, remove, resetSubscribing] = openSubscribing(
+    const [subscribeSoon, flush, remove] = openSubscribing(
       clock,
       subscriptions,
       start,
       isOpen,
-      () => link?.transport === "websocket",
+      () => !isStream,
       () => options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData,
     );
-    const [ping, pingLoop, stopPings] = openPings(
-      clock,
-      start,
-      () => reconnection.isVisible && isOpen(),
-      (rttMs, clockOffsetMs = self.clockOffsetMs) => {
-        self.clockOffsetMs = clockOffsetMs;
-        reconnection.onPing(rttMs);
+    const ping = (): void => {
+      const t = clock.now();
+      start("ping", { t }, (_, pong) => {
+        const rttMs = clock.now() - t;
+        if (pong) {
+          self.clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
+        }
+        reconnection.onPing(pong && rttMs);
         emit("quality", getQuality());
-      },
-    );
+      });
+    };
+    /** Pings now, and every few seconds while somebody looks. */
+    const pingLoop = (): void => {
+      setPingTimer();
+      if (reconnection.isVisible && isOpen()) {
+        ping();
+        setPingTimer(PING_INTERVAL_MS, pingLoop);
+      }
+    };
     const queue =
       options.queue === false
         ? undefined
@@ -185,21 +198,20 @@ export class WebSocketClient {
           });
 
     /** Drops the connection, its timers and its requests. */
-    const drop = (keep?: Link): void => {
+    const drop = (): void => {
       generation += 1;
       reconnection.cancel();
-      stopPings();
-      returnTimer?.cancel();
-      for (const old of [link, candidate]) {
-        if (old !== keep) {
-          old?.close();
-        }
-      }
+      setPingTimer();
+      setReturnTimer();
+      const links = [link, candidate];
+      // Before they are closed: no end of theirs counts any more.
       link = candidate = undefined;
-      resetSubscribing();
+      for (const old of links) {
+        old?._close();
+      }
       queue?.close();
-      for (const subscription of subscriptions.all()) {
-        subscription.onDisconnect();
+      for (const subscription of all()) {
+        subscription._onDisconnect();
       }
       failAll();
     };
@@ -219,28 +231,21 @@ export class WebSocketClient {
         stop({ status: "closed", end });
         return;
       }
-      if (!wasConnected) {
-        onFailedAttempt();
+      // No `welcome` came: perhaps only the other transport gets through, or the URL is wrong.
+      if (!wasConnected && ++failures >= (hasUsedWebSocket ? PATIENT_ATTEMPTS : FALLBACK_ATTEMPTS)) {
+        failures = 0;
+        isStream = allows(!isStream) ? !isStream : isStream;
+        if (!hasUsedWebSocket && !hint) {
+          void diagnose(fetch, target).then((found) => {
+            if (found && !isOpen()) {
+              hint = found;
+              report("failed_precondition", found);
+            }
+          });
+        }
       }
       const delayMs = reconnection.schedule(code);
       setState({ status: "reconnecting", retryAt: clock.wallTime() + delayMs, attempt: reconnection.attempt, end });
-    };
-    /** No `welcome` came: perhaps only the other transport gets through, or the URL is wrong. */
-    const onFailedAttempt = (): void => {
-      if (++failures < (hasUsedWebSocket ? PATIENT_ATTEMPTS : FALLBACK_ATTEMPTS)) {
-        return;
-      }
-      failures = 0;
-      const other = transport === "sse" ? "websocket" : "sse";
-      transport = allows(other) ? other : transport;
-      if (!hasUsedWebSocket && !hint) {
-        void diagnose(fetch, target).then((found) => {
-          if (found && !isOpen()) {
-            hint = found;
-            report("failed_precondition", found);
-          }
-        });
-      }
     };
     /** Fetches a token, and calls `use` unless another connection was opened meanwhile. */
     const withToken = (use: (token: string | undefined) => unknown, isRenewal = false): void => {
@@ -262,28 +267,27 @@ export class WebSocketClient {
           }
         });
     };
-    const connectBy = (name: TransportName, token: string | undefined): Link => {
+    const connectBy = (stream: boolean, token: string | undefined): Link => {
       const self = openLink(
         clock,
         (options.parse ?? JSON.parse) as (frame: string) => ServerMessage,
-        name,
         Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection.attempt),
         (onOpen, onFrame, onClose) =>
-          name === "sse" || !webSocket
-            ? eventStream(fetch, httpUrl(target), token, subscriptions.cursor, onFrame, onClose)
+          stream || !webSocket
+            ? eventStream(fetch, target.href.replace("ws", "http").replace(/ws(\?|$)/, "sse$1"), token, cursor, onFrame, onClose)
             : openWebSocket(webSocket, target.href, token, onOpen, onFrame, onClose),
         (message) => {
           if (self === candidate && message.type === "welcome") {
-            drop(self);
+            candidate = undefined;
+            drop();
             link = self;
+            isStream = false;
           }
           if (self === link) {
             onMessage(message);
           }
         },
-        (reason) => {
-          report("invalid_argument", `a frame is no message: ${reason}`);
-        },
+        report,
         ping,
         (end) => {
           if (self === candidate) {
@@ -300,17 +304,17 @@ export class WebSocketClient {
       drop();
       setState({ status: "connecting", attempt: reconnection.attempt });
       withToken((token) => {
-        link = connectBy(transport, token);
+        link = connectBy(isStream, token);
       });
     };
     /** An event stream works. Tries a WebSocket beside it, later and later. */
     const returnLater = (): void => {
-      if (transport === "sse" && allows("websocket")) {
-        returnTimer = clock.after(returnMs, () => {
+      if (isStream && allows(false)) {
+        setReturnTimer(returnMs, () => {
           if (reconnection.isVisible) {
             returnMs = Math.min(LONGEST_RETURN_MS, returnMs * 2);
             withToken((token) => {
-              candidate = connectBy("websocket", token);
+              candidate = connectBy(false, token);
             });
           } else {
             returnLater();
@@ -320,7 +324,7 @@ export class WebSocketClient {
     };
     const onWake = (): void => {
       if (isOpen()) {
-        link?.probe();
+        link?._probe();
       } else if (self.state.status === "reconnecting") {
         const delayMs = reconnection.hurry();
         if (delayMs > 0) {
@@ -329,6 +333,10 @@ export class WebSocketClient {
           open();
         }
       }
+    };
+    const onVisibility = (): void => {
+      start("visibility", { state: reconnection.isVisible ? "active" : "background" });
+      pingLoop();
     };
     const reconnection = new ReconnectionManager(
       environment,
@@ -340,82 +348,76 @@ export class WebSocketClient {
           onEnd({ code: 1001, reason: "the page was left" });
         }
       },
-      () => {
-        start("visibility", { state: reconnection.isVisible ? "active" : "background" });
-        pingLoop();
-      },
+      onVisibility,
     );
 
     const onMessage = (message: ServerMessage): void => {
+      const { id, type, data } = message;
       emit("message", message);
       try {
-        apply(message);
-      } catch (cause) {
-        report("invalid_argument", `\`${message.type}\` has another form: ${reasonOf(cause)}`, cause);
-      }
-    };
-    const apply = (message: ServerMessage): void => {
-      const { id, type, data } = message;
-      if (type === "welcome") {
-        onWelcome(data);
-      } else if (type === "authenticated") {
-        subscriptions.applyServerSide(data.subscriptions);
-        // The new token may read more.
-        subscribeSoon(subscriptions.all().filter((subscription) => subscription.isRefused()));
-      } else if (type === "pong" || type === "visibility") {
-        onHeartbeat(data.heartbeatMs);
-      } else if (type === "reconnect") {
-        reconnection.onReconnect(data.afterMs);
-      } else if (type === "token_expiring" && options.getToken) {
-        withToken((token) => token && request("auth", { token }), true);
-      } else if (type === "status") {
-        emit("status", data);
-      }
-      if (settle(message) || id) {
-        // A reply, perhaps one that came too late.
-      } else if (type === "subscribed") {
-        subscriptions.applyPushed(data.channels);
-      } else if (type === "unsubscribed") {
-        for (const subscription of data.channels.flatMap((channel) => subscriptions.find(channel))) {
-          subscription.refuse(failure("cancelled", data.reason ?? "the server ended the subscription"));
+        if (type === "welcome") {
+          onWelcome(data);
+        } else if (type === "authenticated") {
+          applyServerSide(data.subscriptions);
+          // The new token may read more.
+          subscribeSoon(all().filter((subscription) => subscription._isRefused()));
+        } else if (type === "pong" || type === "visibility") {
+          const { heartbeatMs } = data;
+          link?._setHeartbeat(heartbeatMs);
+          if (self.state.status === "connected" && self.state.heartbeatMs !== heartbeatMs) {
+            setState({ ...self.state, heartbeatMs });
+          }
+        } else if (type === "reconnect") {
+          reconnection.onReconnect(data.afterMs);
+        } else if (type === "token_expiring" && options.getToken) {
+          withToken((token) => token && request("auth", { token }), true);
+        } else if (type === "status") {
+          emit("status", data);
         }
-      } else if (type !== "error") {
-        subscriptions.dispatch(message);
-      } else if (!message.channel) {
-        hint = data.message;
-        reconnection.bar(data.retryAfterMs ?? 0);
-        emit("error", data);
+        if (settle(message) || id) {
+          // A reply, perhaps one that came too late.
+        } else if (type === "subscribed") {
+          for (const result of data.channels) {
+            for (const subscription of find(result.channel)) {
+              subscription._finish(result, true);
+            }
+          }
+        } else if (type === "unsubscribed") {
+          for (const subscription of data.channels.flatMap((channel) => find(channel))) {
+            subscription._refuse(failure("cancelled", data.reason ?? "the server ended the subscription"));
+          }
+        } else if (type !== "error") {
+          dispatch(message);
+        } else if (!message.channel) {
+          hint = data.message;
+          reconnection.bar(data.retryAfterMs ?? 0);
+          emit("error", data);
+        }
+      } catch (cause) {
+        report("invalid_argument", `\`${type}\` has another form: ${reasonOf(cause)}`, cause);
       }
     };
     const onWelcome = (welcome: Welcome): void => {
       const { heartbeatMs } = welcome;
-      transport = link?.transport ?? transport;
-      const isWebSocket = transport === "websocket";
-      hasUsedWebSocket ||= isWebSocket;
+      hasUsedWebSocket ||= !isStream;
       failures = 0;
       hint = "";
-      returnMs = isWebSocket ? RETURN_MS : returnMs;
+      returnMs = isStream ? returnMs : RETURN_MS;
       reconnection.onConnected();
-      subscriptions.applyServerSide(welcome.subscriptions);
-      self.state = { status: "connected", welcome, heartbeatMs, transport };
+      applyServerSide(welcome.subscriptions);
+      self.state = { status: "connected", welcome, heartbeatMs, transport: nameOf(isStream) };
       self.clockOffsetMs = welcome.serverTime - clock.wallTime();
       if (!reconnection.isVisible) {
-        start("visibility", { state: "background" });
+        onVisibility();
       }
       // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
-      subscribeSoon(subscriptions.all().filter((subscription) => !subscription.isResumed()));
+      subscribeSoon(all().filter((subscription) => !subscription._isResumed()));
       // Before the event: a listener that publishes at once then receives its own publication.
       flush();
       queue?.open(welcome.userId ?? "");
       emit("state", self.state);
       pingLoop();
       returnLater();
-    };
-    const onHeartbeat = (heartbeatMs: number): void => {
-      link?.setHeartbeat(heartbeatMs);
-      if (self.state.status === "connected" && self.state.heartbeatMs !== heartbeatMs) {
-        setState({ ...self.state, heartbeatMs });
-      }
     };
 
     const ready: this["ready"] = () =>
@@ -442,8 +444,8 @@ export class WebSocketClient {
       ready,
       connect() {
         if (!self.state.status.startsWith("connect")) {
-          if (!allows("websocket")) {
-            transport = "sse";
+          if (!allows(false)) {
+            isStream = true;
           } else if (!webSocket) {
             throw new TypeError(`there is no global WebSocket: ${WEB_SOCKET_HELP}pass a class as the option \`webSocket\``);
           }
@@ -463,16 +465,19 @@ export class WebSocketClient {
         options = { ...options, ...next };
       },
       subscribe(channel, handler, settings) {
-        const subscriber = { ...settings, handler };
-        const [subscription, isNew] = subscriptions.add(channel, subscriber);
+        const report = ({ code, message }: TidewireError): void => {
+          emit("error", { code, message, channel });
+        };
+        const subscriber = { ...settings, handler, onError: settings?.onError ?? report };
+        const [subscription, isNew] = addHandler(channel, subscriber);
         subscribeSoon(isNew ? [subscription] : []);
         return () => {
           remove(subscription, subscriber);
         };
       },
       unsubscribe(channel, handler) {
-        for (const subscription of subscriptions.all()) {
-          for (const subscriber of subscription.name === channel ? [...subscription.subscribers] : []) {
+        for (const subscription of all()) {
+          for (const subscriber of subscription._name === channel ? [...subscription._subscribers] : []) {
             if (!handler || subscriber.handler === handler) {
               remove(subscription, subscriber);
             }
@@ -487,7 +492,7 @@ export class WebSocketClient {
             start("publish", { channel, data, idempotencyKey }, done);
           }
         }),
-      send: (message) => link?.send(JSON.stringify(message)) ?? false,
+      send,
     } satisfies Omit<WebSocketClient, "state" | "clockOffsetMs">);
   }
 }

@@ -24,11 +24,6 @@ export function webSocketUrl(url: string | URL): URL {
   return parsed;
 }
 
-/** Returns the HTTP URL beside a WebSocket's: `/v1/sse` for `/v1/ws`. */
-export function httpUrl({ href }: URL): string {
-  return href.replace("ws", "http").replace(/ws(\?|$)/, "sse$1");
-}
-
 /**
  * Searches for the reason why no connection opens, which a browser does not
  * tell: another scheme or path that would work. Resolves to `undefined` if it finds none.

@@ -3,6 +3,7 @@ import type { ErrorCode, ErrorData } from "./types/common.ts";
 
 /** Why a request failed: the server's `error`, or the client's own reason under the same codes. */
 export class TidewireError extends Error {
+  override readonly name = "TidewireError";
   /** The kind of failure: a gRPC status code by name. */
   declare readonly code: ErrorCode;
   /** The delay before another try, in milliseconds, if the server names one. */
@@ -10,7 +11,6 @@ export class TidewireError extends Error {
 
   constructor(error: ErrorData) {
     super(error.message);
-    this.name = "TidewireError";
     this.code = error.code;
     this.retryAfterMs = error.retryAfterMs;
   }
@@ -23,5 +23,5 @@ export function failure(code: ErrorCode, message: string): TidewireError {
 
 /** Returns the message of anything that was thrown. */
 export function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return (error as Error | null)?.message ?? String(error);
 }

@@ -2,10 +2,11 @@
  * Link: one connection from opening to its end, with the heartbeat that detects
  * a dead one. What carries the frames is a wire. Reconnecting is the client's part.
  */
-import type { TransportName } from "./api.ts";
-import type { Clock, Timer } from "./environment.ts";
+import type { Clock } from "./environment.ts";
 import { reasonOf } from "./errors.ts";
 import type { ServerMessage } from "./messages.ts";
+import { openTimer } from "./timer.ts";
+import type { ErrorCode } from "./types/common.ts";
 import type { OnEnd, OnFrame, Wire } from "./wires.ts";
 
 /** The protocol's limit on the time between a ping and any frame. */
@@ -15,6 +16,11 @@ const LATE_MS = 500;
 /** The close code for a connection that died without a close frame: "abnormal", as a browser reports it. */
 export const ABNORMAL_CLOSE = 1006;
 
+/** The phases of a link. */
+const OPENING = 0;
+const OPEN = 1;
+const ENDED = 2;
+
 /** Why a connection ended. */
 export interface ConnectionEnd {
   readonly code: number;
@@ -23,17 +29,16 @@ export interface ConnectionEnd {
 
 /** An open or opening connection. */
 export interface Link {
-  readonly transport: TransportName;
   /** Whether `welcome` came and the link has not ended. */
-  isOpen(): boolean;
+  _isOpen(): boolean;
   /** Sends a frame. Returns `false` if the link is not open. */
-  send(frame: string): boolean;
+  _send(frame: string): boolean;
   /** Requests a ping now, and ends the link unless a frame comes in time. */
-  probe(): void;
+  _probe(): void;
   /** Sets the silence in milliseconds after which a ping is due. */
-  setHeartbeat(ms: number): void;
-  /** Closes normally. No callback is called. */
-  close(): void;
+  _setHeartbeat(ms: number): void;
+  /** Closes normally. */
+  _close(): void;
 }
 
 /**
@@ -44,49 +49,47 @@ export interface Link {
 export function openLink(
   clock: Clock,
   parse: (frame: string) => ServerMessage,
-  transport: TransportName,
   welcomeMs: number,
   open: (onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd) => Wire,
   onMessage: (message: ServerMessage) => void,
-  onInvalid: (reason: string) => void,
+  report: (code: ErrorCode, message: string) => void,
   onSilence: () => void,
   onEnd: (end: ConnectionEnd) => void,
 ): Link {
-  let phase: "opening" | "open" | "ended" = "opening";
+  let phase = OPENING;
   let heartbeatMs = 0;
   let lastFrameAt = 0;
-  let timer: Timer | undefined;
+  const setTimer = openTimer(clock);
 
-  const end = (code: number, reason: string): void => {
-    if (phase !== "ended") {
-      phase = "ended";
-      timer?.cancel();
+  /** Ends the link. With `close`, the wire is still open. */
+  const end = (code: number, reason: string, close?: [code?: number]): void => {
+    // At once: a dead peer answers no close handshake, and some browsers never fire `close`.
+    if (phase !== ENDED) {
+      phase = ENDED;
+      setTimer();
+      if (close) {
+        wire.close(...close);
+      }
       onEnd({ code, reason });
     }
   };
-  /** Ends at once: a dead peer answers no close handshake, and some browsers never fire `close`. */
-  const giveUp = (reason: string): void => {
-    wire.close();
-    end(ABNORMAL_CLOSE, reason);
-  };
-  const setTimer = (delayMs: number, run: () => void): void => {
-    timer?.cancel();
+  const wait = (delayMs: number, run: () => void): void => {
     const due = clock.now() + delayMs;
-    timer = clock.after(delayMs, () => {
+    setTimer(delayMs, () => {
       if (clock.now() - due > LATE_MS) {
         // A throttled or stopped page runs its timers before it reads the frames that wait. They come first.
-        timer = clock.after(LATE_MS, run);
+        setTimer(LATE_MS, run);
       } else {
         run();
       }
     });
   };
   const probe = (): void => {
-    if (phase === "open") {
+    if (phase === OPEN) {
       lastFrameAt = -1;
-      setTimer(PONG_TIMEOUT_MS, () => {
+      wait(PONG_TIMEOUT_MS, () => {
         if (lastFrameAt < 0) {
-          giveUp("no frame came after a ping");
+          end(ABNORMAL_CLOSE, "no frame came after a ping", []);
         } else {
           watch();
         }
@@ -98,7 +101,7 @@ export function openLink(
   const watch = (): void => {
     const left = lastFrameAt + heartbeatMs - clock.now();
     if (left > 0) {
-      setTimer(left, watch);
+      wait(left, watch);
     } else {
       probe();
     }
@@ -106,44 +109,41 @@ export function openLink(
   const wire = open(
     () => {
       // Some runtimes open a socket that was closed before.
-      if (phase === "ended") {
+      if (phase === ENDED) {
         wire.close();
       }
     },
     (frame) => {
-      if (phase === "ended") {
+      if (phase === ENDED) {
         return;
       }
       lastFrameAt = clock.now();
-      let message: ServerMessage;
       try {
-        message = parse(frame as string);
+        const message = parse(frame as string);
         if (message.type === "welcome") {
           ({ heartbeatMs } = message.data);
-          phase = "open";
+          phase = OPEN;
           watch();
         }
+        onMessage(message);
       } catch (error) {
-        onInvalid(reasonOf(error));
-        return;
+        report("invalid_argument", `a frame is no message: ${reasonOf(error)}`);
       }
-      onMessage(message);
     },
     (code = ABNORMAL_CLOSE, reason) => {
       end(code, reason);
     },
   );
-  setTimer(welcomeMs, () => {
-    giveUp("the server did not answer in time");
+  wait(welcomeMs, () => {
+    end(ABNORMAL_CLOSE, "the server did not answer in time", []);
   });
 
   return {
-    transport,
-    probe,
-    isOpen: () => phase === "open",
-    send(frame) {
+    _probe: probe,
+    _isOpen: () => phase === OPEN,
+    _send(frame) {
       try {
-        if (phase === "open") {
+        if (phase === OPEN) {
           wire.send(frame);
           return true;
         }
@@ -152,19 +152,14 @@ export function openLink(
       }
       return false;
     },
-    setHeartbeat(ms) {
-      const isSooner = ms < heartbeatMs;
+    _setHeartbeat(ms) {
       heartbeatMs = ms;
-      if (isSooner && lastFrameAt >= 0) {
+      if (phase === OPEN) {
         watch();
       }
     },
-    close() {
-      if (phase !== "ended") {
-        phase = "ended";
-        timer?.cancel();
-        wire.close(1000);
-      }
+    _close() {
+      end(1000, "", [1000]);
     },
   };
 }

@@ -10,7 +10,7 @@ export function openListeners(): [
   on: (name: keyof ClientEvents, listener: Listener) => () => void,
   off: (name: keyof ClientEvents, listener: Listener) => void,
   emit: <Name extends keyof ClientEvents>(name: Name, event: ClientEvents[Name]) => void,
-  call: <Event>(listener: (event: Event) => void, event: Event) => void,
+  call: <Event>(listener: ((event: Event) => void) | undefined, event: Event) => void,
 ] {
   const listeners = new Map<string, Set<Listener>>();
 
@@ -38,16 +38,16 @@ export function openListeners(): [
       call(listener, event as never, isError ? log : undefined);
     }
   };
-  /** Calls a function of the application. What it throws becomes an `error` event, unless `report` takes it. */
+  /** Calls a function of the application, if there is one. What it throws becomes an `error` event, unless `report` takes it. */
   const call = <Event>(
-    listener: (event: Event) => void,
+    listener: ((event: Event) => void) | undefined,
     event: Event,
     report = (error: ClientError): void => {
       emit("error", error);
     },
   ): void => {
     try {
-      listener(event);
+      listener?.(event);
     } catch (cause) {
       report({ code: "internal", message: `a listener threw: ${reasonOf(cause)}`, cause });
     }

@@ -19,21 +19,18 @@ const UNSENT_LIFE_MS = 86_400_000;
 /** Added to the time of a call in the same millisecond as the one before: the times give the order. */
 const STEP_MS = 0.001;
 
-/** What is stored of a publication. */
-interface Stored {
+/** A publication. It is stored without the parts that JSON has no form for. */
+interface Entry {
   readonly request: PublishRequest;
   /** The time of the call, later than that of the call before. */
   readonly at: number;
   /** When it was first sent, by the wall clock. */
   sentAt?: number;
-}
-
-interface Entry extends Stored {
   /** The user, "" for none, `undefined` until it is known. */
   owner: string | undefined;
-  /** The link that it was sent on. */
-  link?: number;
-  readonly done?: Done<ActiveSubscription>;
+  /** The link that it was sent on: 0 for none of this page. */
+  link: number;
+  readonly done: Done<ActiveSubscription>;
 }
 
 /** The publications that wait for the server. */
@@ -58,13 +55,18 @@ export function openQueue(
   report: (code: ErrorCode, message: string, cause?: unknown) => void,
   send: (request: PublishRequest, done: Done<ActiveSubscription>) => void,
 ): PublishQueue {
-  const storage = options?.storage ?? findStorage();
+  let storage = options?.storage;
+  try {
+    storage ??= globalThis.localStorage;
+  } catch {
+    // A page without the right to store.
+  }
+  const entries = new Set<Entry>();
   /** Tells the keys of two tabs apart that publish in the same millisecond. */
   const tab = random().toString(36).slice(2);
   let owner = options?.user;
-  let entries: Entry[] = [];
   let isOpen = false;
-  let link = 0;
+  let link = 1;
   let lastAt = 0;
   let hasStorageFailed = false;
 
@@ -84,52 +86,22 @@ export function openQueue(
   /** Encoded: the prefix of one user is that of no other. What is stored has no version: another form has another first word. */
   const keyOf = (user = "", { idempotencyKey = "" }: Partial<PublishRequest>): string => `tidewire|${encodeURIComponent(url)}|${encodeURIComponent(user)}|${idempotencyKey}`;
   const save = (entry: Entry): void => {
-    const { request, at, sentAt } = entry;
-    const { owner } = entry;
+    const { owner, request } = entry;
     if (owner !== undefined) {
       withStorage((storage) => {
-        storage.setItem(keyOf(owner, request), JSON.stringify({ request, at, sentAt }));
+        storage.setItem(keyOf(owner, request), JSON.stringify(entry));
       });
     }
   };
   const finish = (entry: Entry, error: TidewireError | undefined, position?: ActiveSubscription): void => {
-    entries = entries.filter((other) => other !== entry);
+    entries.delete(entry);
     withStorage((storage) => {
       storage.removeItem(keyOf(entry.owner, entry.request));
     });
-    entry.done?.(error, position);
-  };
-  /** Takes over what was stored before a reload, or by a tab that is gone. */
-  const load = (storage: QueueStorage, user: string): void => {
-    for (let index = storage.length; index--; ) {
-      const key = storage.key(index) ?? "";
-      const text = storage.getItem(key);
-      if (text !== null && key.startsWith(keyOf(user, {})) && !entries.some(({ request }) => keyOf(user, request) === key)) {
-        try {
-          const stored = JSON.parse(text) as Stored;
-          const { channel } = stored.request;
-          if (keyOf(user, stored.request) !== key || !(stored.at > 0)) {
-            throw new TypeError("it has another form");
-          }
-          entries.push({
-            ...stored,
-            owner: user,
-            done: (error) => {
-              // The promise of the call went with its page.
-              if (error) {
-                report(error.code, `a stored publication on ${channel} failed: ${error.message}`);
-              }
-            },
-          });
-        } catch (cause) {
-          storage.removeItem(key);
-          report("data_loss", `a stored publication is damaged: ${text}`, cause);
-        }
-      }
-    }
+    entry.done(error, position);
   };
   const pump = (): void => {
-    for (const entry of isOpen ? entries : []) {
+    for (const entry of isOpen ? [...entries].sort((a, b) => a.at - b.at) : []) {
       const { sentAt, at, request } = entry;
       const now = clock.wallTime();
       if (entry.link === link) {
@@ -150,34 +122,59 @@ export function openQueue(
 
   return {
     add(channel, data, idempotencyKey, done) {
-      if (entries.length >= (options?.maxEntries ?? MAX_ENTRIES)) {
-        done(failure("resource_exhausted", `the queue is full: ${entries.length} publications wait`));
+      if (entries.size >= (options?.maxEntries ?? MAX_ENTRIES)) {
+        done(failure("resource_exhausted", `the queue is full: ${entries.size} publications wait`));
         return;
       }
       const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
-      const entry: Entry = { request: { channel, data, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, owner, done };
-      entries.push(entry);
+      const entry: Entry = { request: { channel, data, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, owner, link: 0, done };
+      entries.add(entry);
       save(entry);
       pump();
     },
     open(user) {
       owner = user;
       isOpen = true;
-      entries = entries.filter((entry) => {
+      for (const entry of entries) {
         entry.owner ??= user;
-        const isOwn = entry.owner === user;
-        if (isOwn) {
+        if (entry.owner === user) {
           save(entry);
         } else {
           // It stays stored until its own user returns.
-          entry.done?.(failure("failed_precondition", "another user signed in"));
+          entries.delete(entry);
+          entry.done(failure("failed_precondition", "another user signed in"));
         }
-        return isOwn;
-      });
+      }
+      // Takes over what was stored before a reload, or by a tab that is gone.
       withStorage((storage) => {
-        load(storage, user);
+        for (let index = storage.length; index--; ) {
+          const key = storage.key(index) ?? "";
+          const text = storage.getItem(key);
+          if (text !== null && key.startsWith(keyOf(user, {})) && ![...entries].some(({ request }) => keyOf(user, request) === key)) {
+            try {
+              const stored = JSON.parse(text) as Entry;
+              const { channel } = stored.request;
+              if (keyOf(user, stored.request) !== key || !(stored.at > 0)) {
+                throw new TypeError("it has another form");
+              }
+              entries.add({
+                ...stored,
+                owner: user,
+                link: 0,
+                done: (error) => {
+                  // The promise of the call went with its page.
+                  if (error) {
+                    report(error.code, `a stored publication on ${channel} failed: ${error.message}`);
+                  }
+                },
+              });
+            } catch (cause) {
+              storage.removeItem(key);
+              report("data_loss", `a stored publication is damaged: ${text}`, cause);
+            }
+          }
+        }
       });
-      entries.sort((a, b) => a.at - b.at);
       pump();
     },
     close() {
@@ -185,13 +182,4 @@ export function openQueue(
       link += 1;
     },
   };
-}
-
-function findStorage(): QueueStorage | undefined {
-  try {
-    return globalThis.localStorage;
-  } catch {
-    // A page without the right to store.
-    return undefined;
-  }
 }

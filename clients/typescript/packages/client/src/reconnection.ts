@@ -7,7 +7,8 @@
  * (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
  */
 import type { Quality } from "./api.ts";
-import type { Environment, Timer } from "./environment.ts";
+import type { Environment } from "./environment.ts";
+import { openTimer } from "./timer.ts";
 
 const FIRST_DELAY_MS = 250;
 /** First delay after a close for rate or load: the server needs the pause. */
@@ -63,88 +64,91 @@ export class ReconnectionManager {
    * goes away, perhaps into the browser's cache. `onVisibility`: it was shown or hidden.
    */
   constructor({ clock, page, random }: Environment, onRetry: () => void, onWake: () => void, onSleep: () => void, onVisibility: () => void) {
-    let connectedAt: number | undefined;
+    /** The start of a connection, unless there was none. */
+    let connectedAt = NaN;
     /** The earliest time of the next connection that the server allows, by the clock. */
     let notBefore = 0;
     /** The earliest time of it while the page is hidden. */
     let notBeforeHidden = 0;
-    let timer: Timer | undefined;
+    const setTimer = openTimer(clock);
     let removeListener: (() => void) | undefined;
     let rttMs: number | undefined;
     let jitterMs = 0;
-    /** 1 for each of the last pings that was lost, else 0. */
-    let losses: number[] = [];
+    /** The round trips of the last pings. */
+    let pings: (number | undefined)[] = [];
 
+    /** Plans the next attempt. */
     const wait = (delayMs: number): number => {
-      this.cancel();
-      timer = clock.after(delayMs, onRetry);
+      setTimer(delayMs, onRetry);
       return delayMs;
     };
-    this.cancel = () => {
-      timer?.cancel();
-    };
-    this.bar = (forMs) => {
+    const bar = (forMs: number): void => {
       notBefore = clock.now() + forMs;
     };
-    this.hurry = () => wait(notBefore - clock.now());
-    this.start = () => {
-      this.isVisible = page.isVisible();
-      removeListener ??= page.onChange((event) => {
-        const wasVisible = this.isVisible;
-        this.isVisible = page.isVisible();
-        if (wasVisible !== this.isVisible) {
-          onVisibility();
+    const self = this as ReconnectionManager;
+    Object.assign(self, {
+      bar,
+      cancel: setTimer,
+      hurry: () => wait(notBefore - clock.now()),
+      start() {
+        self.isVisible = page.isVisible();
+        removeListener ??= page.onChange((event) => {
+          const wasVisible = self.isVisible;
+          self.isVisible = page.isVisible();
+          if (wasVisible !== self.isVisible) {
+            onVisibility();
+          }
+          if (event === "pagehide") {
+            onSleep();
+          } else if (event !== "freeze" && (self.isVisible || event === "online")) {
+            onWake();
+          }
+        });
+      },
+      stop() {
+        removeListener?.();
+        removeListener = undefined;
+        setTimer();
+        self.attempt = notBefore = notBeforeHidden = 0;
+      },
+      onConnected() {
+        connectedAt = clock.now();
+        notBefore = notBeforeHidden = jitterMs = 0;
+        rttMs = undefined;
+        pings = [];
+      },
+      schedule(code) {
+        if (clock.now() - connectedAt >= STEADY_MS) {
+          self.attempt = 0;
         }
-        if (event === "pagehide") {
-          onSleep();
-        } else if (event !== "freeze" && (this.isVisible || event === "online")) {
-          onWake();
+        connectedAt = NaN;
+        const first = [4004, 1013].includes(code) ? OVERLOAD_DELAY_MS : FIRST_DELAY_MS;
+        const longest = Math.min(self.isVisible ? VISIBLE_DELAY_MS : HIDDEN_DELAY_MS, first * 2 ** self.attempt++);
+        const barMs = (self.isVisible ? notBefore : Math.max(notBefore, notBeforeHidden)) - clock.now();
+        return wait(barMs > 0 ? barMs : Math.round(longest * random()));
+      },
+      onReconnect(afterMs) {
+        const spreadMs = self.isVisible ? 0 : HIDDEN_DELAY_MS * random();
+        self.attempt = 0;
+        bar(afterMs);
+        notBeforeHidden = notBefore + spreadMs;
+        wait(afterMs + spreadMs);
+      },
+      onPing(ms) {
+        pings = [...pings, ms].slice(-LOSS_PINGS);
+        if (ms !== undefined) {
+          const change = ms - (rttMs ??= ms);
+          // Smoothed as TCP does it: RFC 6298, section 2.3.
+          jitterMs += (Math.abs(change) - jitterMs) / 4;
+          rttMs += change / 8;
         }
-      });
-    };
-    this.stop = () => {
-      removeListener?.();
-      removeListener = undefined;
-      this.cancel();
-      this.attempt = notBefore = notBeforeHidden = 0;
-    };
-    this.onConnected = () => {
-      connectedAt = clock.now();
-      notBefore = notBeforeHidden = jitterMs = 0;
-      rttMs = undefined;
-      losses = [];
-    };
-    this.schedule = (code) => {
-      if (connectedAt !== undefined && clock.now() - connectedAt >= STEADY_MS) {
-        this.attempt = 0;
-      }
-      connectedAt = undefined;
-      const first = code === 4004 || code === 1013 ? OVERLOAD_DELAY_MS : FIRST_DELAY_MS;
-      const longest = Math.min(this.isVisible ? VISIBLE_DELAY_MS : HIDDEN_DELAY_MS, first * 2 ** this.attempt++);
-      const barMs = (this.isVisible ? notBefore : Math.max(notBefore, notBeforeHidden)) - clock.now();
-      return wait(barMs > 0 ? barMs : Math.round(longest * random()));
-    };
-    this.onReconnect = (afterMs) => {
-      const spreadMs = this.isVisible ? 0 : HIDDEN_DELAY_MS * random();
-      this.attempt = 0;
-      this.bar(afterMs);
-      notBeforeHidden = notBefore + spreadMs;
-      wait(afterMs + spreadMs);
-    };
-    this.onPing = (ms) => {
-      losses = [...losses, ms === undefined ? 1 : 0].slice(-LOSS_PINGS);
-      if (ms !== undefined) {
-        const change = ms - (rttMs ??= ms);
-        // Smoothed as TCP does it: RFC 6298, section 2.3.
-        jitterMs += (Math.abs(change) - jitterMs) / 4;
-        rttMs += change / 8;
-      }
-    };
-    this.getQuality = (isConnected) => {
-      const loss = losses.reduce((sum, one) => sum + one, 0) / (losses.length || 1);
-      // The wait that a user feels: the usual one, its changes, and each lost ping as a second.
-      const feltMs = (rttMs ?? 0) + 2 * jitterMs + 1_000 * loss;
-      return { rttMs, jitterMs, loss, grade: !isConnected ? "offline" : feltMs < 100 ? "excellent" : feltMs < 250 ? "good" : feltMs < 600 ? "fair" : "poor" };
-    };
+      },
+      getQuality(isConnected) {
+        const loss = pings.filter((one) => one === undefined).length / (pings.length || 1);
+        // The wait that a user feels: the usual one, its changes, and each lost ping as a second.
+        const feltMs = (rttMs ?? 0) + 2 * jitterMs + 1_000 * loss;
+        return { rttMs, jitterMs, loss, grade: !isConnected ? "offline" : feltMs < 100 ? "excellent" : feltMs < 250 ? "good" : feltMs < 600 ? "fair" : "poor" };
+      },
+    } satisfies Omit<ReconnectionManager, "attempt" | "isVisible">);
   }
 }

@@ -1,7 +1,7 @@
 /** Pending requests: ids, time limits, and the reply or failure that settles each. */
-import type { Clock, Timer } from "./environment.ts";
+import type { Clock } from "./environment.ts";
 import { failure, TidewireError } from "./errors.ts";
-import type { ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
+import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
 
 const REQUEST_TIMEOUT_MS = 10_000;
 
@@ -35,14 +35,13 @@ export function promiseOf<Value>(run: (done: Done<Value>) => void): Promise<Valu
 export function openRequests(
   clock: Clock,
   limitMs: () => number | undefined,
-  send: (frame: string) => boolean,
+  send: (message: ClientMessage) => boolean,
 ): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void] {
-  const pending = new Map<string, [done: Done<never> | undefined, timer: Timer]>();
+  const pending = new Map<string, Done<never>>();
   let lastId = 0;
   /** Settles a request. Returns whether it was pending. */
   const finish = (id: string, error: TidewireError | undefined, data?: unknown): boolean => {
-    const [done, timer] = pending.get(id) ?? [];
-    timer?.cancel();
+    const done = pending.get(id);
     // Before the call: it may start other requests.
     const wasPending = pending.delete(id);
     // The protocol fixes the reply type of each request.
@@ -53,12 +52,15 @@ export function openRequests(
   return [
     (type, data, done) => {
       const id = `${++lastId}`;
-      if (send(JSON.stringify({ type, id, data }))) {
+      if (send({ type, id, data } as ClientMessage)) {
         const ms = limitMs() ?? REQUEST_TIMEOUT_MS;
         const timer = clock.after(ms, () => {
           finish(id, failure("deadline_exceeded", `no reply within ${ms} ms`));
         });
-        pending.set(id, [done, timer]);
+        pending.set(id, (error, reply) => {
+          timer.cancel();
+          done?.(error, reply);
+        });
       } else {
         done?.(failure("unavailable", "not connected"));
       }

@@ -412,6 +412,14 @@ describe("saving", () => {
     expect(sent).toEqual([{ channels: ["prices:BTC-USD", "demo:a"] }, { channels: [{ channel: "prices:BTC-USD", minIntervalMs: 5_000 }] }]);
   });
 
+  it("saveData leaves an interval of 0 that the application chose", async () => {
+    client = open({ saveData: true });
+    client.subscribe("prices:BTC-USD", () => undefined, { minIntervalMs: 0 });
+    await connect();
+    await server.settle();
+    expect(server.received.filter(({ type }) => type === "subscribe")).toHaveLength(1);
+  });
+
   it("a hidden tab tells the server and stops its own timers, and a shown one starts them", async () => {
     await connect();
     server.fake.show(false);

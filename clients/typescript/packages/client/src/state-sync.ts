@@ -15,8 +15,8 @@
  * after that to the `publish`.
  */
 import type { WebSocketClient } from "./client.ts";
-import type { Json, Millis } from "./types/common.ts";
-import type { HistoryItem } from "./types/session.ts";
+import type { Json, Millis, Position } from "./types/common.ts";
+import type { History, HistoryItem } from "./types/session.ts";
 
 /** Publications of one page of the history. */
 const PAGE_ITEMS = 1_000;
@@ -50,9 +50,9 @@ export interface StateSyncOptions<State> {
 
 /** A change that is shown and not confirmed. */
 interface Pending<State> {
-  readonly change: (state: State) => State;
+  readonly _change: (state: State) => State;
   /** The publication that brings the change, once the server has named it. */
-  seq?: number;
+  _seq?: number;
 }
 
 /** The state of one channel: what the server confirmed, and on top the changes that wait. */
@@ -88,9 +88,10 @@ export class StateSync<State> {
     let held: StateMessage[] | undefined;
     let reading: Promise<State> | undefined;
 
+    const history = (more: { readonly limit: number; readonly since?: Position }): Promise<History> => client.request("history", { channel, ...more });
     const show = (): void => {
       shown = base;
-      pending.forEach(({ change }) => {
+      pending.forEach(({ _change: change }) => {
         shown = change(shown);
       });
       [...listeners].forEach((listener) => {
@@ -102,7 +103,7 @@ export class StateSync<State> {
       if (!seq || seq > lastSeq) {
         base = reduce(base, message);
         lastSeq = seq ?? lastSeq;
-        pending.forEach(({ seq: until }, id) => {
+        pending.forEach(({ _seq: until }, id) => {
           if (until && until <= lastSeq) {
             pending.delete(id);
           }
@@ -124,8 +125,8 @@ export class StateSync<State> {
           show();
         }
       };
-      if ([...pending.values()].some(({ seq }) => !seq)) {
-        client.request("history", { channel, limit: 0 }).then(apply, apply).catch(onError);
+      if ([...pending.values()].some((one) => !one._seq)) {
+        history({ limit: 0 }).then(apply, apply).catch(onError);
       } else {
         apply();
       }
@@ -137,7 +138,7 @@ export class StateSync<State> {
           base = state;
           lastSeq = seq ?? lastSeq;
         } else {
-          const missed = await this.getMissedMessages(lastSeq);
+          const missed = await getMissedMessages(lastSeq);
           missed.forEach(step);
         }
       } finally {
@@ -152,54 +153,57 @@ export class StateSync<State> {
         base = initial;
         lastSeq = 0;
         held = undefined;
-        this.syncState().catch(onError);
+        syncState().catch(onError);
       } else if ((held ??= []).push(message as unknown as StateMessage) < 2) {
         release();
       }
     });
 
-    this.getState = () => shown;
-    this.subscribe = (listener) => {
-      listeners.add(listener);
-      return () => {
-        listeners.delete(listener);
-      };
-    };
-    this.syncState = () => (reading ??= read());
-    this.getMissedMessages = async (from) => {
-      const { epoch, seq: top } = await client.request("history", { channel, limit: 0 });
+    const getMissedMessages = async (from: number): Promise<readonly HistoryItem[]> => {
+      const { epoch, seq: top } = await history({ limit: 0 });
       const missed: HistoryItem[] = [];
-      for (let seq = from; seq < top; seq = missed.at(-1)?.seq ?? top) {
-        const { messages } = await client.request("history", { channel, since: { epoch, seq }, limit: PAGE_ITEMS });
-        if (!messages.length) {
-          break;
-        }
+      for (let seq = from; seq < top; ) {
+        const { messages } = await history({ limit: PAGE_ITEMS, since: { epoch, seq } });
         missed.push(...messages);
+        seq = messages.at(-1)?.seq ?? top;
       }
       return missed;
     };
-    this.applyOptimistic = (change) => {
-      const id = String(++lastId);
-      pending.set(id, { change });
-      show();
-      return id;
-    };
-    this.confirmUpdate = (id, seq) => {
-      const update = pending.get(id);
-      if (update && seq && seq > lastSeq) {
-        update.seq = seq;
-      } else {
-        base = update && !seq ? update.change(base) : base;
-        this.rollbackUpdate(id);
-      }
-    };
-    this.rollbackUpdate = (id) => {
+    const syncState = (): Promise<State> => (reading ??= read());
+    const rollbackUpdate = (id: string): void => {
       pending.delete(id);
       show();
     };
-    this.dispose = () => {
-      unsubscribe();
-      listeners.clear();
-    };
+    Object.assign(this, {
+      getMissedMessages,
+      syncState,
+      rollbackUpdate,
+      getState: () => shown,
+      subscribe(listener) {
+        listeners.add(listener);
+        return () => {
+          listeners.delete(listener);
+        };
+      },
+      applyOptimistic(change) {
+        const id = String(++lastId);
+        pending.set(id, { _change: change });
+        show();
+        return id;
+      },
+      confirmUpdate(id, seq) {
+        const update = pending.get(id);
+        if (update && seq && seq > lastSeq) {
+          update._seq = seq;
+        } else {
+          base = update && !seq ? update._change(base) : base;
+          rollbackUpdate(id);
+        }
+      },
+      dispose() {
+        unsubscribe();
+        listeners.clear();
+      },
+    } satisfies Omit<StateSync<State>, never>);
   }
 }

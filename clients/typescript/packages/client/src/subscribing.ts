@@ -11,13 +11,12 @@ const LINGER_MS = 100;
 const SAVE_DATA_MS = 5_000;
 
 /**
- * Opens `[subscribeSoon, flush, remove, reset]`: `subscribeSoon` waits for the
- * end of the microtask, `flush` sends what waits at once, `remove` takes a
- * handler away, and `reset` forgets what waits.
+ * Opens `[subscribeSoon, flush, remove]`: `subscribeSoon` waits for the end of
+ * the microtask, `flush` sends what waits at once, `remove` takes a handler away.
  */
 export function openSubscribing(
   clock: Clock,
-  subscriptions: Subscriptions,
+  [, , has, , drop]: Subscriptions,
   start: StartRequest,
   isOpen: () => boolean,
   isWebSocket: () => boolean,
@@ -26,61 +25,57 @@ export function openSubscribing(
   subscribeSoon: (all: readonly Subscription[]) => void,
   flush: () => void,
   remove: (subscription: Subscription, subscriber: Subscriber) => void,
-  reset: () => void,
 ] {
   const unsent = new Set<Subscription>();
   const leaving = new Set<Subscription>();
 
   const subscribeSoon = (all: readonly Subscription[]): void => {
-    if (isOpen()) {
-      if (!unsent.size) {
-        queueMicrotask(flush);
-      }
-      for (const subscription of all) {
-        unsent.add(subscription);
-      }
+    queueMicrotask(flush);
+    for (const subscription of all) {
+      unsent.add(subscription);
     }
   };
   const flush = (): void => {
     const all = [...unsent];
     unsent.clear();
-    while (all.length) {
+    // Without a connection they wait for the next one, which subscribes to everything.
+    while (all.length && isOpen()) {
       send(all.splice(0, CHANNELS_PER_FRAME));
     }
   };
   const send = (all: readonly Subscription[]): void => {
-    start("subscribe", { channels: all.map((subscription) => subscription.start(isWebSocket())) }, (error, reply) => {
+    start("subscribe", { channels: all.map((subscription) => subscription._start(isWebSocket())) }, (error, reply) => {
       for (const [index, subscription] of all.entries()) {
         // The results come in the order of the request.
         const result = reply?.channels[index];
-        if (result && subscriptions.has(subscription)) {
-          subscription.finish(result);
+        if (result && has(subscription)) {
+          subscription._finish(result);
           // The server has said whether it is a latest channel.
-          if (savesData() && subscription.slowDown(SAVE_DATA_MS)) {
+          if (savesData() && subscription._slowDown(SAVE_DATA_MS)) {
             subscribeSoon([subscription]);
           }
         } else if (error && isOpen()) {
           // After a loss the next connection subscribes to everything again.
-          subscription.refuse(error);
+          subscription._refuse(error);
         }
       }
     });
   };
   const remove = (subscription: Subscription, subscriber: Subscriber): void => {
-    const { subscribers } = subscription;
+    const { _subscribers: subscribers } = subscription;
     if (!subscribers.delete(subscriber) || subscribers.size) {
       return;
     }
     if (unsent.delete(subscription) || !isOpen()) {
-      subscriptions.drop(subscription);
+      drop(subscription);
       return;
     }
     if (!leaving.size) {
       clock.after(LINGER_MS, () => {
-        const gone = [...leaving].filter((left) => subscriptions.drop(left) && !left.isRefused());
+        const gone = [...leaving].filter((left) => drop(left) && !left._isRefused());
         leaving.clear();
         if (gone.length) {
-          start("unsubscribe", { channels: gone.map((left) => left.canonical()) });
+          start("unsubscribe", { channels: gone.map((left) => left._canonical()) });
         }
       });
     }
@@ -90,8 +85,5 @@ export function openSubscribing(
     subscribeSoon,
     flush,
     remove,
-    () => {
-      unsent.clear();
-    },
   ];
 }

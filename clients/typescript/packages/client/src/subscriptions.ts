@@ -12,7 +12,7 @@
  * positional: names of properties would stay in the minified code.
  */
 import { TidewireError } from "./errors.ts";
-import type { ServerMessage, ServerMessageOf } from "./messages.ts";
+import type { ServerMessage } from "./messages.ts";
 import type { Position } from "./types/common.ts";
 import type { ActiveSubscription, ChannelSubscription, SubscriptionResult } from "./types/session.ts";
 
@@ -44,25 +44,21 @@ export interface SubscribeOptions {
 /** One handler of a channel. */
 export interface Subscriber extends SubscribeOptions {
   readonly handler: ChannelHandler;
+  readonly onError: (error: TidewireError) => void;
 }
 
-/** Calls a function of the application: what it throws reaches nobody else. */
-type Call = <Event>(listener: (event: Event) => void, event: Event) => void;
-/** Reports a refused channel, for a follower without `onError`. */
-type Report = (channel: string, error: TidewireError) => void;
+/** Calls a function of the application, if there is one: what it throws reaches nobody else. */
+type Call = <Event>(listener: ((event: Event) => void) | undefined, event: Event) => void;
 
 /** A channel that the application subscribes to. */
 export type Subscription = ReturnType<typeof openSubscription>;
 
-function openSubscription(name: string, options: Subscriber, call: Call, report: Report, onRename: () => void) {
-  const { since } = options;
-  let { minIntervalMs } = options;
+function openSubscription(name: string, options: Subscriber, call: Call, onRename: () => void) {
+  let { since: position, minIntervalMs } = options;
   const subscribers = new Set([options]);
   let canonical = name;
-  /** The position to resume from. */
-  let position = since;
-  /** The highest seq delivered in the position's epoch. */
-  let lastSeq = since?.seq ?? 0;
+  /** The highest seq delivered in the epoch of `position`, which is the one to resume from. */
+  let lastSeq = position?.seq ?? 0;
   /** The channel's seq when the subscription took effect: messages up to it are replayed. */
   let top = 0;
   /**
@@ -104,11 +100,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
     confirmed = undefined;
     refusal = error;
     for (const { onError } of only ? [only] : [...subscribers]) {
-      if (onError) {
-        call(onError, error);
-      } else {
-        report(name, error);
-      }
+      call(onError, error);
     }
   };
 
@@ -138,17 +130,21 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
   };
 
   return {
-    name,
-    subscribers,
-    push,
-    refuse,
-    canonical: () => canonical,
-    /** Its updates may come in a `price_batch`. */
-    mayBatch: () => isBatched ?? isLatest !== false,
-    isRefused: () => refusal !== undefined,
+    _name: name,
+    _subscribers: subscribers,
+    _push: push,
+    _refuse: refuse,
+    _canonical: () => canonical,
+    _isRefused: () => refusal,
+    /** Delivers an update of a `price_batch`, if its updates may come in one. */
+    _pushBatched(message: ServerMessage): void {
+      if (isBatched ?? isLatest !== false) {
+        push(message);
+      }
+    },
 
     /** Adds a handler. Returns whether the server must be asked again. */
-    add(subscriber: Subscriber): boolean {
+    _add(subscriber: Subscriber): boolean {
       // The last handler left a moment ago, and the channel is still subscribed to.
       const isNew = !subscribers.size && (!!subscriber.since || subscriber.minIntervalMs !== minIntervalMs);
       subscribers.add(subscriber);
@@ -166,7 +162,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
             refuse(error, subscriber);
             return;
           }
-          if (!isNew && confirmed && subscriber.onSubscribed) {
+          if (!isNew && confirmed) {
             call(subscriber.onSubscribed, { ...confirmed, ...position, recovered: false });
           }
           if (value) {
@@ -178,7 +174,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
     },
 
     /** Returns the channel's entry in a `subscribe`, and expects the reply from now on. */
-    start(isWebSocket: boolean): string | ChannelSubscription {
+    _start(isWebSocket: boolean): string | ChannelSubscription {
       // A latest channel has no replay: it sends its newest value.
       const from = isLatest ? undefined : position;
       waiting = isWebSocket ? !!from : [];
@@ -186,7 +182,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
     },
 
     /** Applies the channel's entry in a `subscribed`: a reply, or one that the server pushes, which another reply may follow. */
-    finish(result: SubscriptionResult, isPushed = false): void {
+    _finish(result: SubscriptionResult, isPushed = false): void {
       const { channel, epoch, seq, error } = result;
       if (isPushed && waiting === true) {
         return;
@@ -195,8 +191,9 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
         refuse(new TidewireError(error));
         return;
       }
-      const before = position;
       const held = waiting;
+      /** Where it resumed. */
+      const before = held && position;
       waiting = false;
       refusal = undefined;
       confirmed = result;
@@ -208,14 +205,12 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
         onRename();
       }
       for (const { onSubscribed } of [...subscribers]) {
-        if (onSubscribed) {
-          call(onSubscribed, result);
-        }
+        call(onSubscribed, result);
       }
-      if (!(held && before && result.recovered)) {
+      if (!(before && result.recovered)) {
         moveTo(result);
         // The newest value of a latest channel follows, so nothing is missed on one.
-        if (held && before && !isLatest && (before.epoch !== epoch || before.seq !== seq)) {
+        if (before && !isLatest && (before.epoch !== epoch || before.seq !== seq)) {
           deliver({ type: "gap", channel, data: { channel, epoch, seq } });
         }
       }
@@ -225,7 +220,7 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
     },
 
     /** The server subscribed to the channel by itself. */
-    onServerSide(at: Position): void {
+    _onServerSide(at: Position): void {
       // A subscription with a position resumes from there: the reply to its `since` is still to come.
       if (!position) {
         moveTo(at);
@@ -233,13 +228,13 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
     },
 
     /** Forgets a pending replay: the connection that it was requested on is lost. */
-    onDisconnect(): void {
+    _onDisconnect(): void {
       waiting = false;
       confirmed = undefined;
     },
 
     /** Returns its line of a new event stream's cursor, if the server subscribes the stream to it. Then a `subscribed` is to come. */
-    cursorLine(isServerSide: boolean): string {
+    _cursorLine(isServerSide: boolean): string {
       if (!isServerSide || !position) {
         return "";
       }
@@ -247,43 +242,41 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       return `${position.epoch} ${position.seq} ${canonical}`;
     },
     /** On a new connection: the cursor has it. */
-    isResumed: () => !!waiting,
+    _isResumed: () => waiting,
 
     /** Sets an interval where it is allowed and none is set. Returns whether it was. */
-    slowDown(intervalMs: number): boolean {
-      const isSlower = !!isLatest && !minIntervalMs;
-      minIntervalMs ??= isSlower ? intervalMs : undefined;
+    _slowDown(intervalMs: number): boolean {
+      const isSlower = !!isLatest && minIntervalMs === undefined;
+      minIntervalMs = isSlower ? intervalMs : minIntervalMs;
       return isSlower;
     },
   };
 }
 
-/** All channels that the application subscribes to. */
-export interface Subscriptions {
-  /** The channels of a canonical name. */
-  find(key: string): readonly Subscription[];
-  all(): readonly Subscription[];
-  /** Whether the channel still has a handler, or had one a moment ago. */
-  has(subscription: Subscription): boolean;
+/** The channels of a client. */
+export type Subscriptions = [
+  /** Returns the channels of a canonical name. */
+  find: (key: string) => readonly Subscription[],
+  all: () => readonly Subscription[],
+  /** Returns whether the channel still has a handler, or had one a moment ago. */
+  has: (subscription: Subscription) => boolean,
   /** Adds a handler. Returns whether the server must be asked. The options of a channel's first handler apply. */
-  add(name: string, subscriber: Subscriber): [subscription: Subscription, isNew: boolean];
+  add: (name: string, subscriber: Subscriber) => [subscription: Subscription, isNew: boolean],
   /** Forgets a channel without handlers. Returns whether nothing stands for it any more. */
-  drop(subscription: Subscription): boolean;
+  drop: (subscription: Subscription) => boolean,
   /** Applies the server's own subscriptions of this connection, such as the user's channel. */
-  applyServerSide(active: readonly ActiveSubscription[]): void;
-  /** Applies a `subscribed` that replies to no request: of an event stream's cursor, or pushed by the server. */
-  applyPushed(results: readonly SubscriptionResult[]): void;
+  applyServerSide: (active: readonly ActiveSubscription[]) => void,
   /** Delivers a push to the handlers of its channel. */
-  dispatch(message: ServerMessage): void;
+  dispatch: (message: ServerMessage) => void,
   /**
    * Returns the cursor with which an event stream resumes the channels that the
    * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
    */
-  readonly cursor: () => string;
-}
+  cursor: () => string,
+];
 
 /** Opens the channels of a client. */
-export function openSubscriptions(call: Call, report: Report): Subscriptions {
+export function openSubscriptions(call: Call): Subscriptions {
   const byName = new Map<string, Subscription>();
   /**
    * The channels by canonical name, and for batches by ":" and the part after
@@ -297,7 +290,7 @@ export function openSubscriptions(call: Call, report: Report): Subscriptions {
     if (!index) {
       index = new Map();
       for (const subscription of byName.values()) {
-        const canonical = subscription.canonical();
+        const canonical = subscription._canonical();
         for (const name of [canonical, canonical.slice(canonical.indexOf(":"))]) {
           index.set(name, [...(index.get(name) ?? []), subscription]);
         }
@@ -308,77 +301,64 @@ export function openSubscriptions(call: Call, report: Report): Subscriptions {
   /** The channels that the server subscribes each connection to, as the user's own one. */
   const serverSide = new Set<string>();
   const all = (): Subscription[] => [...byName.values()];
-  const has = (subscription: Subscription): boolean => byName.get(subscription.name) === subscription;
+  const has = (subscription: Subscription): boolean => byName.get(subscription._name) === subscription;
 
-  /** Delivers each update to the channel that it would have come on alone. */
-  const dispatchBatch = ({ data, timestamp = data.timestamp }: ServerMessageOf<"price_batch">): void => {
-    for (const update of data.updates) {
-      const { symbol, source } = update;
-      for (const subscription of find(`:${symbol}${source === "aggregate" ? "" : `@${source}`}`)) {
-        if (subscription.mayBatch()) {
-          subscription.push({ type: "price", data: update, timestamp });
-        }
-      }
-    }
-  };
-
-  return {
+  return [
     find,
     all,
     has,
 
-    add(name: string, subscriber: Subscriber): [subscription: Subscription, isNew: boolean] {
+    (name, subscriber) => {
       let subscription = byName.get(name);
       if (subscription) {
-        return [subscription, subscription.add(subscriber)];
+        return [subscription, subscription._add(subscriber)];
       }
-      subscription = openSubscription(name, subscriber, call, report, reindex);
+      subscription = openSubscription(name, subscriber, call, reindex);
       byName.set(name, subscription);
       reindex();
       return [subscription, true];
     },
 
-    drop(subscription: Subscription): boolean {
-      if (subscription.subscribers.size || !has(subscription)) {
+    (subscription) => {
+      if (subscription._subscribers.size || !has(subscription)) {
         return false;
       }
-      byName.delete(subscription.name);
+      byName.delete(subscription._name);
       reindex();
       // The application may have written one channel in two ways.
-      return !find(subscription.canonical()).length;
+      return !find(subscription._canonical()).length;
     },
 
-    applyServerSide(active: readonly ActiveSubscription[]): void {
+    (active) => {
       for (const at of active) {
         serverSide.add(at.channel);
         for (const subscription of find(at.channel)) {
-          subscription.onServerSide(at);
+          subscription._onServerSide(at);
         }
       }
     },
 
-    applyPushed(results: readonly SubscriptionResult[]): void {
-      for (const result of results) {
-        for (const subscription of find(result.channel)) {
-          subscription.finish(result, true);
-        }
-      }
-    },
-
-    dispatch(message: ServerMessage): void {
+    (message) => {
       if (message.type === "price_batch") {
-        dispatchBatch(message);
+        // Each update goes to the channel that it would have come on alone.
+        const { data, timestamp = data.timestamp } = message;
+        for (const update of data.updates) {
+          const { symbol, source } = update;
+          for (const subscription of find(`:${symbol}${source === "aggregate" ? "" : `@${source}`}`)) {
+            subscription._pushBatched({ type: "price", data: update, timestamp });
+          }
+        }
       } else {
         for (const subscription of find(message.channel ?? (message.data as { channel?: string } | null)?.channel ?? "")) {
-          subscription.push(message);
+          subscription._push(message);
         }
       }
     },
 
-    cursor(): string {
-      const lines = all().map((one) => one.cursorLine(serverSide.has(one.canonical())));
+    () => {
+      const lines = all().map((one) => one._cursorLine(serverSide.has(one._canonical())));
       const bytes = new TextEncoder().encode(lines.filter(Boolean).join("\n"));
       return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
     },
-  };
+  ];
 }

@@ -1,6 +1,7 @@
 /** Token source: fetches a token once at a time, with a deadline. */
 import type { ClientOptions } from "./api.ts";
 import type { Clock } from "./environment.ts";
+import { openTimer } from "./timer.ts";
 
 const TOKEN_TIMEOUT_MS = 10_000;
 
@@ -15,17 +16,15 @@ export function tokenSource(clock: Clock): [fetch: (options: ClientOptions) => P
     flight = undefined;
   };
   const fetch = ({ token, getToken, tokenTimeoutMs = TOKEN_TIMEOUT_MS }: ClientOptions): Promise<string | undefined> => {
+    const setTimer = openTimer(clock);
     const mine = (flight ??= new Promise<string | undefined>((resolve, reject) => {
-      const timer = clock.after(tokenTimeoutMs, () => {
+      setTimer(tokenTimeoutMs, () => {
         reject(new Error(`getToken took over ${tokenTimeoutMs} ms`));
       });
       // Async: a `getToken` that throws rejects too.
-      (async () => (getToken ? getToken() : token))()
-        .finally(() => {
-          timer.cancel();
-        })
-        .then(resolve, reject);
+      (async () => (getToken ? getToken() : token))().then(resolve, reject);
     }).finally(() => {
+      setTimer();
       if (flight === mine) {
         forget();
       }

@@ -18,20 +18,25 @@ export type OnEnd = (code: number | undefined, reason: string) => void;
 /** Opens an event stream. `cursor` returns where it resumes the channels that the server subscribes it to. */
 export type OpenEventStream = (fetch: Fetch, url: string, token: string | undefined, cursor: () => string, onFrame: OnFrame, onEnd: OnEnd) => Wire;
 
+/** What is thrown for a response: nothing of it for one that did not come. */
+type Refusal = Partial<{ readonly status: number; readonly data: ErrorData }>;
+/** A response with a body. */
+type Loaded = Response & { readonly body: NonNullable<Response["body"]> };
+
 /** Opens a WebSocket. Throws what the constructor throws: no retry would help. */
 export function openWebSocket(webSocket: WebSocketConstructor, url: string, token: string | undefined, onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd): Wire {
   const socket = new webSocket(url, ["tidewire.v1.json", ...(token ? [`tidewire.bearer.${token}`] : [])]);
   let failure = "";
   socket.addEventListener("open", onOpen);
-  socket.addEventListener("message", (event) => {
-    onFrame(event.data);
+  socket.addEventListener("message", ({ data }) => {
+    onFrame(data);
   });
   // A `close` follows every `error`. Node's sockets say here why, and throw if nobody listens.
-  socket.addEventListener("error", (event) => {
-    failure = event.message ?? "";
+  socket.addEventListener("error", ({ message = "" }) => {
+    failure = message;
   });
-  socket.addEventListener("close", ({ code, reason }) => {
-    onEnd(code, reason === undefined || reason === "" ? failure : reason);
+  socket.addEventListener("close", ({ code, reason = "" }) => {
+    onEnd(code, reason || failure);
   });
   return socket;
 }
@@ -44,8 +49,6 @@ export function openWebSocket(webSocket: WebSocketConstructor, url: string, toke
 export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, onFrame, onEnd) => {
   const cursor = cursorOf();
   const abort = new AbortController();
-  const { signal } = abort;
-  const authorization = token && { authorization: `Bearer ${token}` };
   let target = "";
   /** The last POST. They go one by one: two at once could arrive in another order. */
   let posted = Promise.resolve();
@@ -65,61 +68,51 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
       onFrame(text);
     }
   };
-  const read = async (): Promise<void> => {
-    const response = await fetch(url, { headers: { ...authorization, ...(cursor && { "last-event-id": cursor }) }, signal });
+  /** Fetches what has a body. Throws the error that any other answer holds, or its status: a proxy may answer with anything. */
+  const load = async (to: string, headers: "" | HeadersInit, init?: RequestInit): Promise<Loaded> => {
+    const response = await fetch(to, { ...init, headers: { ...(token && { authorization: `Bearer ${token}` }), ...(headers as object) }, signal: abort.signal });
     const { ok, status, body } = response;
-    if (!ok || !body) {
-      onEnd(status === 401 || status === 403 ? 4500 : 1006, errorOf(await response.text(), status).message);
-      return;
+    if (ok && body) {
+      return response as Loaded;
     }
+    const text = await response.text();
+    const error: ErrorData = { code: "unavailable", message: `HTTP status ${status}` };
+    try {
+      Object.assign(error, JSON.parse(text));
+    } catch {
+      // The status is all there is.
+    }
+    throw Object.assign(new Error(error.message), { status, data: error });
+  };
+  const read = async (): Promise<void> => {
+    const { body } = await load(url, cursor && { "last-event-id": cursor });
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
       if (done) {
         // Also after an expired token: each connection fetches one.
-        onEnd(1006, "the event stream ended");
-        return;
+        throw new Error("the event stream ended");
       }
       const events = (rest + value).split("\n\n");
       rest = events.pop() ?? "";
       events.forEach(onEvent);
     }
   };
-  const post = async (frame: string): Promise<void> => {
-    let error: ErrorData;
-    try {
-      const response = await fetch(target, { method: "POST", body: frame, headers: { ...authorization }, signal });
-      const text = await response.text();
-      if (response.ok) {
-        onFrame(text);
-        return;
-      }
-      error = errorOf(text, response.status);
-    } catch (reason) {
-      error = { code: "unavailable", message: reasonOf(reason) };
-    }
-    onFrame(JSON.stringify({ ...JSON.parse(frame), type: "error", data: error }));
-  };
   read().catch((error: unknown) => {
-    onEnd(1006, reasonOf(error));
+    const { status = 0 } = error as Refusal;
+    onEnd([401, 403].includes(status) ? 4500 : 1006, reasonOf(error));
   });
   return {
     send(frame) {
-      posted = posted.then(() => post(frame));
+      posted = posted
+        .then(() => load(target, "", { method: "POST", body: frame }))
+        .then((response) => response.text())
+        .catch((error: unknown) => JSON.stringify({ ...JSON.parse(frame), type: "error", data: (error as Refusal).data ?? { code: "unavailable", message: reasonOf(error) } }))
+        .then(onFrame);
     },
     close() {
       abort.abort();
     },
   };
 };
-
-/** The error in the body of a response, or one that names its status: a proxy may answer with anything. */
-function errorOf(body: string, status: number): ErrorData {
-  const error: ErrorData = { code: "unavailable", message: `HTTP status ${status}` };
-  try {
-    return { ...error, ...(JSON.parse(body) as ErrorData) };
-  } catch {
-    return error;
-  }
-}

@@ -4,7 +4,7 @@ import { rolldown } from "rolldown";
 import { describe, expect, it } from "vitest";
 
 /** Bytes after minification and gzip. Lower them when the code gets smaller. */
-const BARS = { "index.ts": 8_082, "tabs/index.ts": 9_526 } as const;
+const BARS = { "index.ts": 7_812, "tabs/index.ts": 9_278 } as const;
 
 async function sizeOf(entry: string): Promise<number> {
   const input = new URL(`../src/${entry}`, import.meta.url).pathname;

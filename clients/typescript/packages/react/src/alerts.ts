@@ -66,13 +66,12 @@ function start(client: WebSocketClient, show: Show<Alerts>): () => void {
       }),
   });
   return follow(client, {
-    channelOf: (userId) => userId && `user:${userId}`,
-    reset: (channel) => {
+    _reset: (channel) => {
       const error = channel ? undefined : new TidewireError({ code: "unauthenticated", message: "no user is signed in" });
       set({ alerts: [], fires: [], loading: !error, error });
     },
-    load: () => Promise.all([client.request("alerts", { limit: MAX_ITEMS }), client.request("alert_log", { limit: MAX_ITEMS })]),
-    onPage: ([{ items: alerts }, { items }]) => {
+    _load: () => Promise.all([client.request("alerts", { limit: MAX_ITEMS }), client.request("alert_log", { limit: MAX_ITEMS })]),
+    _onPage: ([{ items: alerts }, { items }]) => {
       // A fire that came meanwhile may be missing in the log.
       const loaded = items.map((item) => ({ ...item, replayed: true }));
       set({ alerts, fires: current.fires.reduceRight(withFire, loaded), loading: false, error: undefined });
@@ -80,7 +79,7 @@ function start(client: WebSocketClient, show: Show<Alerts>): () => void {
     onError: (error) => {
       set({ loading: false, error });
     },
-    onMessage: ({ type, data, replayed = false }) => {
+    _onMessage: ({ type, data, replayed = false }) => {
       if (type === "alert") {
         const { rule } = data;
         set({ fires: withFire(current.fires, { ...data, replayed }) });
@@ -94,7 +93,7 @@ function start(client: WebSocketClient, show: Show<Alerts>): () => void {
   });
 }
 
-const ALERTS: readonly [Source<Alerts>] = [{ key: "alerts", initial: INITIAL, start }];
+const ALERTS: readonly [Source<Alerts>] = [{ _key: "alerts", _initial: INITIAL, _start: start }];
 
 /** The user's alerts. */
 export function useAlerts(): Alerts {

@@ -3,7 +3,7 @@ import type { Candle, CandleInterval, TidewireError } from "@tidewire/client";
 import { useMemo } from "react";
 import { follow } from "./follow.ts";
 import type { Source } from "./session.ts";
-import { NOTHING, useValue, type Value } from "./value.ts";
+import { useValue, type Value, valueSource } from "./value.ts";
 
 /** Candles that are loaded and kept, unless the hook is told otherwise. */
 const DEFAULT_LIMIT = 100;
@@ -40,36 +40,29 @@ function withCandle(candles: readonly Candle[], candle: Candle, limit: number): 
  */
 function candleSource(symbol: string, interval: CandleInterval, limit: number): Source<Value<readonly Candle[]>> {
   const channel = `candles:${symbol}:${interval}`;
-  return {
-    key: `${channel} ${limit}`,
-    initial: NOTHING,
-    start(client, show) {
-      let candles: readonly Candle[] | undefined;
-      const set = (data = candles, error?: TidewireError): void => {
-        const value = { data: (candles = data), error };
-        show(() => value);
-      };
-      return follow(client, {
-        channelOf: () => channel,
-        reset: () => undefined,
-        load: () => client.request("get_candles", { symbol, interval, limit }),
-        onPage: ({ items }, meanwhile) => {
-          set(meanwhile.reduce<readonly Candle[]>((all, { type, data }) => (type === "candle" ? withCandle(all, data, limit) : all), items));
-        },
-        onError: (error) => {
-          set(candles, error);
-        },
-        onMessage: ({ type, data }) => {
-          if (type !== "candle" || !candles) {
-            return true;
-          }
-          const last = candles.at(-1);
-          set(withCandle(candles, data, limit));
-          return !last || data.start <= last.start || (last.closed && data.start - last.start <= (LENGTHS[interval] ?? 0));
-        },
-      });
-    },
-  };
+  return valueSource(`${channel} ${limit}`, (client, set) => {
+    let candles: readonly Candle[] | undefined;
+    return follow(client, {
+      _channel: channel,
+      _load: () => client.request("get_candles", { symbol, interval, limit }),
+      _onPage: ({ items }, meanwhile) => {
+        candles = meanwhile.reduce<readonly Candle[]>((all, { type, data }) => (type === "candle" ? withCandle(all, data, limit) : all), items);
+        set(candles);
+      },
+      onError: (error) => {
+        set(candles, error);
+      },
+      _onMessage: ({ type, data }) => {
+        if (type !== "candle" || !candles) {
+          return true;
+        }
+        const last = candles.at(-1);
+        candles = withCandle(candles, data, limit);
+        set(candles);
+        return !last || data.start <= last.start || (last.closed && data.start - last.start <= (LENGTHS[interval] ?? 0));
+      },
+    });
+  });
 }
 
 /**

@@ -21,9 +21,9 @@ const nothing = (): void => undefined;
 
 const CONNECTION: readonly [Source<Connection>] = [
   {
-    key: "connection",
-    initial: { status: "disconnected", error: undefined, quality: undefined, connect: nothing, disconnect: nothing },
-    start(client, show) {
+    _key: "connection",
+    _initial: { status: "disconnected", error: undefined, quality: undefined, connect: nothing, disconnect: nothing },
+    _start(client, show) {
       const { connect, disconnect, getQuality, on } = client;
       let error: TidewireError | undefined;
       const update = (): void => {

@@ -11,21 +11,21 @@ const MAX_MEANWHILE = 1_000;
 
 /** What follows a channel. */
 export interface Follower<Page> {
-  /** A channel that another connection may change. Without one, the state stays empty. */
-  readonly channelOf: (userId: string | undefined) => string | undefined;
+  /** The channel. By default that of the connection's user: another connection may change it, and without a user the state stays empty. */
+  readonly _channel?: string;
   /** The first channel, or another one: everything of the one before must go. */
-  readonly reset: (channel: string | undefined) => void;
-  readonly load: () => Promise<Page>;
+  readonly _reset?: (channel: string | undefined) => void;
+  readonly _load: () => Promise<Page>;
   /** `meanwhile` was pushed since the request for the page, and was given to `onMessage` too. */
-  readonly onPage: (page: Page, meanwhile: readonly ChannelMessage[]) => void;
+  readonly _onPage: (page: Page, meanwhile: readonly ChannelMessage[]) => void;
   /** The channel or the page is refused. */
-  readonly onError?: ((error: TidewireError) => void) | undefined;
+  readonly onError?: (error: TidewireError) => void;
   /** Returns whether the state follows from the message. If not, it is loaded again. */
-  readonly onMessage: (message: ChannelMessage) => boolean;
+  readonly _onMessage: (message: ChannelMessage) => boolean;
 }
 
 /** Follows a channel. Returns a function that ends it. */
-export function follow<Page>(client: WebSocketClient, { channelOf, reset, load, onPage, onError, onMessage }: Follower<Page>): () => void {
+export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset: reset, _load: load, _onPage: onPage, onError, _onMessage: onMessage }: Follower<Page>): () => void {
   let unsubscribe: (() => void) | undefined;
   // `null`: not known yet, other than a connection without a channel.
   let channel: string | null | undefined = null;
@@ -70,13 +70,14 @@ export function follow<Page>(client: WebSocketClient, { channelOf, reset, load, 
     if (state.status !== "connected") {
       return;
     }
-    const next = channelOf(state.welcome.userId);
+    const { userId } = state.welcome;
+    const next = fixed ?? (userId && `user:${userId}`);
     if (next !== channel) {
       unsubscribe?.();
       meanwhile = undefined;
       channel = next;
       isStale = true;
-      reset(next);
+      reset?.(next);
       unsubscribe = next ? client.subscribe(next, receive, onError && { onError }) : undefined;
     }
     if (next) {

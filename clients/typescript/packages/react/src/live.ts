@@ -14,21 +14,21 @@ const LINGER_MS = 500;
 export type Show<T> = (compute: () => T) => void;
 
 interface Entry {
-  shown: unknown;
-  readonly listeners: Set<() => void>;
+  _shown: unknown;
+  readonly _listeners: Set<() => void>;
   /** Ends the work. */
-  readonly stop: () => void;
-  timer: ReturnType<typeof setTimeout> | undefined;
+  readonly _stop: () => void;
+  _timer: ReturnType<typeof setTimeout> | undefined;
 }
 
 /** The live values of one client, by key. */
 export interface LiveValues {
   /** The value that components show now. Reading starts nothing: React may drop a render. */
-  readonly read: <T>(key: string, initial: T) => T;
+  readonly _read: <T>(key: string, initial: T) => T;
   /** Keeps a value current for `listener`. `start` returns what ends the work. Returns a function that ends it for this listener. */
-  readonly watch: <T>(key: string, initial: T, start: (show: Show<T>) => () => void, listener: () => void) => () => void;
+  readonly _watch: <T>(key: string, initial: T, start: (show: Show<T>) => () => void, listener: () => void) => () => void;
   /** Ends all work at once. */
-  readonly stopAll: () => void;
+  readonly _stopAll: () => void;
 }
 
 /** Creates the live values of one client. */
@@ -40,9 +40,9 @@ export function liveValues(): LiveValues {
     let newest: () => T;
     const commit = (): void => {
       const next = newest();
-      if (entry.shown !== next) {
-        entry.shown = next;
-        for (const listener of [...entry.listeners]) {
+      if (entry._shown !== next) {
+        entry._shown = next;
+        for (const listener of [...entry._listeners]) {
           listener();
         }
       }
@@ -51,30 +51,30 @@ export function liveValues(): LiveValues {
       newest = compute;
       nextFrame(commit);
     });
-    const entry: Entry = { shown, listeners: new Set(), stop, timer: undefined };
+    const entry: Entry = { _shown: shown, _listeners: new Set(), _stop: stop, _timer: undefined };
     return entry;
   };
-  const end = (key: string, { timer, stop }: Entry): void => {
+  const end = (key: string, { _timer: timer, _stop: stop }: Entry): void => {
     clearTimeout(timer);
     entries.delete(key);
     stop();
   };
 
   return {
-    read: <T>(key: string, initial: T) => (entries.get(key)?.shown ?? initial) as T,
-    watch(key, initial, start, listener) {
+    _read: <T>(key: string, initial: T) => (entries.get(key)?._shown ?? initial) as T,
+    _watch(key, initial, start, listener) {
       const entry = entries.get(key) ?? open(initial, start);
       entries.set(key, entry);
-      entry.listeners.add(listener);
-      clearTimeout(entry.timer);
+      entry._listeners.add(listener);
+      clearTimeout(entry._timer);
       return () => {
-        entry.listeners.delete(listener);
-        if (!entry.listeners.size && entries.get(key) === entry) {
-          entry.timer = setTimeout(end, LINGER_MS, key, entry);
+        entry._listeners.delete(listener);
+        if (!entry._listeners.size && entries.get(key) === entry) {
+          entry._timer = setTimeout(end, LINGER_MS, key, entry);
         }
       };
     },
-    stopAll() {
+    _stopAll() {
       for (const [key, entry] of entries) {
         end(key, entry);
       }

@@ -79,20 +79,19 @@ function start(client: WebSocketClient, showNext: Show<Notifications>): () => vo
   };
   show();
   return follow(client, {
-    channelOf: (userId) => userId && `user:${userId}`,
-    reset: () => {
+    _reset: () => {
       inbox = EMPTY;
       unconfirmed = new Set();
       show();
     },
-    load: () => client.request("notifications", { limit: PAGE_ITEMS }),
-    onPage: (page, meanwhile) => {
+    _load: () => client.request("notifications", { limit: PAGE_ITEMS }),
+    _onPage: (page, meanwhile) => {
       inbox = meanwhile.reduce((before, message) => apply(before, message) ?? before, firstPage(page));
       show();
     },
     // Refused only on the first connection of another user, before the subscription ends.
     onError: () => undefined,
-    onMessage: (message) => {
+    _onMessage: (message) => {
       const next = apply(inbox, message);
       inbox = next ?? inbox;
       show();
@@ -103,9 +102,9 @@ function start(client: WebSocketClient, showNext: Show<Notifications>): () => vo
 
 const INBOX: readonly [Source<Notifications>] = [
   {
-    key: "inbox",
-    initial: { notifications: [], unreadCount: 0, markAsRead: notStarted, markAllRead: notStarted, dismiss: notStarted },
-    start,
+    _key: "inbox",
+    _initial: { notifications: [], unreadCount: 0, markAsRead: notStarted, markAllRead: notStarted, dismiss: notStarted },
+    _start: start,
   },
 ];
 

@@ -63,7 +63,8 @@ export interface Market {
   readonly error: TidewireError | undefined;
 }
 
-const MARKET = [channelSource("market:overview", (message) => (message.type === "market_overview" ? message.data : undefined))];
+// Pure: an application without this hook drops it, although all hooks are one file.
+const MARKET = [/* @__PURE__ */ channelSource("market:overview", (message) => (message.type === "market_overview" ? message.data : undefined))];
 
 /** Market capitalisation, volume, dominance, movers and recent trades. `initial` is shown until newer data arrives. */
 export function useMarketOverview(initial?: MarketOverview): Market {

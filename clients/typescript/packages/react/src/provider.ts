@@ -41,22 +41,22 @@ export function WebSocketProvider({ url, options, client, onError, children }: W
   }, [address]);
 
   useEffect(() => {
-    session.client().setOptions(options ?? {});
+    session._client().setOptions(options ?? {});
   }, [session, options]);
 
-  useEffect(() => onError && session.client().on("error", onError), [session, onError]);
+  useEffect(() => onError && session._client().on("error", onError), [session, onError]);
 
   useEffect(() => {
-    session.mounts += 1;
-    session.client().connect();
+    session._mounts += 1;
+    session._client().connect();
     return () => {
-      session.mounts -= 1;
+      session._mounts -= 1;
       // StrictMode and hot reload unmount and mount again in one task: the connection stays.
       setTimeout(() => {
-        if (session.mounts === 0) {
-          session.values.stopAll();
+        if (session._mounts === 0) {
+          session._values._stopAll();
           if (typeof address === "string") {
-            session.client().disconnect();
+            session._client().disconnect();
           }
         }
       });

@@ -6,20 +6,20 @@ import { type LiveValues, liveValues, type Show } from "./live.ts";
 /** A client and its live values. */
 export interface Session {
   /** Returns the client. The first call creates it: effects and handlers call it, so that a render on a server never does. */
-  readonly client: () => WebSocketClient;
-  readonly values: LiveValues;
+  readonly _client: () => WebSocketClient;
+  readonly _values: LiveValues;
   /** Mounted providers of this session. */
-  mounts: number;
+  _mounts: number;
 }
 
 /** Creates a session. */
 export function openSession(create: () => WebSocketClient): Session {
   let client: WebSocketClient | undefined;
-  return { client: () => (client ??= create()), values: liveValues(), mounts: 0 };
+  return { _client: () => (client ??= create()), _values: liveValues(), _mounts: 0 };
 }
 
 /** The session of the nearest `WebSocketProvider`. */
-export const SessionContext = createContext<Session | undefined>(undefined);
+export const SessionContext = /* @__PURE__ */ createContext<Session | undefined>(undefined);
 
 function useSession(): Session {
   const session = useContext(SessionContext);
@@ -34,17 +34,17 @@ function useSession(): Session {
  * your own. Throws without a provider.
  */
 export function useClient(): WebSocketClient {
-  return useSession().client();
+  return useSession()._client();
 }
 
 /** A kind of live value: how it begins, and the work that keeps it current. Sources of one key are the same. */
 export interface Source<T> {
   /** Names the value among all of a session. */
-  readonly key: string;
+  readonly _key: string;
   /** The value before the work has a result. A server renders it, and so does hydration. */
-  readonly initial: T;
+  readonly _initial: T;
   /** Starts the work. Returns a function that ends it. */
-  readonly start: (client: WebSocketClient, show: Show<T>) => () => void;
+  readonly _start: (client: WebSocketClient, show: Show<T>) => () => void;
 }
 
 /**
@@ -54,25 +54,25 @@ export interface Source<T> {
 export function useSources<T, Part = T>(sources: readonly Source<T>[], select: (value: T) => Part = (value) => value as unknown as Part): readonly Part[] {
   const session = useSession();
   const [subscribe, read, readInitial] = useMemo(() => {
-    const { client, values } = session;
+    const { _client: client, _values: values } = session;
     /** Returns the same list while its items are the same. */
     const list = (valueOf: (key: string, initial: T) => T): (() => readonly Part[]) => {
       let last: readonly Part[] | undefined;
       return () => {
-        const next = sources.map(({ key, initial }) => select(valueOf(key, initial)));
+        const next = sources.map(({ _key: key, _initial: initial }) => select(valueOf(key, initial)));
         return last && next.every((item, index) => item === last?.[index]) ? last : (last = next);
       };
     };
     return [
       (listener: () => void) => {
-        const stops = sources.map(({ key, initial, start }) => values.watch(key, initial, (show: Show<T>) => start(client(), show), listener));
+        const stops = sources.map(({ _key: key, _initial: initial, _start: start }) => values._watch(key, initial, (show: Show<T>) => start(client(), show), listener));
         return () => {
           for (const stop of stops) {
             stop();
           }
         };
       },
-      list(values.read),
+      list(values._read),
       list((_key, initial) => initial),
     ] as const;
     // `select` is the same function for one hook.

@@ -1,5 +1,5 @@
 /** Values of channels: the newest data of one, or why there is none. */
-import type { ChannelMessage, TidewireError } from "@tidewire/client";
+import type { ChannelMessage, TidewireError, WebSocketClient } from "@tidewire/client";
 import { useRefusal } from "./connection.ts";
 import { type Source, useSources } from "./session.ts";
 
@@ -12,28 +12,36 @@ export interface Value<T> {
 /** Neither data nor an error so far. */
 export const NOTHING: Value<never> = {};
 
-/** The newest message of a channel for which `pick` returns something. */
-export function channelSource<T>(channel: string, pick: (message: ChannelMessage) => T | undefined, key = channel): Source<Value<T>> {
+/** A value that `start` sets. Without new data, the data stays. */
+export function valueSource<T>(key: string, start: (client: WebSocketClient, set: (data?: T, error?: TidewireError) => void) => () => void): Source<Value<T>> {
   return {
-    key,
-    initial: NOTHING,
-    start(client, show) {
+    _key: key,
+    _initial: NOTHING,
+    _start(client, show) {
       let data: T | undefined;
-      return client.subscribe(
-        channel,
-        (message) => {
-          const value = { data: (data = pick(message) ?? data) };
-          show(() => value);
-        },
-        {
-          onError: (error) => {
-            const value = { data, error };
-            show(() => value);
-          },
-        },
-      );
+      return start(client, (next = data, error) => {
+        const value = { data: (data = next), error };
+        show(() => value);
+      });
     },
   };
+}
+
+/** The newest message of a channel for which `pick` returns something. */
+export function channelSource<T>(channel: string, pick: (message: ChannelMessage) => T | undefined, key = channel): Source<Value<T>> {
+  return valueSource(key, (client, set) =>
+    client.subscribe(
+      channel,
+      (message) => {
+        set(pick(message));
+      },
+      {
+        onError: (error) => {
+          set(undefined, error);
+        },
+      },
+    ),
+  );
 }
 
 /** A value as a component sees it. */

@@ -61,15 +61,14 @@ function add(updates: Updates, message: ChannelMessage | HistoryItem, replayed: 
 function walletSource(address: string): Source<Updates> {
   const channel = `wallet:${address.toLowerCase()}`;
   return {
-    key: channel,
-    initial: NONE,
-    start(client, show) {
+    _key: channel,
+    _initial: NONE,
+    _start(client, show) {
       let updates = NONE;
       return follow(client, {
-        channelOf: () => channel,
-        reset: () => undefined,
-        load: () => client.request("history", { channel, limit: MAX_UPDATES }),
-        onPage: ({ seq, messages }, meanwhile) => {
+        _channel: channel,
+        _load: () => client.request("history", { channel, limit: MAX_UPDATES }),
+        _onPage: ({ seq, messages }, meanwhile) => {
           updates = messages.reduce((all, item) => add(all, item, true), NONE);
           for (const message of meanwhile) {
             if ((message.seq ?? 0) > seq) {
@@ -78,7 +77,7 @@ function walletSource(address: string): Source<Updates> {
           }
           show(() => updates);
         },
-        onMessage: (message) => {
+        _onMessage: (message) => {
           updates = add(updates, message, !!message.replayed);
           show(() => updates);
           return true;

@@ -7,8 +7,8 @@ import { rolldown } from "rolldown";
 import { beforeAll, describe, expect, it } from "vitest";
 
 const PACKAGES = fileURLToPath(new URL("../..", import.meta.url));
-/** Bytes of the hooks, minified and gzipped with the client, beyond those of the client alone. */
-const MAX_BYTES = 3_495;
+/** Bytes of the hooks and the client, minified and gzipped. Lower them when the code gets smaller. */
+const MAX_BYTES = 11_331;
 const LIMIT = 120_000;
 
 /** Everything reachable from the root of a package, minified and gzipped. React is external. */
@@ -37,9 +37,9 @@ describe("the package", () => {
   }, LIMIT);
 
   it("is small", { timeout: LIMIT }, async () => {
-    const [client, both] = [await gzippedSize("client"), await gzippedSize("react")];
-    console.log(`gzipped: client ${String(client)} bytes, with hooks ${String(both)} bytes`);
-    expect(both - client).toBeLessThanOrEqual(MAX_BYTES);
+    const bytes = await gzippedSize("react");
+    console.log(`gzipped, with the client: ${String(bytes)} bytes`);
+    expect(bytes).toBeLessThanOrEqual(MAX_BYTES);
   });
 
   it("has nothing for publint to say", { timeout: LIMIT }, async () => {
