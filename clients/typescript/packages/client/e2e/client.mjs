@@ -4,23 +4,20 @@
 //
 //     node e2e/client.mjs PATH_OF_THE_TIDEWIRE_BINARY
 import { createServer } from "node:http";
+import { fileURLToPath } from "node:url";
 import { devices } from "playwright-core";
 import { rolldown } from "rolldown";
 import { assert, check, failed, openBrowser, until } from "../../console/e2e/harness.mjs";
 import { startServer } from "../../console/e2e/server.mjs";
+import { compile, filesOf } from "../scripts/compile.mjs";
 
-const ENTRY = "virtual:entry";
+const ENTRY = "entry.js";
 
-/** The client and its tabs as one script, which puts them in `window.tidewire`. */
+/** The client and its tabs as one script, which puts them in `window.tidewire`. As published: what tests on the sources do not see. */
 async function bundle() {
-  const source = (path) => JSON.stringify(new URL(`../src/${path}`, import.meta.url).pathname);
-  const entry = {
-    name: "entry",
-    resolveId: (id) => (id === ENTRY ? id : undefined),
-    load: (id) =>
-      id === ENTRY ? `import * as client from ${source("index.ts")}; import * as tabs from ${source("tabs/index.ts")}; window.tidewire = { ...client, ...tabs };` : undefined,
-  };
-  const built = await rolldown({ input: ENTRY, plugins: [entry] });
+  const files = await compile(fileURLToPath(new URL("..", import.meta.url)));
+  files.set(ENTRY, `import * as client from "./index.js"; import * as tabs from "./tabs/index.js"; window.tidewire = { ...client, ...tabs };`);
+  const built = await rolldown({ input: ENTRY, plugins: [filesOf(files)] });
   const { output } = await built.generate({ format: "iife" });
   return output[0].code;
 }

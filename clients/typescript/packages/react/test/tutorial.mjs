@@ -70,7 +70,7 @@ async function openPage(vite, options) {
 }
 
 for (const name of ["client", "react"]) {
-  execFileSync("npx", ["tsc", "-p", `packages/${name}/tsconfig.build.json`], { cwd: ROOT });
+  execFileSync("npm", ["run", "build", "--silent", "--workspace", `@tidewire/${name}`], { cwd: ROOT });
 }
 const ticker = await serve("ticker", "packages/react/README.md");
 const { browser, page } = await openPage(ticker);

@@ -1,0 +1,53 @@
+/**
+ * Compiler of a package's JavaScript: one file for each entry, and those that entries share.
+ *
+ * A build of an application minifies what it gets, and two things remain that it can not do: it does not know which
+ * properties nobody else reads, and it keeps a function of its own for what is called once. Both are done here, over
+ * all of a package. A property whose name begins with `_` gets a short one.
+ */
+import { readFileSync } from "node:fs";
+import { join, posix } from "node:path";
+import { rolldown } from "rolldown";
+import { minify } from "terser";
+
+/** A plugin of Rolldown that bundles the files of this package for browsers, by their path in `dist`. */
+export function filesOf(files) {
+  return {
+    name: "package",
+    resolveId: (id, importer) => (id === "#runtime" ? "runtime/default.js" : files.get(id) ? id : posix.join(posix.dirname(importer ?? ""), id)),
+    load: (id) => files.get(id),
+  };
+}
+
+/** Compiles the package in a folder. Returns its files by their path in `dist`. */
+export async function compile(root) {
+  const { exports, imports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const sources = [...JSON.stringify({ exports, imports }).matchAll(/"tidewire:source":"\.\/src\/([^"]+)\.ts"/g)].map(([, name]) => name);
+  const bundle = await rolldown({
+    input: Object.fromEntries(sources.map((name) => [name, join(root, "src", `${name}.ts`)])),
+    // `#runtime` stays: the application's bundler or runtime chooses it.
+    external: /^[^./]/,
+    logLevel: "silent",
+  });
+  const { output } = await bundle.generate({ dir: join(root, "dist"), format: "es", sourcemap: true, chunkFileNames: "shared/[name].js" });
+  const files = new Map();
+  let props;
+  for (const { type, fileName, code, map } of output) {
+    if (type === "chunk") {
+      // A property has one name in all files.
+      const nameCache = { props };
+      const result = await minify(code, {
+        module: true,
+        ecma: 2022,
+        compress: { passes: 4, directives: false, sequences: false, join_vars: false },
+        mangle: { properties: { regex: /^_[a-z]/ } },
+        nameCache,
+        format: { beautify: true, preserve_annotations: true },
+        sourceMap: { content: JSON.stringify(map), url: `${fileName.split("/").at(-1)}.map` },
+      });
+      ({ props } = nameCache);
+      files.set(fileName, result.code).set(`${fileName}.map`, result.map);
+    }
+  }
+  return files;
+}
