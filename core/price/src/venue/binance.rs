@@ -78,6 +78,9 @@ struct BinanceEventKind<'a> {
 
 #[derive(Deserialize)]
 struct BinanceTrade<'a> {
+    /// Read already. It is here so that an event with two kinds is a fault.
+    #[serde(rename = "e")]
+    _kind: Option<IgnoredAny>,
     #[serde(borrow)]
     s: Cow<'a, str>,
     /// The number of a single trade.
@@ -104,6 +107,9 @@ struct BinanceAggregateId {
 
 #[derive(Deserialize)]
 struct BinanceTicker<'a> {
+    /// Read already. It is here so that an event with two kinds is a fault.
+    #[serde(rename = "e")]
+    _kind: Option<IgnoredAny>,
     #[serde(borrow)]
     s: Cow<'a, str>,
     #[serde(borrow)]
@@ -128,6 +134,9 @@ struct BinanceTicker<'a> {
 
 #[derive(Deserialize)]
 struct BinanceBookTicker<'a> {
+    /// Read already. It is here so that an event with two kinds is a fault.
+    #[serde(rename = "e")]
+    _kind: Option<IgnoredAny>,
     #[serde(borrow)]
     s: Cow<'a, str>,
     #[serde(borrow)]
@@ -330,6 +339,8 @@ mod tests {
             let frame = TRADE.replace(from, to);
             assert_eq!(testing::trade(KIND, &frame), expected, "{frame}");
         }
+        let twice = TRADE.replace(kind, r#""e":"trade","e":"trade","#);
+        assert_eq!(fault(KIND, &twice), FaultKind::WrongType);
         let last = TRADE.replace(kind, "").replace("}}", r#","e":"trade"}}"#);
         assert_eq!(testing::trade(KIND, &last), expected);
     }
