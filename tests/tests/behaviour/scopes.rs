@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tidewire_tests::{Server, Token};
 
-/// Who may make a call.
+/// The callers that may make a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Right {
     /// The scope `service`, also on loopback.
