@@ -48,6 +48,7 @@ pub(crate) struct Alerts {
     config: AlertConfig,
     sink: Arc<ChannelSink>,
     catalog: SharedCatalog,
+    prices: PriceEngine,
     watches: Arc<TransactionWatches>,
     engine: EngineSlot,
     opening: Option<Opening>,
@@ -70,7 +71,6 @@ impl Alerts {
         };
         service.set_absence("the rules are being loaded".to_owned());
         let engine = server.chain_tap.engine();
-        listen(&server.prices, &engine);
         let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
         server.chain_tap.set_watches(watches.clone());
         let chains = server.config.chain.iter().map(|chain| chain.id).collect();
@@ -85,6 +85,7 @@ impl Alerts {
                 watches.clone(),
             )),
             catalog: Arc::new(EngineCatalog::new(server.prices.symbols(), chains)),
+            prices: server.prices.clone(),
             watches,
             engine,
             opening: None,
@@ -123,6 +124,7 @@ impl Alerts {
                     if self.failure.take().is_some() {
                         tracing::info!("alerts are available again");
                     }
+                    listen(&self.prices, engine.clone());
                     self.service.set_engine(engine.clone());
                     let _ = self.engine.set(engine);
                     self.tasks = Some(tasks);
@@ -171,11 +173,10 @@ impl Alerts {
     }
 }
 
-/// Passes each published price on.
-fn listen(prices: &PriceEngine, engine: &EngineSlot) {
-    let engine = engine.clone();
+/// Passes each published price on. Those of symbols whose price was published while the rules were
+/// loaded are the first: it may be long before they change.
+fn listen(prices: &PriceEngine, engine: AlertEngine) {
     prices.on_price(move |tick| {
-        let Some(engine) = engine.get() else { return };
         let symbol = tick.symbol.as_str();
         match tick.stale {
             true => engine.stale(symbol),

@@ -408,8 +408,9 @@ impl PriceEngine {
         self.time.set_playing(false);
     }
 
-    /// Calls `listener` with each price of `prices:{SYMBOL}` as it is published. The engine waits
-    /// meanwhile: the listener must be quick, and must not call the engine.
+    /// Calls `listener` with the last price of each `prices:{SYMBOL}`, then with each as it is
+    /// published. The engine waits meanwhile: the listener must be quick, and must not call the
+    /// engine.
     pub fn on_price(&self, listener: impl Fn(&PriceTick<'_>) + Send + Sync + 'static) {
         self.aggregator.lock().on_price(Box::new(listener));
     }

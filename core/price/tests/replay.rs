@@ -420,6 +420,17 @@ async fn listeners_receive_published_prices() {
         Some(support::price(&price)),
         published.last().map(|(price, _)| price.as_str())
     );
+    // A listener that comes late begins with the last price.
+    let late = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let own = late.clone();
+    engine.on_price(move |tick| {
+        if tick.symbol.as_str() == "BTC-USD" {
+            own.lock()
+                .push((tick.price.normalize().to_string(), tick.stale));
+        }
+    });
+    assert_eq!(late.lock().last(), published.last());
+    assert_eq!(late.lock().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

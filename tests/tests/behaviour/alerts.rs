@@ -1,6 +1,7 @@
 //! Alerts: rules and fires on all transports, delivery, permissions, limits and failures.
 
 mod durability;
+mod loading;
 mod prices;
 mod requests;
 

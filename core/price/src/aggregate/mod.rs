@@ -502,6 +502,9 @@ impl Aggregator {
 
     /// Adds a callback for published prices.
     pub(crate) fn on_price(&mut self, listener: Listener) {
+        for symbol in &self.symbols {
+            symbol.repeat(&listener, &self.sources);
+        }
         self.listeners.push(listener);
     }
 

@@ -167,7 +167,19 @@ impl SymbolState {
     /// Calls the listeners with the last publication.
     pub(super) fn notify(&mut self, listeners: &[Listener], sources: &[SourceStatus]) {
         let traded = self.traded.take();
-        let Some(published) = self.published.as_ref().filter(|_| !listeners.is_empty()) else {
+        if !listeners.is_empty() {
+            self.call(listeners, sources, traded);
+        }
+    }
+
+    /// Calls a new listener with the last publication, if there is one. The volume traded before is
+    /// for the other listeners.
+    pub(super) fn repeat(&self, listener: &Listener, sources: &[SourceStatus]) {
+        self.call(std::slice::from_ref(listener), sources, None);
+    }
+
+    fn call(&self, listeners: &[Listener], sources: &[SourceStatus], traded: Option<Decimal>) {
+        let Some(published) = &self.published else {
             return;
         };
         let names: SmallVec<[&str; 8]> = self
