@@ -2,16 +2,19 @@
 //!
 //! [`NotificationSummary`] stands for the pushes of a user's channel while a device was away. Its
 //! `items` are the newest notifications, oldest first, as they are at the end: read ones are
-//! marked, and dismissed or replaced ones left out. `read` and `dismissed` name the older ones that
-//! were read, and those that were dismissed or replaced, so that nothing is lost. The count is that
-//! of the last push: each push brings one.
+//! marked, and dismissed or replaced ones left out. `read` names the older ones that were read, and
+//! `dismissed` all that were dismissed or replaced, since a device may have them from a list. The
+//! count is that of the last push: each push brings one.
 //!
 //! # Worked example
 //! A device has the notification A and a count of 1. While it is away, B (2), C (3), `read` of A
 //! and B (1) and D (2) are pushed. Its batch has the items B (read), C and D, `read` with the id of
 //! A, and a count of 2.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tidewire_proto::{
     prost::Message as _,
@@ -54,8 +57,8 @@ struct Sum {
     items: BTreeMap<String, Notification>,
     /// Receipts of notifications that are not in `items`.
     read: ReadReceipt,
-    /// Removed notifications that are not in `items`.
-    dismissed: Vec<String>,
+    /// Removed notifications.
+    dismissed: BTreeSet<String>,
     /// The newest count, once a push brought one.
     unread_count: Option<u64>,
 }
@@ -99,12 +102,12 @@ impl Sum {
         self.items.insert(item.id.clone(), item);
     }
 
-    /// Removes notifications. Those that are not in `items` may be on the device.
+    /// Removes notifications. The device may have them, also those of `items`: a list has a
+    /// notification before it is pushed.
     fn remove(&mut self, ids: &[String]) {
         for id in ids {
-            if self.items.remove(id).is_none() {
-                self.dismissed.push(id.clone());
-            }
+            self.items.remove(id);
+            self.dismissed.insert(id.clone());
         }
     }
 
@@ -148,7 +151,7 @@ impl Sum {
                 ..read
             }),
             dismissed: (!self.dismissed.is_empty()).then_some(Dismissed {
-                ids: self.dismissed,
+                ids: self.dismissed.into_iter().collect(),
                 unread_count,
             }),
             next: None,
@@ -278,16 +281,23 @@ mod tests {
             keyed("e", &[], 2),
         ]);
         assert_eq!(items(&batch), [("d", false), ("e", false)]);
-        assert_eq!(batch.dismissed.unwrap().ids, ["a"]);
+        // The device may have b and c from a list, which has a notification before it is pushed.
+        assert_eq!(batch.dismissed.unwrap().ids, ["a", "b", "c"]);
         assert_eq!(batch.unread_count, 2);
         // The device has the one that was replaced, also if the newer one was dismissed.
-        for events in [
-            vec![keyed("b", &["a"], 1)],
-            vec![keyed("b", &["a"], 1), dismissed(&["b"], 0)],
-            vec![keyed("b", &["a"], 1), keyed("c", &["b"], 1)],
+        for (events, ids) in [
+            (vec![keyed("b", &["a"], 1)], &["a"][..]),
+            (
+                vec![keyed("b", &["a"], 1), dismissed(&["b"], 0)],
+                &["a", "b"],
+            ),
+            (
+                vec![keyed("b", &["a"], 1), keyed("c", &["b"], 1)],
+                &["a", "b"],
+            ),
         ] {
             let batch = sum(events);
-            assert_eq!(batch.dismissed.unwrap().ids, ["a"]);
+            assert_eq!(batch.dismissed.unwrap().ids, ids);
             assert!(batch.items.iter().all(|item| item.replaces.is_empty()));
         }
     }

@@ -110,7 +110,7 @@ async fn a_summary_has_what_was_read_and_dismissed(transport: Transport) {
     assert_eq!(batch["read"], json!({"ids": [ids[0]], "unreadCount": 2}));
     assert_eq!(
         batch["dismissed"],
-        json!({"ids": [ids[1]], "unreadCount": 2})
+        json!({"ids": [ids[1], ids[4]], "unreadCount": 2})
     );
     assert_eq!(batch["next"], Value::Null);
     // The history is as it was.
