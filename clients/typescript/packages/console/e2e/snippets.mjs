@@ -56,6 +56,8 @@ export async function checkSnippets(open, server) {
   await check("the snippets request the sources and the candles of a symbol", async () => {
     await go("prices/ETH-USD");
     await page.locator("tr[data-source]").first().waitFor();
+    // A chart that comes meanwhile moves what is below it away from the pointer.
+    await page.locator(".uplot").first().waitFor();
     await inShell(await copy("the sources of ETH-USD", "curl"), /"symbol":"ETH-USD"[^]*"sourceDetails"/);
     await inNode(await copy("the sources of ETH-USD", "TypeScript"), /symbol: 'ETH-USD'[^]*sourceDetails/);
     await inPython(await copy("the candles of ETH-USD", "Python"), /"items":\[\{"symbol":"ETH-USD","interval":"1m"/);
