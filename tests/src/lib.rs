@@ -12,6 +12,7 @@
 
 pub mod client;
 mod deadline;
+mod endpoint;
 pub mod faulty_node;
 pub mod identity_provider;
 mod link;
@@ -20,12 +21,14 @@ pub mod node;
 mod program;
 mod redis;
 mod server;
+mod stop;
 pub mod tls;
 mod token;
 pub mod venue;
 
 pub use client::{Client, Refusal, Transport};
 pub use deadline::{eventually, within};
+pub use endpoint::{Endpoint, HttpResponse};
 pub use faulty_node::FaultyNode;
 pub use identity_provider::IdentityProvider;
 pub use link::Link;
@@ -33,7 +36,7 @@ pub use message::{Close, Message};
 pub use node::Node;
 pub use program::Program;
 pub use redis::{RedisSentinel, RedisServer};
-pub use server::{HttpResponse, Server, ServerBuilder, binary, command, interrupt, refused_start};
+pub use server::{Server, ServerBuilder, binary, command, interrupt, refused_start};
 pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};
 

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{eventually, within};
+use crate::{eventually, stop::stop, within};
 
 /// A server of Redis. Dropping it kills the process.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl RedisServer {
     /// # Panics
     /// The process has ended.
     pub fn pause(&self) {
-        kill_process(self.pid(), Signal::STOP).expect("a signal can be sent");
+        stop(self.pid());
     }
 
     /// Lets a paused process go on.
@@ -171,17 +171,21 @@ pub struct RedisSentinel {
 
 impl RedisSentinel {
     /// Starts a sentinel that is alone, so that its word is enough for a failover.
+    pub async fn start(master: &RedisServer) -> Self {
+        Self::watch(master.port(), 1).await
+    }
+
+    /// Starts a sentinel of a master on this port. A failover needs `quorum` of them.
     ///
     /// # Panics
     /// There is no program `redis-server`, or it does not start.
-    pub async fn start(master: &RedisServer) -> Self {
+    pub async fn watch(master: u16, quorum: usize) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
         let folder = TempDir::new().expect("a temporary folder");
-        let master = master.port();
         let text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor tidewire 127.0.0.1 {master} 1\n\
+            "port {port}\nbind 127.0.0.1\nsentinel monitor tidewire 127.0.0.1 {master} {quorum}\n\
              sentinel down-after-milliseconds tidewire 1000\nsentinel failover-timeout tidewire 10000\n"
         );
         let file = folder.path().join("sentinel.conf");
@@ -220,6 +224,27 @@ impl RedisSentinel {
     pub async fn command(&self, arguments: &[&str]) -> String {
         let answer = self.try_command(arguments).await;
         answer.unwrap_or_else(|| panic!("no answer to {arguments:?}"))
+    }
+
+    /// The port of the master that it names.
+    ///
+    /// # Panics
+    /// It names none.
+    pub async fn master(&self) -> u16 {
+        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "tidewire"];
+        let answer = self.command(&question).await;
+        let port = answer.lines().last().and_then(|port| port.parse().ok());
+        port.unwrap_or_else(|| panic!("{answer:?} names no master"))
+    }
+
+    /// Stops the process without ending it.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        self.process.resume();
     }
 
     async fn try_command(&self, arguments: &[&str]) -> Option<String> {

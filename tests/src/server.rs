@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     env,
     fmt::Write as _,
-    net::SocketAddr,
+    ops::Deref,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
@@ -13,7 +13,6 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 #[cfg(target_os = "linux")]
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
-use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -21,7 +20,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{SECRET, eventually, http_client, tls::Authority, within};
+use crate::{Endpoint, SECRET, stop::stop, tls::Authority, within};
 
 /// Returns the path of the binary: `TIDEWIRE_BIN`, or the binary built beside the tests.
 ///
@@ -244,15 +243,13 @@ impl ServerBuilder {
         let log = collect_log(&mut child);
         let mut server = Server {
             child,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            endpoint: Endpoint::new(([127, 0, 0, 1], 0).into(), authority),
             log,
             folder,
-            http: http_client(authority.as_ref()),
-            authority,
         };
         let line = server.log_line("listens on http").await;
         let address = line.rsplit("://").next().unwrap_or_default().trim();
-        server.address = address
+        server.endpoint.address = address
             .parse()
             .unwrap_or_else(|_| panic!("no address in {line:?}"));
         // With another certificate, this client cannot send requests.
@@ -281,44 +278,16 @@ fn collect_log(child: &mut Child) -> watch::Receiver<Vec<String>> {
 #[derive(Debug)]
 pub struct Server {
     child: Child,
-    address: SocketAddr,
+    endpoint: Endpoint,
     log: watch::Receiver<Vec<String>>,
     folder: TempDir,
-    http: reqwest::Client,
-    authority: Option<Authority>,
 }
 
-/// An HTTP response.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpResponse {
-    /// The status.
-    pub status: u16,
-    /// The media type.
-    pub content_type: String,
-    /// The body.
-    pub body: String,
-}
+impl Deref for Server {
+    type Target = Endpoint;
 
-impl HttpResponse {
-    /// Parses the body as JSON.
-    ///
-    /// # Panics
-    /// The body is not JSON.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{} is not JSON", self.body))
-    }
-
-    async fn of(response: reqwest::Response) -> Self {
-        let content_type = response.headers().get("content-type");
-        Self {
-            status: response.status().as_u16(),
-            content_type: content_type
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
-                .to_owned(),
-            body: response.text().await.expect("a body"),
-        }
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
     }
 }
 
@@ -334,42 +303,6 @@ impl Server {
         Self::builder().start().await
     }
 
-    /// Returns the address it listens on.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Returns the HTTP URL of a path.
-    #[must_use]
-    pub fn url(&self, path: &str) -> String {
-        let scheme = if self.authority.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!("{scheme}://{}{path}", self.address)
-    }
-
-    /// Returns the authority of the server's certificate, if
-    /// [`ServerBuilder::with_tls`] made one.
-    #[must_use]
-    pub fn authority(&self) -> Option<&Authority> {
-        self.authority.as_ref()
-    }
-
-    /// Builds an HTTP client with connections of its own.
-    #[must_use]
-    pub fn new_http(&self) -> reqwest::Client {
-        http_client(self.authority())
-    }
-
-    /// Returns the HTTP client.
-    #[must_use]
-    pub fn http(&self) -> &reqwest::Client {
-        &self.http
-    }
-
     /// Returns the working folder of the server.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -383,85 +316,6 @@ impl Server {
     #[must_use]
     pub fn pid(&self) -> Pid {
         pid(&self.child)
-    }
-
-    /// Gets a path.
-    ///
-    /// # Panics
-    /// No response comes.
-    pub async fn get(&self, path: &str) -> HttpResponse {
-        self.send(self.http.get(self.url(path))).await
-    }
-
-    /// Sends a request.
-    ///
-    /// # Panics
-    /// No response comes.
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> HttpResponse {
-        within("an answer over HTTP", async {
-            HttpResponse::of(request.send().await.expect("an answer")).await
-        })
-        .await
-    }
-
-    /// Calls a unary RPC with JSON. `method` is, for example, `StreamService/Publish`.
-    pub async fn call(&self, method: &str, token: Option<&str>, body: &Value) -> HttpResponse {
-        let mut request = self
-            .http
-            .post(self.url(&format!("/v1/rpc/{method}")))
-            .json(body);
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        self.send(request).await
-    }
-
-    /// Publishes with the service scope, and returns the JSON response.
-    ///
-    /// # Panics
-    /// The server refuses.
-    pub async fn publish(&self, channel: &str, data: Value) -> Value {
-        let body = serde_json::json!({"channel": channel, "data": data});
-        let answer = self
-            .call(
-                "StreamService/Publish",
-                Some(&crate::Token::service()),
-                &body,
-            )
-            .await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.json()
-    }
-
-    /// Sums a metric over all label sets that contain `label`.
-    pub async fn metric(&self, name: &str, label: &str) -> f64 {
-        let metrics = self.get("/metrics").await.body;
-        let values = metrics.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && line.contains(label)
-        });
-        values
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-
-    /// Waits until a metric, summed as by [`metric`](Self::metric), has a value that
-    /// `is_reached` accepts. Returns the value.
-    ///
-    /// # Panics
-    /// No such value comes.
-    pub async fn metric_until(
-        &self,
-        name: &str,
-        label: &str,
-        is_reached: impl Fn(f64) -> bool,
-    ) -> f64 {
-        let what = format!("a value of {name}{{{label}}}");
-        eventually(what, async || {
-            Some(self.metric(name, label).await).filter(|value| is_reached(*value))
-        })
-        .await
     }
 
     /// Waits for a log line that contains `text`.
@@ -517,7 +371,7 @@ impl Server {
     /// # Panics
     /// The process has ended.
     pub fn pause(&self) {
-        kill_process(self.pid(), Signal::STOP).expect("a signal can be sent");
+        stop(self.pid());
     }
 
     /// Lets a paused process go on.

@@ -11,25 +11,28 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
 use super::{Incoming, Outgoing, Refusal, Sent, Wire};
-use crate::{Close, Message, Server, tls};
+use crate::{Close, Endpoint, Message, tls};
 
 /// Opens a channel to the server.
 ///
 /// # Panics
 /// The server cannot be reached.
-pub async fn channel(server: &Server) -> Channel {
+pub async fn channel(server: &Endpoint) -> Channel {
+    try_channel(server).await.expect("the server is there")
+}
+
+async fn try_channel(server: &Endpoint) -> Result<Channel, tonic::transport::Error> {
     let url = format!("http://{}", server.address());
     let endpoint = Channel::from_shared(url).expect("a URL");
     let Some(authority) = server.authority() else {
-        return endpoint.connect().await.expect("the server is there");
+        return endpoint.connect().await;
     };
     let (address, config) = (server.address(), authority.client_config("h2", None));
     let connector = tower::service_fn(move |_| {
         let config = config.clone();
         async move { tls::connect(address, config).await.map(TokioIo::new) }
     });
-    let channel = endpoint.connect_with_connector(connector).await;
-    channel.expect("the server is there")
+    endpoint.connect_with_connector(connector).await
 }
 
 /// Builds a request with a token.
@@ -46,8 +49,12 @@ pub fn request<T>(message: T, token: Option<&str>) -> Request<T> {
     request
 }
 
-pub(super) async fn open(server: &Server, token: Option<&str>) -> Result<(Wire, Message), Refusal> {
-    let mut client = StreamServiceClient::new(channel(server).await);
+pub(super) async fn open(
+    server: &Endpoint,
+    token: Option<&str>,
+) -> Result<(Wire, Message), Refusal> {
+    let channel = try_channel(server).await.map_err(Refusal::unreachable)?;
+    let mut client = StreamServiceClient::new(channel);
     let (messages, asked) = mpsc::channel(16);
     let refusal = |status: Status| Refusal::Grpc(status.code(), status.message().to_owned());
     let connected = client
@@ -58,7 +65,7 @@ pub(super) async fn open(server: &Server, token: Option<&str>) -> Result<(Wire, 
         .message()
         .await
         .map_err(refusal)?
-        .expect("the stream begins");
+        .ok_or_else(|| Refusal::unreachable("the end, no `welcome`"))?;
     let (sender, incoming) = mpsc::unbounded_channel();
     let reader = tokio::spawn(listen(stream, sender)).abort_handle();
     let wire = Wire {

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use crate::{Close, Message, Server, within};
+use crate::{Close, Endpoint, Message, within};
 
 pub use sse::{Event, SseStream};
 pub use websocket::{RawSocket, SocketRequest};
@@ -48,6 +48,14 @@ pub enum Refusal {
     Http(u16, String),
     /// gRPC status and message.
     Grpc(tonic::Code, String),
+    /// No answer, or the connection broke before `welcome`.
+    Unreachable(String),
+}
+
+impl Refusal {
+    fn unreachable(reason: impl std::fmt::Display) -> Self {
+        Self::Unreachable(reason.to_string())
+    }
 }
 
 /// An event from the server.
@@ -103,7 +111,7 @@ impl Client {
     ///
     /// # Panics
     /// The server refuses.
-    pub async fn connect(transport: Transport, server: &Server) -> Self {
+    pub async fn connect(transport: Transport, server: &Endpoint) -> Self {
         Self::connect_as(transport, server, None).await
     }
 
@@ -111,7 +119,7 @@ impl Client {
     ///
     /// # Panics
     /// The server refuses.
-    pub async fn connect_as(transport: Transport, server: &Server, token: Option<&str>) -> Self {
+    pub async fn connect_as(transport: Transport, server: &Endpoint, token: Option<&str>) -> Self {
         let opened = Self::open(transport, server, token).await;
         opened.unwrap_or_else(|refusal| panic!("{transport:?} is refused: {refusal:?}"))
     }
@@ -119,13 +127,13 @@ impl Client {
     /// Connects, or returns the refusal.
     ///
     /// # Errors
-    /// The server refuses.
+    /// The server refuses, or cannot be reached.
     ///
     /// # Panics
     /// The first message is not `welcome`.
     pub async fn open(
         transport: Transport,
-        server: &Server,
+        server: &Endpoint,
         token: Option<&str>,
     ) -> Result<Self, Refusal> {
         let opened = within("a connection", async {
@@ -267,6 +275,15 @@ impl Client {
     /// No message comes.
     pub async fn next(&mut self) -> Message {
         self.find("a message", |_| true).await
+    }
+
+    /// Returns the next message, or `None` at the end of the connection. The caller decides how
+    /// long to wait.
+    pub async fn try_next(&mut self) -> Option<Message> {
+        while self.unread.is_empty() && self.closed.is_none() {
+            self.receive().await;
+        }
+        self.unread.pop_front()
     }
 
     /// Returns the next message of this type. Others stay unread.

@@ -8,7 +8,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::{Incoming, Outgoing, Refusal, Sent, Wire};
-use crate::{Close, Message, Server, within};
+use crate::{Close, Endpoint, Message, within};
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,12 +63,12 @@ impl SseStream {
     /// Opens `/v1/sse` with this query and these headers.
     ///
     /// # Errors
-    /// The server refuses.
+    /// The server refuses, or cannot be reached.
     ///
     /// # Panics
-    /// There is no HTTP response, or it is not an event stream.
+    /// The request is never answered, or not with an event stream.
     pub async fn open(
-        server: &Server,
+        server: &Endpoint,
         query: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Refusal> {
@@ -79,9 +79,8 @@ impl SseStream {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = within("an event stream", request.send())
-            .await
-            .expect("an answer");
+        let response = within("an event stream", request.send()).await;
+        let response = response.map_err(Refusal::unreachable)?;
         let status = response.status().as_u16();
         if status != 200 {
             return Err(Refusal::Http(
@@ -180,14 +179,23 @@ impl SseStream {
     }
 }
 
-pub(super) async fn open(server: &Server, token: Option<&str>) -> Result<(Wire, Message), Refusal> {
+pub(super) async fn open(
+    server: &Endpoint,
+    token: Option<&str>,
+) -> Result<(Wire, Message), Refusal> {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<_> = bearer
         .iter()
         .map(|bearer| ("authorization", bearer.as_str()))
         .collect();
     let mut stream = SseStream::open(server, "", &headers).await?;
-    let welcome = stream.next_of("welcome").await.message();
+    let welcome = loop {
+        let event = stream.next().await;
+        let event = event.ok_or_else(|| Refusal::unreachable("the end, no `welcome`"))?;
+        if event.kind == "welcome" {
+            break event.message();
+        }
+    };
     let text = |name: &str| {
         welcome.data[name]
             .as_str()
@@ -231,9 +239,9 @@ impl Outgoing for Side {
                 .body(text)
                 .send()
                 .await
-                .expect("an answer to the POST");
+                .map_err(|error| error.to_string())?;
             let is_gone = response.status() == http::StatusCode::NOT_FOUND;
-            let body = response.text().await.expect("a body");
+            let body = response.text().await.map_err(|error| error.to_string())?;
             if is_gone {
                 return Err(body);
             }

@@ -14,7 +14,7 @@ use tokio_tungstenite::{
 };
 
 use super::{Incoming, Outgoing, Refusal, Sent, Wire};
-use crate::{Close, Message, Server, within};
+use crate::{Close, Endpoint, Message, within};
 
 pub(super) const JSON: &str = "tidewire.v1.json";
 pub(super) const PROTO: &str = "tidewire.v1.proto";
@@ -45,11 +45,11 @@ impl SocketRequest {
     /// Performs the handshake. Returns the socket and the selected subprotocol.
     ///
     /// # Errors
-    /// The server refuses.
+    /// The server refuses, or cannot be reached.
     ///
     /// # Panics
-    /// There is no HTTP response.
-    pub async fn open(&self, server: &Server) -> Result<(RawSocket, Option<String>), Refusal> {
+    /// The handshake is never answered.
+    pub async fn open(&self, server: &Endpoint) -> Result<(RawSocket, Option<String>), Refusal> {
         // `https` becomes `wss`.
         let url = server.url("/v1/ws").replacen("http", "ws", 1);
         let connector = server.authority().map_or(Connector::Plain, |authority| {
@@ -84,7 +84,7 @@ impl SocketRequest {
                 String::from_utf8_lossy(response.body().as_deref().unwrap_or_default())
                     .into_owned(),
             )),
-            Err(error) => panic!("no WebSocket: {error}"),
+            Err(error) => Err(Refusal::unreachable(error)),
         }
     }
 }
@@ -151,7 +151,7 @@ impl RawSocket {
 }
 
 pub(super) async fn open(
-    server: &Server,
+    server: &Endpoint,
     token: Option<&str>,
     protocol: &str,
 ) -> Result<(Wire, Message), Refusal> {
@@ -164,7 +164,7 @@ pub(super) async fn open(
     let reader = tokio::spawn(listen(stream, sender)).abort_handle();
     let welcome = match incoming.recv().await {
         Some(Incoming::Message(welcome)) => welcome,
-        other => panic!("`welcome` was expected, not {other:?}"),
+        other => return Err(Refusal::unreachable(format!("{other:?}, no `welcome`"))),
     };
     let outgoing = Box::new(Side {
         sink,

@@ -254,6 +254,7 @@ async fn a_token_is_revoked(transport: Transport) {
     match Client::open(transport, &server, Some(&stolen)).await {
         Err(Refusal::Http(status, _)) => assert_eq!(status, 401),
         Err(Refusal::Grpc(code, _)) => assert_eq!(code, Code::Unauthenticated),
+        Err(Refusal::Unreachable(reason)) => panic!("no answer: {reason}"),
         Ok(_) => panic!("a revoked token is accepted"),
     }
     owner.settle().await;

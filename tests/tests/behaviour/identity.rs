@@ -170,6 +170,7 @@ async fn a_bad_token_is_refused_at_connect(transport: Transport) {
                 assert_eq!(body["code"], "unauthenticated");
             }
             Refusal::Grpc(code, _) => assert_eq!(code, Code::Unauthenticated),
+            Refusal::Unreachable(reason) => panic!("no answer: {reason}"),
         }
     }
 }

@@ -125,6 +125,7 @@ async fn connections_per_user_are_limited(transport: Transport) {
         Refusal::Grpc(code, message) => {
             assert_eq!(code, tonic::Code::ResourceExhausted, "{message}");
         }
+        Refusal::Unreachable(reason) => panic!("no answer: {reason}"),
     }
     let mut third = Client::connect(transport, &server).await;
     let refused = third.request("auth", auth.clone()).await;
