@@ -231,6 +231,7 @@ impl Node {
             prefix: "bench".to_owned(),
             timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,
+            comparison: RedisOptions::COMPARISON,
         };
         let subscriber = Arc::new(Subscriber::default());
         let broker = RedisBroker::start(

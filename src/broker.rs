@@ -93,6 +93,7 @@ fn redis_options(config: &BrokerConfig) -> Result<RedisOptions, String> {
         prefix: config.prefix.clone(),
         timeout: config.timeout,
         buffer_bytes: config.buffer_bytes,
+        comparison: RedisOptions::COMPARISON,
     })
 }
 

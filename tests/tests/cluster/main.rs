@@ -10,10 +10,13 @@
 )]
 
 mod broker;
+mod comparison;
 mod configured;
 mod faults;
 mod node;
 mod operators;
+mod replicas;
 mod sentinel;
 mod servers;
 mod set_up;
+mod several_sentinels;

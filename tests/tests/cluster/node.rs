@@ -105,7 +105,20 @@ pub(crate) fn options(redis: &RedisServer) -> RedisOptions {
         prefix: "test".to_owned(),
         timeout: Duration::from_secs(5),
         buffer_bytes: 64 << 20,
+        comparison: RedisOptions::COMPARISON,
     }
+}
+
+/// Publishes the document of 1 again on `orders:1` under this seq, of which pub/sub says nothing.
+pub(crate) async fn lose_message(redis: &RedisServer, seq: u64) {
+    let meta = redis.command(&["KEYS", "test:*:meta:orders:1"]).await;
+    let meta = meta.lines().last().unwrap().trim().to_owned();
+    let history = meta.replace("meta", "history");
+    let script = "local first = redis.call('XRANGE', KEYS[2], '-', '+')[1]
+        redis.call('XADD', KEYS[2], ARGV[1] .. '-0', 'd', first[2][2], 'm', '1 other:1')
+        return redis.call('HSET', KEYS[1], 's', ARGV[1])";
+    let command = ["EVAL", script, "2", &meta, &history, &seq.to_string()];
+    assert_eq!(redis.command(&command).await, ":0\r\n");
 }
 
 /// `orders` keeps 1,000 publications, `short` keeps 5, `values` the newest one.

@@ -16,15 +16,15 @@ use tidewire_stream::{
         redis::{RedisAddress, RedisOptions, Sentinels},
     },
 };
-use tidewire_tests::{RedisSentinel, RedisServer, eventually};
+use tidewire_tests::{RedisSentinel, RedisServer, eventually, within};
 
 use crate::node::{Delivered, Node, channel, options};
 
 /// A master, a replica that has all of its data, and their sentinel.
-struct Watched {
-    master: RedisServer,
-    replica: RedisServer,
-    sentinel: RedisSentinel,
+pub(crate) struct Watched {
+    pub(crate) master: RedisServer,
+    pub(crate) replica: RedisServer,
+    pub(crate) sentinel: RedisSentinel,
 }
 
 impl Watched {
@@ -39,7 +39,7 @@ impl Watched {
         (node, start)
     }
 
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
         let port = master.port().to_string();
         let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
@@ -49,36 +49,73 @@ impl Watched {
         })
         .await;
         let sentinel = RedisSentinel::start(&master).await;
-        let known = format!("{}", replica.port());
-        eventually("the sentinel knows the replica", async || {
-            let replicas = sentinel
-                .command(&["SENTINEL", "REPLICAS", "tidewire"])
-                .await;
-            replicas.contains(&known).then_some(())
-        })
-        .await;
-        Self {
+        let redis = Self {
             master,
             replica,
             sentinel,
-        }
+        };
+        redis.is_known_to(&redis.sentinel).await;
+        redis
     }
 
-    fn options(&self) -> RedisOptions {
+    /// Another sentinel, which knows the first one.
+    pub(crate) async fn another_sentinel(&self) -> RedisSentinel {
+        let sentinel = RedisSentinel::start(&self.master).await;
+        self.is_known_to(&sentinel).await;
+        eventually("the sentinels know each other", async || {
+            for (one, other) in [(&sentinel, &self.sentinel), (&self.sentinel, &sentinel)] {
+                let known = one.command(&["SENTINEL", "SENTINELS", "tidewire"]).await;
+                known
+                    .contains(other.address().split_once(':')?.1)
+                    .then_some(())?;
+            }
+            Some(())
+        })
+        .await;
+        sentinel
+    }
+
+    async fn is_known_to(&self, sentinel: &RedisSentinel) {
+        let known = self.replica.port().to_string();
+        eventually("the sentinel knows the replica", async || {
+            let question = ["SENTINEL", "REPLICAS", "tidewire"];
+            let replicas = sentinel.command(&question).await;
+            replicas.contains(&known).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) fn options(&self) -> RedisOptions {
+        self.options_with(&[&self.sentinel])
+    }
+
+    /// Options with these sentinels.
+    pub(crate) fn options_with(&self, sentinels: &[&RedisSentinel]) -> RedisOptions {
         let mut options = options(&self.master);
+        let addresses: Vec<_> = sentinels.iter().map(|one| one.address()).collect();
         options.address = RedisAddress::parse("redis://tidewire").unwrap();
-        options.sentinels = Sentinels::new(&[self.sentinel.address()]).unwrap();
+        options.sentinels = Sentinels::new(&addresses).unwrap();
         options.timeout = Duration::from_secs(2);
         options
     }
 
-    async fn node(&self) -> Node {
+    /// Cuts the replica off for good. Nobody notices.
+    pub(crate) async fn cut_replica(&self) {
+        for command in [
+            &["ACL", "SETUSER", "default", "-psync", "-sync"][..],
+            &["CLIENT", "KILL", "TYPE", "replica"],
+        ] {
+            self.master.command(command).await;
+        }
+    }
+
+    pub(crate) async fn node(&self) -> Node {
         let node = Node::with(self.options(), MemoryLimits::default()).await;
         node.unwrap()
     }
 
     /// Waits until the replica has this many publications of the channel.
-    async fn replicated(&self, count: usize) {
+    pub(crate) async fn replicated(&self, count: usize) {
         let expected = format!(":{count}\r\n");
         eventually("the publications on the replica", async || {
             let keys = self
@@ -92,7 +129,7 @@ impl Watched {
     }
 
     /// Makes the replica the master, while the master works.
-    async fn fail_over(&self) {
+    pub(crate) async fn fail_over(&self) {
         eventually("the failover begins", async || {
             let begun = self
                 .sentinel
@@ -104,7 +141,7 @@ impl Watched {
     }
 
     /// Waits until the node hears of publications on the replica.
-    async fn followed(&self) {
+    pub(crate) async fn followed(&self) {
         eventually("a subscription on the new master", async || {
             // A server that changes its role ends all connections.
             let channels = ["PUBSUB", "SHARDCHANNELS", "test:*:orders:1"];
@@ -168,15 +205,7 @@ async fn a_promoted_replica_that_lacks_publications_begins_another_epoch() {
     let mut redis = Watched::start().await;
     let name = channel("orders:1");
     let (node, start) = redis.with_ten(&name).await;
-    // The replica is cut off for good, and nobody notices.
-    redis
-        .master
-        .command(&["ACL", "SETUSER", "default", "-psync", "-sync"])
-        .await;
-    redis
-        .master
-        .command(&["CLIENT", "KILL", "TYPE", "replica"])
-        .await;
+    redis.cut_replica().await;
     let mut given = HashSet::new();
     for number in 11..=15 {
         let position = node.publish(&name, &number.to_string()).await;
@@ -210,6 +239,27 @@ async fn a_promoted_replica_that_lacks_publications_begins_another_epoch() {
         of_new.windows(2).all(|pair| pair[0].1 + 1 == pair[1].1),
         "{all:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_hangs_is_not_waited_for_once_it_was_replaced() {
+    let redis = Watched::start().await;
+    let name = channel("orders:1");
+    let mut patient = redis.options();
+    patient.timeout = Duration::from_secs(300);
+    let node = Node::with(patient, MemoryLimits::default()).await.unwrap();
+    let start = node.subscribe(&name).await;
+    node.publish(&name, "1").await;
+    redis.replicated(1).await;
+    redis.master.pause();
+    // It is on its way to the old master, which carries it out later.
+    let next = within("the new master", node.publish(&name, "2")).await;
+    assert_eq!((&next.epoch, next.seq), (&start.epoch, 2));
+    redis.replicated(2).await;
+    redis.master.resume();
+    assert_eq!(node.publish(&name, "3").await.seq, 3);
+    let expected = [1, 2, 3].map(|number| (number, number.to_string()));
+    assert_eq!(node.delivered(&name, 3).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -171,6 +171,14 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// Bytes of publications that wait for Redis. Beyond, a publication is refused.
     pub buffer_bytes: usize,
+    /// Time between two comparisons of all channels with Redis.
+    pub comparison: Duration,
+}
+
+impl RedisOptions {
+    /// The usual time between two comparisons: a message that pub/sub lost on a channel that is
+    /// quiet since is missing for so long at most.
+    pub const COMPARISON: Duration = Duration::from_secs(30);
 }
 
 #[cfg(test)]

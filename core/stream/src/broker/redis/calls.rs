@@ -92,6 +92,22 @@ impl Calls {
     pub(super) async fn script(&self, call: ScriptCall) -> Result<Reply, RedisError> {
         self.call(RedisCommand::Script(call)).await
     }
+
+    /// Calls a script that mostly reads. A server that refuses writes carries it out as long as
+    /// nothing has to be written.
+    ///
+    /// # Errors
+    /// As those of [`call`](Self::call).
+    pub(super) async fn read(&self, call: ScriptCall) -> Result<Reply, RedisError> {
+        let refused = match self.script(call.clone()).await {
+            Err(error) if error.refuses_writes() => error,
+            reply => return reply,
+        };
+        match call.read_only() {
+            Some(call) => self.script(call).await.map_err(|_| refused),
+            None => Err(refused),
+        }
+    }
 }
 
 /// The side of the connection.
@@ -140,7 +156,7 @@ impl Worker {
                     RedisCommand::Plain(arguments) => resp::encode(&mut pipeline, arguments),
                 }
             }
-            connection.check_master(&self.options)?;
+            connection.check_master()?;
             let replies = connection.exchange(&pipeline, waiting.len()).await?;
             let (mut again, mut passing) = (Vec::new(), None);
             for (call, reply) in waiting.drain(..).zip(replies) {

@@ -183,28 +183,8 @@ impl<D: LocalDelivery> CatchUp<D> {
         namespace: &Namespace,
         mode: &'static str,
     ) -> Result<Position, RedisError> {
-        let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        let mut arguments = Vec::from(self.keys.of(channel));
-        let (epoch, seq) = match seen {
-            Some(top) => (copied(top.position.epoch.as_str()), top.position.seq),
-            None => (Bytes::new(), 0),
-        };
-        arguments.extend([
-            self.keys.shard_channel(channel),
-            epoch,
-            seq.to_string().into(),
-            copied(seen.map_or("", |top| &top.mark)),
-            copied(Epoch::random().as_str()),
-            metadata_lifetime(namespace),
-            fresh_lifetime(),
-            Bytes::from_static(mode.as_bytes()),
-        ]);
-        let call = ScriptCall {
-            script: Script::Check,
-            keys: 3,
-            arguments,
-        };
-        let mut reply = self.calls.script(call).await?.array()?.into_iter();
+        let call = check_call(&self.keys, channel, seen, namespace, mode);
+        let mut reply = self.calls.read(call).await?.array()?.into_iter();
         let (Some(epoch), Some(seq)) = (reply.next(), reply.next()) else {
             return Err(RedisError::Protocol("a position is missing".to_owned()));
         };
@@ -280,6 +260,37 @@ impl<D: LocalDelivery> CatchUp<D> {
             mark: page.mark.clone(),
         });
         Ok(())
+    }
+}
+
+/// The call that compares a channel with what was seen.
+pub(super) fn check_call(
+    keys: &KeyNames,
+    channel: &ChannelName,
+    seen: Option<&Top>,
+    namespace: &Namespace,
+    mode: &'static str,
+) -> ScriptCall {
+    let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let mut arguments = Vec::from(keys.of(channel));
+    let (epoch, seq) = match seen {
+        Some(top) => (copied(top.position.epoch.as_str()), top.position.seq),
+        None => (Bytes::new(), 0),
+    };
+    arguments.extend([
+        keys.shard_channel(channel),
+        epoch,
+        seq.to_string().into(),
+        copied(seen.map_or("", |top| &top.mark)),
+        copied(Epoch::random().as_str()),
+        metadata_lifetime(namespace),
+        fresh_lifetime(),
+        Bytes::from_static(mode.as_bytes()),
+    ]);
+    ScriptCall {
+        script: Script::Check,
+        keys: 3,
+        arguments,
     }
 }
 

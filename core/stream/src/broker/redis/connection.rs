@@ -17,12 +17,16 @@ use super::{
     address::{RedisAddress, RedisOptions},
     error::RedisError,
     resp::{self, Reply},
-    sentinels::{Master, check_role},
+    sentinels::{Master, Sentinels, check_role},
     tls::RedisTls,
 };
 
 /// Room for replies that is reserved at once, in bytes.
 const READ_BYTES: usize = 64 << 10;
+
+/// Time without an answer after which sentinels may have replaced a master: shorter than any useful
+/// `down-after-milliseconds`.
+const HANG: Duration = Duration::from_millis(500);
 
 /// A socket, encrypted or not.
 trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -34,8 +38,8 @@ pub(super) struct RedisConnection {
     stream: Box<dyn Socket>,
     buffer: BytesMut,
     timeout: Duration,
-    /// Version of the sentinels while the server is the master.
-    version: u64,
+    /// The sentinels, and their version while the server is the master.
+    followed: Option<(Sentinels, u64)>,
 }
 
 impl RedisConnection {
@@ -45,7 +49,7 @@ impl RedisConnection {
         let mut connection = Self::open_to(options, &options.address, master.as_ref()).await?;
         if let Some(master) = master {
             check_role(connection.call(&["ROLE"]).await)?;
-            connection.version = master.version;
+            connection.followed = Some((options.sentinels.clone(), master.version));
         }
         Ok(connection)
     }
@@ -77,7 +81,7 @@ impl RedisConnection {
             stream,
             buffer: BytesMut::with_capacity(READ_BYTES),
             timeout: options.timeout,
-            version: 0,
+            followed: None,
         };
         match connection.sign_in(address).await {
             Ok(()) => Ok(connection),
@@ -90,12 +94,18 @@ impl RedisConnection {
     ///
     /// # Errors
     /// Another one is: the connection must not be used any more.
-    pub(super) fn check_master(&self, options: &RedisOptions) -> Result<(), RedisError> {
-        match self.version == options.sentinels.version() {
-            true => Ok(()),
-            false => Err(RedisError::Connection(
-                "another server has become the master".to_owned(),
-            )),
+    pub(super) fn check_master(&self) -> Result<(), RedisError> {
+        match &self.followed {
+            Some((sentinels, version)) if *version != sentinels.version() => Err(replaced()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the server is not the master any more: for ever without sentinels.
+    async fn replaced(followed: Option<&(Sentinels, u64)>) {
+        match followed {
+            Some((sentinels, version)) => sentinels.replaced(*version).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -111,8 +121,11 @@ impl RedisConnection {
             self.call(&["SELECT", &database]).await?;
         }
         // The first fault of a server that wants a password, or loads its data.
-        self.call(&["PING"]).await?;
-        Ok(())
+        match self.call(&["PING"]).await {
+            // A server that cannot save refuses pings as if they wrote.
+            Err(error) if !error.refuses_writes() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Sends one command, and waits for its answer.
@@ -136,14 +149,15 @@ impl RedisConnection {
     /// Sends a pipeline of encoded commands, and waits for their answers.
     ///
     /// # Errors
-    /// The connection broke, or not all answers came in time. Some commands may have run. The
-    /// connection must not be used any more: answers may still come.
+    /// The connection broke, another server has become the master, or not all answers came in time.
+    /// Some commands may have run. The connection must not be used any more: answers may still come.
     pub(super) async fn exchange(
         &mut self,
         commands: &[u8],
         count: usize,
     ) -> Result<Vec<Reply>, RedisError> {
         let deadline = Instant::now() + self.timeout;
+        let followed = self.followed.clone();
         let exchange = async {
             self.write(commands).await?;
             let mut replies = Vec::with_capacity(count);
@@ -155,10 +169,45 @@ impl RedisConnection {
             }
             Ok(replies)
         };
-        match timeout_at(deadline, exchange).await {
+        // A master that was replaced since it was asked may answer, and what it wrote will be lost.
+        let exchanged = tokio::select! {
+            biased;
+            () = Self::replaced(followed.as_ref()) => return Err(replaced()),
+            exchanged = timeout_at(deadline, exchange) => exchanged,
+        };
+        match exchanged {
             Ok(replies) => replies,
             Err(_) => Err(timed_out(self.timeout)),
         }
+    }
+
+    /// Waits until an idle connection must not be used any more, and returns the reason.
+    pub(super) async fn ended(&mut self) -> RedisError {
+        let followed = self.followed.clone();
+        tokio::select! {
+            () = Self::replaced(followed.as_ref()) => replaced(),
+            filled = self.fill() => match filled {
+                Ok(()) => RedisError::Protocol("an answer came to no command".to_owned()),
+                Err(error) => error,
+            },
+        }
+    }
+
+    /// Asks the sentinels whether the server is still the master, if it has not answered for a while:
+    /// they may have replaced one that hung.
+    ///
+    /// # Errors
+    /// Another server has become the master.
+    pub(super) async fn confirm_master(
+        &self,
+        options: &RedisOptions,
+        asked: Instant,
+    ) -> Result<(), RedisError> {
+        if self.followed.is_some() && asked.elapsed() >= HANG {
+            // Without an answer, nothing is known against the server.
+            let _ = options.sentinels.find(options).await;
+        }
+        self.check_master()
     }
 
     /// Sends encoded commands without waiting for answers.
@@ -209,6 +258,10 @@ async fn in_time<T>(
         Ok(outcome) => outcome,
         Err(_) => Err(timed_out(options.timeout)),
     }
+}
+
+fn replaced() -> RedisError {
+    RedisError::Connection("another server has become the master".to_owned())
 }
 
 fn timed_out(after: Duration) -> RedisError {

@@ -169,7 +169,7 @@ impl ControlTask {
             tokio::select! {
                 filled = connection.fill() => filled?,
                 _ = pings.tick() => {
-                    connection.check_master(&self.options)?;
+                    connection.check_master()?;
                     let longest = self.options.timeout + SILENCE_GRACE;
                     unanswered += 1;
                     if PING * unanswered > longest + PING {
@@ -200,7 +200,13 @@ impl ControlTask {
         let parts = match reply {
             // The answer to a ping before the subscription.
             Reply::Text(_) => return Ok(None),
-            Reply::Error(text) => return Err(RedisError::Refused(text)),
+            Reply::Error(text) => {
+                return match RedisError::Refused(text) {
+                    // A server that cannot save refuses pings too.
+                    error if error.refuses_writes() => Ok(None),
+                    error => Err(error),
+                };
+            }
             reply => reply.array()?,
         };
         let mut parts = parts.into_iter();

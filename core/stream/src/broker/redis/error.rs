@@ -54,6 +54,11 @@ impl RedisError {
         }
     }
 
+    /// Whether the server serves reads alone: it is full, cannot save, or lacks replicas.
+    pub(super) fn refuses_writes(&self) -> bool {
+        matches!(self, Self::Refused(text) if ["OOM", "MISCONF", "NOREPLICAS"].contains(&code(text)))
+    }
+
     /// Whether the server has forgotten a script.
     pub(super) fn is_unknown_script(&self) -> bool {
         matches!(self, Self::Refused(text) if code(text) == "NOSCRIPT")
@@ -94,7 +99,9 @@ fn explain(text: &str) -> String {
         _ if DENIALS.iter().any(|denial| text.contains(denial)) => {
             "its ACL refuses the user of `broker.url`: allow keys and channels with the prefix, `~tidewire:* &tidewire:*` for the usual one, and `+@read +@write +@scripting +@pubsub +@connection +time`"
         }
-        "NOREPLICAS" => "it has fewer replicas than its `min-replicas-to-write`",
+        "NOREPLICAS" => {
+            "it has fewer replicas than its `min-replicas-to-write`, or they lag: start them, or mend their connection"
+        }
         "LOADING" => "it loads its data",
         "ERR" if text.contains("No such master with that name") => {
             "the sentinels of `broker.sentinels` watch no master under the name that is the host of `broker.url`"

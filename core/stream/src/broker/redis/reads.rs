@@ -221,7 +221,7 @@ impl Reads {
             keys: 3,
             arguments,
         };
-        let reply = self.calls.script(call).await?.array()?;
+        let reply = self.calls.read(call).await?.array()?;
         page(channel, part, reply)
     }
 }

@@ -1,5 +1,7 @@
 //! Scripts: the Lua scripts that run in Redis, and their calls.
 
+use std::borrow::Cow;
+
 use super::{connection::RedisConnection, error::RedisError, resp};
 
 /// A script.
@@ -9,8 +11,12 @@ pub(super) enum Script {
     Publish,
     /// Compares the newest position of a channel with what a node has seen.
     Check,
+    /// The same, where Redis refuses writes. It fails if it would have to write.
+    CheckReadOnly,
     /// Reads a page of a history.
     History,
+    /// The same, where Redis refuses writes.
+    HistoryReadOnly,
     /// Spreads a revocation to all nodes.
     Control,
     /// Extends the lease of a node.
@@ -20,23 +26,41 @@ pub(super) enum Script {
 }
 
 impl Script {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Publish,
         Self::Check,
+        Self::CheckReadOnly,
         Self::History,
+        Self::HistoryReadOnly,
         Self::Control,
         Self::Lease,
         Self::Ask,
     ];
 
-    fn source(self) -> &'static str {
-        match self {
+    fn source(self) -> Cow<'static, str> {
+        let source = match self {
             Self::Publish => include_str!("scripts/publish.lua"),
-            Self::Check => include_str!("scripts/check.lua"),
-            Self::History => include_str!("scripts/history.lua"),
+            Self::Check | Self::CheckReadOnly => include_str!("scripts/check.lua"),
+            Self::History | Self::HistoryReadOnly => include_str!("scripts/history.lua"),
             Self::Control => include_str!("scripts/control.lua"),
             Self::Lease => include_str!("scripts/lease.lua"),
             Self::Ask => include_str!("scripts/ask.lua"),
+        };
+        match self {
+            // Redis refuses all other scripts where it refuses writes.
+            Self::CheckReadOnly | Self::HistoryReadOnly => source
+                .replacen("flags=allow-oom", "flags=no-writes", 1)
+                .into(),
+            _ => source.into(),
+        }
+    }
+
+    /// The script that does the same without writing.
+    fn read_only(self) -> Option<Self> {
+        match self {
+            Self::Check => Some(Self::CheckReadOnly),
+            Self::History => Some(Self::HistoryReadOnly),
+            _ => None,
         }
     }
 }
@@ -54,7 +78,7 @@ impl Digests {
         let mut digests = Self::default();
         for script in Script::ALL {
             let loaded = connection
-                .call(&["SCRIPT", "LOAD", script.source()])
+                .call(&["SCRIPT", "LOAD", &*script.source()])
                 .await?;
             digests.0[script as usize] = loaded.string()?;
         }
@@ -80,4 +104,12 @@ pub(super) struct ScriptCall {
     /// How many of the arguments are keys. They come first.
     pub(super) keys: usize,
     pub(super) arguments: Vec<bytes::Bytes>,
+}
+
+impl ScriptCall {
+    /// The call that does the same without writing.
+    pub(super) fn read_only(mut self) -> Option<Self> {
+        self.script = self.script.read_only()?;
+        Some(self)
+    }
 }

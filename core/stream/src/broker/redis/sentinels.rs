@@ -2,21 +2,19 @@
 //!
 //! All sentinels are asked at once, and the answer of the newest failover counts: a sentinel that is
 //! cut off from the others still names the old master. A server has to confirm that it is the master
-//! (`ROLE`) before a connection to it is used. The sentinels are asked again each second, since an old
-//! master that is cut off from them accepts writes that will be lost.
+//! (`ROLE`) before a connection to it is used. The sentinels are asked again each second, and when one of
+//! them announces another master (`+switch-master`), since an old master accepts writes that will be lost.
 //!
 //! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{
     address::{RedisAddress, RedisOptions},
@@ -43,7 +41,7 @@ struct State {
     addresses: Vec<RedisAddress>,
     master: Mutex<Option<Master>>,
     /// Changes with the master.
-    version: AtomicU64,
+    version: watch::Sender<u64>,
 }
 
 /// The master as a sentinel names it.
@@ -90,7 +88,14 @@ impl Sentinels {
 
     /// Changes when another server becomes the master.
     pub(super) fn version(&self) -> u64 {
-        self.0.version.load(Ordering::Acquire)
+        *self.0.version.borrow()
+    }
+
+    /// Waits until a server that was the master at this version is not any more.
+    pub(super) async fn replaced(&self, version: u64) {
+        let mut versions = self.0.version.subscribe();
+        // The sender is in the state, which lives as long as this.
+        let _ = versions.wait_for(|newest| *newest != version).await;
     }
 
     /// The master. None without sentinels.
@@ -133,7 +138,8 @@ impl Sentinels {
         }
     }
 
-    /// Chooses the master of the newest failover among those that sentinels named, and notes it.
+    /// Chooses the master of the newest failover among those that sentinels named, and notes it. Of
+    /// two that were never replaced, most sentinels decide: one of them may watch another Redis.
     ///
     /// # Errors
     /// It is of an older failover than the known one, and not most sentinels name it: a sentinel
@@ -141,12 +147,19 @@ impl Sentinels {
     fn choose(&self, named: Vec<Master>) -> Result<Master, RedisError> {
         let place = |master: &Master| (master.host.clone(), master.port);
         let names: Vec<_> = named.iter().map(place).collect();
-        let newest = named.into_iter().max_by_key(|master| master.failover);
+        let votes = |master: &Master| names.iter().filter(|name| **name == place(master)).count();
+        let rank = |master: &Master| {
+            let known = self.0.master.lock();
+            let is_known = known
+                .as_ref()
+                .is_some_and(|known| place(known) == place(master));
+            (master.failover, votes(master), is_known, place(master))
+        };
+        let newest = named.into_iter().max_by_key(|master| rank(master));
         let Some(mut master) = newest else {
             return Err(RedisError::Connection("no sentinel answers".to_owned()));
         };
-        let votes = names.iter().filter(|name| **name == place(&master)).count();
-        if self.is_older(&master) && votes <= self.0.addresses.len() / 2 {
+        if self.is_older(&master) && votes(&master) <= self.0.addresses.len() / 2 {
             let text = "the sentinels that answer name a master of before a failover";
             return Err(RedisError::Connection(text.to_owned()));
         }
@@ -174,7 +187,7 @@ impl Sentinels {
                 port = master.port,
                 "the sentinels name the master"
             );
-            self.0.version.fetch_add(1, Ordering::AcqRel);
+            self.0.version.send_modify(|version| *version += 1);
         }
         *known = Some(master.clone());
         // Under the lock: it belongs to this master.
@@ -183,13 +196,45 @@ impl Sentinels {
 
     /// Asks for the master until it is aborted.
     pub(super) async fn watch(self, options: RedisOptions) {
+        let (announced, mut listeners) = (Arc::new(Notify::new()), JoinSet::new());
+        for address in &self.0.addresses {
+            listeners.spawn(listen(options.clone(), address.clone(), announced.clone()));
+        }
         loop {
-            tokio::time::sleep(QUESTIONS).await;
+            tokio::select! {
+                () = sleep(QUESTIONS) => {}
+                () = announced.notified() => {}
+            }
             // Connections find out by themselves what is wrong.
             if let Err(error) = self.find(&options).await {
                 tracing::debug!(%error, "the sentinels cannot be asked");
             }
         }
+    }
+}
+
+/// Notifies of each announcement of another master by one sentinel, until it is aborted.
+async fn listen(options: RedisOptions, sentinel: RedisAddress, announced: Arc<Notify>) {
+    loop {
+        // The questions find out whether a sentinel answers.
+        let Err(error) = announcements(&options, &sentinel, &announced).await;
+        tracing::debug!(%sentinel, %error, "a sentinel announces nothing");
+        sleep(QUESTIONS).await;
+    }
+}
+
+async fn announcements(
+    options: &RedisOptions,
+    sentinel: &RedisAddress,
+    announced: &Notify,
+) -> Result<std::convert::Infallible, RedisError> {
+    let mut connection = RedisConnection::open_to(options, sentinel, None).await?;
+    connection.call(&["SUBSCRIBE", "+switch-master"]).await?;
+    loop {
+        // One may have come before the subscription.
+        announced.notify_one();
+        connection.fill().await?;
+        while connection.arrived()?.is_some() {}
     }
 }
 
@@ -291,6 +336,23 @@ mod tests {
         // Most of them name it: they were set up anew.
         assert_eq!(port(&[(1, 0), (1, 0)]).unwrap(), 1);
         assert_eq!(port(&[(1, 0)]).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_sentinel_of_another_redis_is_outvoted() {
+        let addresses = ["a", "b", "c"].map(str::to_owned);
+        let sentinels = Sentinels::new(&addresses).unwrap();
+        let port = |ports: &[u16]| {
+            let named = ports.iter().map(|port| master(*port, 0)).collect();
+            sentinels.choose(named).unwrap().port
+        };
+        // In whatever order they answer.
+        assert_eq!(
+            [port(&[1, 2, 1]), port(&[1, 1, 2]), port(&[2, 1, 1])],
+            [1; 3]
+        );
+        // One against one: it stays the master.
+        assert_eq!([port(&[1, 2]), port(&[2, 1])], [1; 2]);
     }
 
     #[test]

@@ -34,6 +34,11 @@ pub(super) async fn check(
             ErrorCode::FailedPrecondition,
             format!("broker.url: {} is not fit: {text}", options.address),
         )),
+        // It serves reads, and mends without a change of the configuration.
+        Err(Fault::Redis(error)) if error.refuses_writes() => {
+            health.fail(Link::Writes, &error);
+            Ok(())
+        }
         Err(Fault::Redis(error)) if !error.is_transient() => Err(StreamError::new(
             ErrorCode::FailedPrecondition,
             format!("broker.url: {} cannot be used: {error}", options.address),

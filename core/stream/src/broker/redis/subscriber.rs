@@ -37,9 +37,6 @@ const PROBE: Duration = Duration::from_secs(1);
 /// Time for which probes may stay away beyond the longest wait for an answer.
 const PROBE_GRACE: Duration = Duration::from_secs(2);
 
-/// Time between two comparisons of all channels with Redis.
-const COMPARISON: Duration = Duration::from_secs(30);
-
 /// Subscriptions that the server has not confirmed yet at most: its answers must not fill the
 /// buffer that it has for this connection.
 const UNCONFIRMED: usize = 512;
@@ -106,7 +103,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         };
         let mut probes = interval(PROBE);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut comparisons = interval(COMPARISON);
+        let mut comparisons = interval(self.options.comparison);
         comparisons.set_missed_tick_behavior(MissedTickBehavior::Delay);
         comparisons.reset();
         self.check_eviction();
@@ -169,7 +166,13 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         let parts = match reply {
             // The answer to a ping before the first subscription.
             Reply::Text(_) => return Ok(()),
-            Reply::Error(text) => return Err(RedisError::Refused(text)),
+            Reply::Error(text) => {
+                return match RedisError::Refused(text) {
+                    // A server that cannot save refuses pings too.
+                    error if error.refuses_writes() => Ok(()),
+                    error => Err(error),
+                };
+            }
             reply => reply.array()?,
         };
         let mut parts = parts.into_iter();
@@ -227,7 +230,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
 
     /// Sends a ping and a publication to itself, and looks for those of before.
     async fn probe(&mut self, link: &mut Link) -> Result<(), RedisError> {
-        link.connection.check_master(&self.options)?;
+        link.connection.check_master()?;
         let now = Instant::now();
         let longest = self.options.timeout.max(PROBE) + PROBE_GRACE;
         if now.duration_since(link.heard_at) > longest {

@@ -6,20 +6,21 @@
 //! A batch names the one before it on its channel, and the script refuses it as long as that one was
 //! not done: so a channel keeps its order when an error hits a part of a pipeline alone.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
+use tokio::time::Instant;
 
 use super::{
     address::RedisOptions,
     calls::PAUSES,
-    catch_up::metadata_lifetime,
+    catch_up::{check_call, metadata_lifetime},
     connection::RedisConnection,
     error::RedisError,
     health::{Link, LinkHealth},
     keys::KeyNames,
-    positions::Positions,
+    positions::{Positions, Top},
     queue::{Batch, Item, Queue, Receipt},
     reads::fresh_lifetime,
     resp::Reply,
@@ -29,6 +30,13 @@ use crate::{Backoff, ChannelName, Class, Epoch, Namespaces, Position, StreamErro
 
 /// Channels whose newest position a writer remembers, in each of two generations.
 const REMEMBERED: usize = 32_768;
+
+/// Time for which a write is compared with a server that this writer connects to anew. Longer than
+/// sentinels usually take.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// Channels that are compared at most.
+const COMPARED: usize = 4_096;
 
 /// Publishes what waits in a queue.
 pub(super) struct Writer {
@@ -47,6 +55,15 @@ pub(super) struct Writer {
     pub(super) number: u64,
 }
 
+/// The newest publication that a writer has written on a channel.
+#[derive(Debug)]
+struct LastWrite {
+    position: Position,
+    /// Number of the write.
+    number: u64,
+    at: Instant,
+}
+
 /// A batch under its number.
 struct Write {
     batch: Batch,
@@ -56,24 +73,33 @@ struct Write {
 /// The newest positions that a writer was given, of the channels that it wrote last.
 #[derive(Debug, Default)]
 pub(super) struct RecentPositions {
-    newer: HashMap<ChannelName, Position>,
-    older: HashMap<ChannelName, Position>,
+    newer: HashMap<ChannelName, LastWrite>,
+    older: HashMap<ChannelName, LastWrite>,
 }
 
 impl RecentPositions {
     fn get(&self, channel: &ChannelName) -> Option<&Position> {
-        self.newer.get(channel).or_else(|| self.older.get(channel))
+        let written = self.newer.get(channel).or_else(|| self.older.get(channel));
+        written.map(|written| &written.position)
     }
 
-    fn note(&mut self, channel: &ChannelName, position: &Position) {
+    fn note(&mut self, channel: &ChannelName, written: LastWrite) {
         if let Some(known) = self.newer.get_mut(channel) {
-            known.advance(position);
+            known.position.advance(&written.position);
+            (known.number, known.at) = (written.number, written.at);
             return;
         }
         if self.newer.len() >= REMEMBERED {
             self.older = std::mem::take(&mut self.newer);
         }
-        self.newer.insert(channel.clone(), position.clone());
+        self.newer.insert(channel.clone(), written);
+    }
+
+    /// The channels that were written lately.
+    fn lately(&self) -> impl Iterator<Item = (&ChannelName, &LastWrite)> {
+        let all = self.newer.iter();
+        all.filter(|(_, written)| written.at.elapsed() < LATELY)
+            .take(COMPARED)
     }
 }
 
@@ -101,9 +127,17 @@ impl Writer {
             backoff.reset();
         }
         let mut pipeline = Vec::new();
+        let mut is_compared = false;
         loop {
+            if !is_compared {
+                is_compared = self.compare(&mut connection, &digests).await?;
+            }
             if writes.is_empty() {
-                self.queue.ready().await;
+                tokio::select! {
+                    () = self.queue.ready() => {}
+                    // The newest writes are compared with the next server, even if nothing follows.
+                    error = connection.ended() => return Err(error),
+                }
                 for batch in self.queue.take() {
                     self.number += 1;
                     writes.push(Write {
@@ -123,8 +157,10 @@ impl Writer {
                 digests.encode(&mut pipeline, &self.call(write, previous));
             }
             drop(before);
-            connection.check_master(&self.options)?;
+            connection.check_master()?;
+            let asked = Instant::now();
             let replies = connection.exchange(&pipeline, writes.len()).await?;
+            connection.confirm_master(&self.options, asked).await?;
             let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
             for (write, reply) in writes.drain(..).zip(replies) {
                 let (unfinished, error) = self.finish(write, reply);
@@ -146,6 +182,45 @@ impl Writer {
                 Some(error) => self.health.fail(Link::Writes, &error),
             }
         }
+    }
+
+    /// Compares what this writer was acknowledged lately with the server, which may have lost it.
+    /// Perhaps no client of this node has seen it, and others have published more since: then nobody
+    /// else finds out. Returns false if the server refuses writes, and with them another epoch.
+    ///
+    /// # Errors
+    /// The connection broke, or the server has no scripts.
+    async fn compare(
+        &self,
+        connection: &mut RedisConnection,
+        digests: &Digests,
+    ) -> Result<bool, RedisError> {
+        let (mut pipeline, mut count) = (Vec::new(), 0);
+        let node = String::from_utf8_lossy(&self.node);
+        for (channel, written) in self.seen.lately() {
+            let Some(namespace) = self.namespaces.get(channel) else {
+                continue;
+            };
+            let seen = Top {
+                position: written.position.clone(),
+                mark: format!("{node}:{}", written.number),
+            };
+            let call = check_call(&self.keys, channel, Some(&seen), namespace, "read");
+            digests.encode(&mut pipeline, &call);
+            count += 1;
+        }
+        let mut is_compared = true;
+        for reply in connection.exchange(&pipeline, count).await? {
+            let Reply::Error(text) = reply else {
+                continue;
+            };
+            match RedisError::Refused(text) {
+                error if error.refuses_writes() => is_compared = false,
+                error if error.is_transient() || error.is_unknown_script() => return Err(error),
+                error => tracing::warn!(%error, "a channel cannot be compared with Redis"),
+            }
+        }
+        Ok(is_compared)
     }
 
     /// The call that publishes a batch, after the `previous` one of its channel in the pipeline.
@@ -269,8 +344,14 @@ impl Writer {
                 let _ = reply.send(outcome);
             }
         }
-        if let Some(newest) = newest {
-            self.seen.note(&batch.channel, &newest);
+        if let Some(position) = newest {
+            let (number, at) = (write.number, Instant::now());
+            let written = LastWrite {
+                position,
+                number,
+                at,
+            };
+            self.seen.note(&batch.channel, written);
         }
         (None, None)
     }

@@ -50,5 +50,6 @@ if is_changed then
   redis.call('HSET', KEYS[1], 'e', epoch, 's', seq)
   redis.call('SPUBLISH', ARGV[1], epoch .. ' 1 0 - \n')
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
+-- As read-only, without effect.
+redis.pcall('PEXPIRE', KEYS[1], ARGV[6])
 return { epoch, seq }
