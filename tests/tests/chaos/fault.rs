@@ -1,0 +1,198 @@
+//! The faults: each is injected, held for a while, and healed.
+
+use std::time::Duration;
+
+use tidewire_tests::eventually;
+use tokio::time::sleep;
+
+use crate::cluster::{Cluster, NODES};
+
+/// SplitMix64: numbers that a seed decides.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("it is below the bound")
+    }
+
+    /// A time between two, in milliseconds.
+    fn between(&mut self, least: usize, most: usize) -> Duration {
+        Duration::from_millis((least + self.below(most - least)) as u64)
+    }
+}
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    NodeKilled,
+    NodeHangs,
+    NodesRestartInTurn,
+    ClientsCut,
+    ClientsUnheard,
+    MasterKilled,
+    MasterHangs,
+    MasterHangsBriefly,
+    MasterUnheard,
+    MasterReplaced,
+    MasterBecomesReplica,
+    RedisEmptied,
+    RedisConnectionsKilled,
+    RedisConnectionsCut,
+}
+
+impl Fault {
+    const ALL: [Self; 14] = [
+        Self::NodeKilled,
+        Self::NodeHangs,
+        Self::NodesRestartInTurn,
+        Self::ClientsCut,
+        Self::ClientsUnheard,
+        Self::MasterKilled,
+        Self::MasterHangs,
+        Self::MasterHangsBriefly,
+        Self::MasterUnheard,
+        Self::MasterReplaced,
+        Self::MasterBecomesReplica,
+        Self::RedisEmptied,
+        Self::RedisConnectionsKilled,
+        Self::RedisConnectionsCut,
+    ];
+
+    /// The name of the kind in the table.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::NodeKilled => "a node is killed, and restarted",
+            Self::NodeHangs => "a node hangs for 2 to 5 s",
+            Self::NodesRestartInTurn => "all nodes restart in turn",
+            Self::ClientsCut => "the clients of a node are cut",
+            Self::ClientsUnheard => "the link to a node drops all packets for 2 to 5 s",
+            Self::MasterKilled => "the master is killed, and the replica promoted",
+            Self::MasterHangs => "the master hangs until the replica is promoted",
+            Self::MasterHangsBriefly => "the master hangs for 0.3 to 0.8 s",
+            Self::MasterUnheard => {
+                "the link to the master drops all packets until the replica is promoted"
+            }
+            Self::MasterReplaced => "the sentinel replaces a master that works",
+            Self::MasterBecomesReplica => "the master is a replica for 0.3 to 1 s",
+            Self::RedisEmptied => "Redis is emptied",
+            Self::RedisConnectionsKilled => "Redis ends all connections, three times",
+            Self::RedisConnectionsCut => "the link to the master is cut, three times",
+        }
+    }
+
+    /// Draws faults: each kind once before any comes again.
+    pub(crate) fn draw(random: &mut Random, count: usize) -> Vec<Self> {
+        let mut drawn = Vec::new();
+        while drawn.len() < count {
+            let mut deck = Self::ALL.to_vec();
+            while !deck.is_empty() {
+                drawn.push(deck.swap_remove(random.below(deck.len())));
+            }
+        }
+        drawn.truncate(count);
+        drawn
+    }
+
+    /// Injects the fault, holds it, and heals it.
+    pub(crate) async fn strike(self, cluster: &mut Cluster, random: &mut Random) {
+        let index = random.below(NODES);
+        let (long, brief) = (random.between(2_000, 5_000), random.between(300, 800));
+        let (node, master) = (&mut cluster.nodes[index], &cluster.redis[cluster.master]);
+        match self {
+            Self::NodeKilled => {
+                node.server.kill().await;
+                sleep(brief).await;
+                node.restart().await;
+            }
+            Self::NodeHangs => {
+                node.server.pause();
+                sleep(long).await;
+                node.server.resume();
+            }
+            Self::NodesRestartInTurn => {
+                for node in &mut cluster.nodes {
+                    node.server.terminate();
+                    assert!(node.server.ended().await.success());
+                    node.restart().await;
+                }
+            }
+            Self::ClientsCut => node.link.cut(),
+            Self::ClientsUnheard => {
+                node.link.silence();
+                sleep(long).await;
+                node.link.pass();
+            }
+            Self::MasterKilled => {
+                let old = cluster.master;
+                cluster.redis[old].server.kill();
+                cluster.promoted().await;
+                let next = cluster.master().port();
+                cluster.redis[old].restart_behind(next).await;
+            }
+            Self::MasterHangs => {
+                master.server.pause();
+                cluster.promoted().await;
+                // It still takes itself for the master, and carries out what waited for it.
+                cluster.replica().server.resume();
+                sleep(brief).await;
+                cluster.replica().follow(cluster.master().port()).await;
+            }
+            Self::MasterHangsBriefly => {
+                master.server.pause();
+                sleep(brief).await;
+                master.server.resume();
+            }
+            Self::MasterUnheard => {
+                master.link.silence();
+                cluster.promoted().await;
+                cluster.replica().link.pass();
+                cluster.replica().link.cut();
+                cluster.replica().follow(cluster.master().port()).await;
+            }
+            Self::MasterReplaced => {
+                eventually("the failover begins", async || {
+                    let command = ["SENTINEL", "FAILOVER", "tidewire"];
+                    let answer = cluster.sentinel.command(&command).await;
+                    answer.starts_with("+OK").then_some(())
+                })
+                .await;
+                cluster.promoted().await;
+                // For so long it takes writes that will be lost.
+                sleep(brief).await;
+                cluster.replica().follow(cluster.master().port()).await;
+            }
+            Self::MasterBecomesReplica => {
+                let (old, other) = (master, cluster.replica().port());
+                old.follow(other).await;
+                sleep(brief).await;
+                old.server.command(&["REPLICAOF", "NO", "ONE"]).await;
+            }
+            Self::RedisEmptied => drop(master.server.command(&["FLUSHALL"]).await),
+            Self::RedisConnectionsKilled => {
+                for _ in 0..3 {
+                    for kind in ["normal", "pubsub"] {
+                        master
+                            .server
+                            .command(&["CLIENT", "KILL", "TYPE", kind])
+                            .await;
+                    }
+                    sleep(brief / 3).await;
+                }
+            }
+            Self::RedisConnectionsCut => {
+                for _ in 0..3 {
+                    master.link.cut();
+                    sleep(brief / 3).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The load: publishers and probes that repeat what was not acknowledged, subscribers that resume on
+//! another server, and back ends that notify users.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tidewire_tests::{Client, Endpoint, HttpResponse, Message, Token, Transport, eventually};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use crate::{
+    cluster::{Cluster, NODES},
+    fault::Fault,
+    ledger::{Publication, Report, Track},
+};
+
+/// The channel of the probes, and one of a publisher on each server.
+const CHANNELS: [&str; 1 + NODES] = ["demo:probes", "demo:0", "demo:1", "demo:2"];
+
+/// The transports that each server has a subscriber on.
+const TRANSPORTS: [Transport; 3] = [Transport::WebSocketJson, Transport::Sse, Transport::Grpc];
+
+/// Time between two probes.
+const PROBES: Duration = Duration::from_millis(20);
+
+/// Time after an answer before a publisher or a back end goes on.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Time after which a publisher repeats a publication on another server.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Time after which a subscriber tries another server.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// Silence after which a subscriber sends a ping, and its wait for the pong: those of the protocol.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(1_500));
+
+/// The titles that a server acknowledged, by the server and the user.
+type Inboxes = BTreeMap<(usize, String), Vec<String>>;
+
+struct Shared {
+    endpoints: Vec<Endpoint>,
+    token: String,
+    publications: Mutex<Vec<Publication>>,
+    /// The tracks of each subscriber, one for each channel.
+    subscribers: Vec<Mutex<Vec<Track>>>,
+    inboxes: Mutex<Inboxes>,
+    /// Number of the round, from 1. None at the end.
+    round: watch::Sender<Option<usize>>,
+}
+
+/// A running load.
+pub(crate) struct Load {
+    shared: Arc<Shared>,
+    senders: JoinSet<()>,
+    _subscribers: JoinSet<()>,
+}
+
+impl Load {
+    /// Starts the subscribers, and then all others.
+    pub(crate) async fn start(cluster: &Cluster) -> Self {
+        let endpoints = cluster.nodes.iter().map(|node| node.endpoint());
+        let tracks = || Mutex::new(CHANNELS.map(|_| Track::default()).into());
+        let shared = Arc::new(Shared {
+            endpoints: endpoints.collect(),
+            token: Token::service(),
+            publications: Mutex::default(),
+            subscribers: (0..NODES * TRANSPORTS.len()).map(|_| tracks()).collect(),
+            inboxes: Mutex::default(),
+            round: watch::Sender::new(Some(0)),
+        });
+        let (mut senders, mut subscribers) = (JoinSet::new(), JoinSet::new());
+        for index in 0..shared.subscribers.len() {
+            subscribers.spawn(shared.clone().subscribe(index));
+        }
+        eventually("all subscriptions", async || {
+            let mut tracks = shared.subscribers.iter();
+            let all = tracks.all(|tracks| tracks.lock().iter().all(|one| !one.at.0.is_empty()));
+            all.then_some(())
+        })
+        .await;
+        senders.spawn(shared.clone().probe());
+        for node in 0..NODES {
+            senders.spawn(shared.clone().publish_on(node));
+            senders.spawn(shared.clone().notify(node));
+        }
+        Self {
+            shared,
+            senders,
+            _subscribers: subscribers,
+        }
+    }
+
+    /// Begins a round. All subscribers go back to their first server.
+    pub(crate) fn begin_round(&self, number: usize) {
+        self.shared.round.send_replace(Some(number));
+    }
+
+    /// Waits until a publication of now reaches all subscribers, on each channel. One that an epoch
+    /// ended with does not.
+    pub(crate) async fn flows(&self) {
+        for (channel, name) in CHANNELS.iter().enumerate() {
+            eventually(format!("a publication on {name}"), async || {
+                let number = self.shared.publish(channel, channel % NODES).await;
+                let delivered = self.shared.delivered(channel, number);
+                timeout(CONNECT, delivered).await.ok()
+            })
+            .await;
+        }
+    }
+
+    /// Ends the load, and compares.
+    pub(crate) async fn end(mut self, rounds: &[Fault]) -> Report {
+        self.shared.round.send_replace(None);
+        while let Some(ended) = self.senders.join_next().await {
+            ended.expect("a sender works to its end");
+        }
+        self.flows().await;
+        let Shared {
+            publications,
+            subscribers,
+            inboxes,
+            endpoints,
+            token,
+            ..
+        } = &*self.shared;
+        let take = |tracks: &Mutex<Vec<Track>>| std::mem::take(&mut *tracks.lock());
+        let tracks: Vec<_> = subscribers.iter().map(take).collect();
+        let mut report = Report::new(rounds, &publications.lock(), &tracks, PROBES);
+        let inboxes = std::mem::take(&mut *inboxes.lock());
+        for ((node, user), acknowledged) in &inboxes {
+            let titles = inbox(&endpoints[*node], token, user).await;
+            report.add_inbox(acknowledged, &titles);
+        }
+        report
+    }
+}
+
+/// The titles in an inbox, page by page.
+async fn inbox(server: &Endpoint, token: &str, user: &str) -> Vec<String> {
+    let (mut titles, mut before) = (Vec::new(), Value::Null);
+    loop {
+        let question = json!({"user": user, "before": before});
+        let page = server
+            .call("NotifyService/ListNotifications", Some(token), &question)
+            .await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        let page = page.json();
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        let title = |one: &Value| one["title"].as_str().expect("a title").to_owned();
+        titles.extend(items.iter().map(title));
+        match page.get("next") {
+            Some(next) if !next.is_null() => before = next.clone(),
+            _ => return titles,
+        }
+    }
+}
+
+/// Whether a server did what it was asked for. If not, it is repeated.
+fn is_acknowledged(answer: Option<&HttpResponse>) -> bool {
+    let Some(answer) = answer else { return false };
+    assert!([200, 503].contains(&answer.status), "{}", answer.body);
+    answer.status == 200
+}
+
+impl Shared {
+    fn is_over(&self) -> bool {
+        self.round.borrow().is_none()
+    }
+
+    /// Calls one server. None unless it acknowledges in time.
+    async fn call(&self, node: usize, method: &str, body: &Value, time: Duration) -> Option<Value> {
+        let call = self.endpoints[node].try_call(method, &self.token, body);
+        let answer = timeout(time, call).await.ok().flatten();
+        is_acknowledged(answer.as_ref()).then(|| answer.map(|answer| answer.json()))?
+    }
+
+    /// Publishes, first on one server, until a server acknowledges it. Returns its number.
+    async fn publish(&self, channel: usize, first: usize) -> u64 {
+        let number = {
+            let mut all = self.publications.lock();
+            all.push(Publication {
+                channel,
+                round: self.round.borrow().unwrap_or(usize::MAX),
+                sent: Instant::now(),
+                place: None,
+            });
+            all.len() - 1
+        };
+        let key = format!("publication-{number}");
+        let body = json!({"channel": CHANNELS[channel], "data": number, "idempotencyKey": key});
+        for node in (0..NODES).cycle().skip(first) {
+            let answer = self
+                .call(node, "StreamService/Publish", &body, PATIENCE)
+                .await;
+            if let Some(answer) = answer {
+                self.publications.lock()[number].place = Some(place(&answer));
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        number as u64
+    }
+
+    /// Waits until all subscribers have a publication.
+    async fn delivered(&self, channel: usize, number: u64) {
+        for tracks in &self.subscribers {
+            while !tracks.lock()[channel].has(number) {
+                sleep(PROBES).await;
+            }
+        }
+    }
+
+    /// Publishes one after the other.
+    async fn publish_on(self: Arc<Self>, node: usize) {
+        while !self.is_over() {
+            self.publish(1 + node, node).await;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Sends a probe in each interval, whether or not those before have arrived.
+    async fn probe(self: Arc<Self>) {
+        let (mut probes, mut ticks) = (JoinSet::new(), interval(PROBES));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for node in (0..NODES).cycle() {
+            ticks.tick().await;
+            if self.is_over() {
+                break;
+            }
+            let shared = self.clone();
+            probes.spawn(async move { shared.publish(0, node).await });
+            while let Some(ended) = probes.try_join_next() {
+                ended.expect("a probe is sent");
+            }
+        }
+        probes.join_all().await;
+    }
+
+    /// Notifies users whose inboxes are on this server, and of whom each round has another.
+    async fn notify(self: Arc<Self>, node: usize) {
+        for number in 0.. {
+            let Some(round) = *self.round.borrow() else {
+                return;
+            };
+            let (user, title) = (format!("user-{node}-{round}"), number.to_string());
+            let notification = json!({"type": "system_announcement", "title": title});
+            let key = format!("notification-{node}-{number}");
+            let body = json!({"user": user, "notification": notification, "idempotencyKey": key});
+            while self
+                .call(node, "NotifyService/Notify", &body, CONNECT)
+                .await
+                .is_none()
+            {
+                sleep(PAUSE).await;
+            }
+            self.inboxes
+                .lock()
+                .entry((node, user))
+                .or_default()
+                .push(title);
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Subscribes, and resumes on the next server whenever the connection or its server is lost.
+    async fn subscribe(self: Arc<Self>, index: usize) {
+        let (home, transport) = (index % NODES, TRANSPORTS[index / NODES]);
+        let (mut node, mut round) = (home, self.round.subscribe());
+        loop {
+            let resumed = timeout(CONNECT, self.resume(index, transport, node)).await;
+            let goes_home = match resumed.ok().flatten() {
+                Some(client) => self.listen(index, client, &mut round, node != home).await,
+                None => {
+                    sleep(PAUSE).await;
+                    false
+                }
+            };
+            node = if goes_home { home } else { (node + 1) % NODES };
+        }
+    }
+
+    async fn resume(&self, index: usize, transport: Transport, node: usize) -> Option<Client> {
+        let mut client = Client::open(transport, &self.endpoints[node], None)
+            .await
+            .ok()?;
+        let entry = |(track, channel): (&Track, &str)| match &track.at {
+            (epoch, _) if epoch.is_empty() => json!(channel),
+            (epoch, seq) => json!({"channel": channel, "since": {"epoch": epoch, "seq": seq}}),
+        };
+        let channels: Vec<_> = {
+            let tracks = self.subscribers[index].lock();
+            tracks.iter().zip(CHANNELS).map(entry).collect()
+        };
+        let reply = client
+            .try_request("subscribe", json!({"channels": channels}))
+            .await?;
+        let entries = reply.data["channels"].as_array()?;
+        if entries.iter().any(|entry| entry.get("error").is_some()) {
+            return None;
+        }
+        for (track, entry) in self.subscribers[index].lock().iter_mut().zip(entries) {
+            if track.at.0.is_empty() {
+                track.at = place(entry);
+            } else if entry["recovered"] == true {
+                assert_eq!(entry["epoch"], track.at.0, "a recovery is in one epoch");
+            } else {
+                track.jump(place(entry));
+            }
+        }
+        Some(client)
+    }
+
+    /// Receives until the connection is lost. True if it was ended to go home.
+    async fn listen(
+        &self,
+        index: usize,
+        mut client: Client,
+        round: &mut watch::Receiver<Option<usize>>,
+        is_away: bool,
+    ) -> bool {
+        loop {
+            let next = tokio::select! {
+                _ = round.changed(), if is_away => return true,
+                next = timeout(SILENCE.0, client.try_next()) => next,
+            };
+            match next {
+                Ok(Some(message)) if self.take(index, &message) => {}
+                Ok(_) => return false,
+                Err(_) => {
+                    let pong = timeout(SILENCE.1, client.try_request("ping", json!({}))).await;
+                    if pong.ok().flatten().is_none() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes a message. False if the client has to connect to another server.
+    fn take(&self, index: usize, message: &Message) -> bool {
+        let channel = message.channel.as_deref();
+        let channel = CHANNELS.iter().position(|name| Some(*name) == channel);
+        let mut tracks = self.subscribers[index].lock();
+        match (&*message.kind, channel) {
+            ("message", Some(channel)) => {
+                let number = message.data.as_u64().expect("a number");
+                tracks[channel].deliver(message.seq.expect("a seq"), number);
+            }
+            ("gap", Some(channel)) => tracks[channel].jump(place(&message.data)),
+            ("reconnect" | "unsubscribed", _) => return false,
+            _ => {}
+        }
+        true
+    }
+}
+
+/// The position in an answer or a notice.
+fn place(answer: &Value) -> (String, u64) {
+    let epoch = answer["epoch"].as_str().expect("an epoch");
+    (epoch.to_owned(), answer["seq"].as_u64().expect("a seq"))
+}
