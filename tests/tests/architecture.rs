@@ -22,10 +22,11 @@ use serde_json::Value;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Allowed direct dependencies of each crate. Add a new crate here.
-const MAY_DEPEND_ON: [(&str, &[&str]); 14] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 15] = [
     ("tidewire-proto", &[]),
-    ("tidewire-store", &["tidewire-proto"]),
-    ("tidewire-stream", &["tidewire-proto"]),
+    ("tidewire-redis", &[]),
+    ("tidewire-store", &["tidewire-proto", "tidewire-redis"]),
+    ("tidewire-stream", &["tidewire-proto", "tidewire-redis"]),
     ("tidewire-price", FOUNDATION),
     ("tidewire-chain", FOUNDATION),
     ("tidewire-notification", FOUNDATION),
@@ -72,6 +73,7 @@ const FOUNDATION: &[&str] = &["tidewire-proto", "tidewire-store", "tidewire-stre
 /// on these.
 const EVERYTHING: &[&str] = &[
     "tidewire-proto",
+    "tidewire-redis",
     "tidewire-store",
     "tidewire-stream",
     "tidewire-price",

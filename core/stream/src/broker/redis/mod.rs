@@ -20,17 +20,14 @@
 //!
 //! Revocations and questions to other nodes go another way ([`control`], [`nodes`]).
 //!
-//! With [`sentinels`], a connection is one to the master, and is opened again when there is another.
+//! With [`Sentinels`], a connection is one to the master, and is opened again when there is another.
 //!
 //! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
 //! nodes may differ.
 
-mod address;
 mod calls;
 mod catch_up;
-mod connection;
 mod control;
-mod error;
 mod health;
 mod history;
 mod keys;
@@ -40,14 +37,12 @@ mod probe;
 mod queue;
 mod reads;
 mod record;
-mod resp;
 mod script;
-mod sentinels;
 mod setup;
 mod shares;
 mod subscriber;
 mod tail;
-mod tls;
+mod unavailable;
 mod writer;
 
 use std::sync::{
@@ -56,16 +51,16 @@ use std::sync::{
 };
 
 use tidewire_proto::v1::ErrorCode;
+use tidewire_redis::{address, connection, error, resp};
 use tokio::{
     sync::{mpsc, oneshot},
     task::AbortHandle,
     time::timeout,
 };
 
-pub use address::{RedisAddress, RedisOptions};
-pub use error::RedisError;
-pub use sentinels::Sentinels;
-pub use tls::{CertificateFiles, RedisTls};
+pub use tidewire_redis::{
+    CertificateFiles, RedisAddress, RedisError, RedisOptions, RedisTls, Sentinels,
+};
 
 use self::{
     calls::Calls,
@@ -81,6 +76,7 @@ use self::{
     shares::ClientShares,
     subscriber::{Change, SubscriptionTask},
     tail::TailBudget,
+    unavailable::Unavailable as _,
     writer::{RecentPositions, Writer},
 };
 use super::{

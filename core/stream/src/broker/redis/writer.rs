@@ -25,6 +25,7 @@ use super::{
     reads::fresh_lifetime,
     resp::Reply,
     script::{Digests, Script, ScriptCall},
+    unavailable::Unavailable as _,
 };
 use crate::{Backoff, ChannelName, Class, Epoch, Namespaces, Position, StreamError};
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{sentinels::Sentinels, tls::RedisTls};
+use crate::{sentinels::Sentinels, tls::RedisTls};
 
 /// The usual port of Redis.
 const PORT: u16 = 6_379;
@@ -10,13 +10,18 @@ const PORT: u16 = 6_379;
 /// The server of a URL such as `redis://user:password@host:6379/0`, and how to sign in there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisAddress {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) database: u32,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The user. None for the default one.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+    /// The number of the database.
+    pub database: u32,
     /// Whether connections are encrypted.
-    pub(super) is_tls: bool,
+    pub is_tls: bool,
 }
 
 impl RedisAddress {
@@ -32,7 +37,7 @@ impl RedisAddress {
     ///
     /// # Errors
     /// As those of [`parse`](Self::parse).
-    pub(super) fn parse_with(url: &str, usual_port: u16) -> Result<Self, String> {
+    pub fn parse_with(url: &str, usual_port: u16) -> Result<Self, String> {
         let expected = "expected redis://HOST:PORT, redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT/DATABASE, or rediss:// for TLS";
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(format!("has no scheme, {expected}"));

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
+use crate::{
     address::{RedisAddress, RedisOptions},
     error::RedisError,
     resp::{self, Reply},
@@ -34,7 +34,7 @@ trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for S {}
 
 /// A connection that is signed in.
-pub(super) struct RedisConnection {
+pub struct RedisConnection {
     stream: Box<dyn Socket>,
     buffer: BytesMut,
     timeout: Duration,
@@ -44,7 +44,7 @@ pub(super) struct RedisConnection {
 
 impl RedisConnection {
     /// Connects to the server, or to the master that the sentinels name, and signs in.
-    pub(super) async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
+    pub async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
         let master = options.sentinels.find(options).await?;
         let mut connection = Self::open_to(options, &options.address, master.as_ref()).await?;
         if let Some(master) = master {
@@ -55,7 +55,7 @@ impl RedisConnection {
     }
 
     /// Connects to the server of an address, or to this master with the sign-in of the address.
-    pub(super) async fn open_to(
+    pub async fn open_to(
         options: &RedisOptions,
         address: &RedisAddress,
         master: Option<&Master>,
@@ -94,7 +94,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// Another one is: the connection must not be used any more.
-    pub(super) fn check_master(&self) -> Result<(), RedisError> {
+    pub fn check_master(&self) -> Result<(), RedisError> {
         match &self.followed {
             Some((sentinels, version)) if *version != sentinels.version() => Err(replaced()),
             _ => Ok(()),
@@ -132,10 +132,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The connection broke, or the server refused the command.
-    pub(super) async fn call<A: AsRef<[u8]>>(
-        &mut self,
-        arguments: &[A],
-    ) -> Result<Reply, RedisError> {
+    pub async fn call<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Result<Reply, RedisError> {
         let mut bytes = Vec::new();
         resp::encode(&mut bytes, arguments);
         let replies = self.exchange(&bytes, 1).await?;
@@ -151,7 +148,7 @@ impl RedisConnection {
     /// # Errors
     /// The connection broke, another server has become the master, or not all answers came in time.
     /// Some commands may have run. The connection must not be used any more: answers may still come.
-    pub(super) async fn exchange(
+    pub async fn exchange(
         &mut self,
         commands: &[u8],
         count: usize,
@@ -182,7 +179,7 @@ impl RedisConnection {
     }
 
     /// Waits until an idle connection must not be used any more, and returns the reason.
-    pub(super) async fn ended(&mut self) -> RedisError {
+    pub async fn ended(&mut self) -> RedisError {
         let followed = self.followed.clone();
         tokio::select! {
             () = Self::replaced(followed.as_ref()) => replaced(),
@@ -198,7 +195,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// Another server has become the master.
-    pub(super) async fn confirm_master(
+    pub async fn confirm_master(
         &self,
         options: &RedisOptions,
         asked: Instant,
@@ -214,7 +211,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The connection broke.
-    pub(super) async fn send(&mut self, commands: &[u8]) -> Result<(), RedisError> {
+    pub async fn send(&mut self, commands: &[u8]) -> Result<(), RedisError> {
         let time = self.timeout;
         match timeout(time, self.write(commands)).await {
             Ok(written) => Ok(written?),
@@ -232,7 +229,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The bytes are not RESP.
-    pub(super) fn arrived(&mut self) -> Result<Option<Reply>, RedisError> {
+    pub fn arrived(&mut self) -> Result<Option<Reply>, RedisError> {
         resp::decode(&mut self.buffer)
     }
 
@@ -240,7 +237,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The connection broke, or the server ended it.
-    pub(super) async fn fill(&mut self) -> Result<(), RedisError> {
+    pub async fn fill(&mut self) -> Result<(), RedisError> {
         self.buffer.reserve(READ_BYTES);
         match self.stream.read_buf(&mut self.buffer).await? {
             0 => Err(RedisError::Connection("the server ended it".to_owned())),

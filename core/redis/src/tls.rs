@@ -15,7 +15,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::error::RedisError;
+use crate::error::RedisError;
 
 /// Files of certificates, in PEM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl RedisTls {
     ///
     /// # Errors
     /// The server has no certificate for this host that is trusted, or does not speak TLS.
-    pub(super) async fn connect(
+    pub async fn connect(
         &self,
         host: &str,
         stream: TcpStream,
@@ -125,7 +125,7 @@ impl RedisTls {
 
 impl RedisTls {
     /// The error of a handshake. A server without TLS waits for more, or ends the connection.
-    pub(super) fn explain_handshake(error: RedisError) -> RedisError {
+    pub fn explain_handshake(error: RedisError) -> RedisError {
         match error {
             RedisError::Connection(_) | RedisError::TimedOut(_) => RedisError::Connection(format!(
                 "{error}: the port may be one without TLS, which redis:// in `broker.url` is for"
@@ -136,7 +136,7 @@ impl RedisTls {
 
     /// The error of the first command on a connection. A server that wants a certificate accepts
     /// the connection, and ends it then.
-    pub(super) fn explain_first(&self, error: RedisError) -> RedisError {
+    pub fn explain_first(&self, error: RedisError) -> RedisError {
         match error {
             RedisError::Connection(text) if !self.has_identity => {
                 RedisError::Connection(format!("{text}{WANTS_CERTIFICATE}"))
@@ -168,7 +168,7 @@ fn unusable(key: &str, path: &Path, expected: &str, problem: &dyn fmt::Display) 
 
 /// The fault of TLS in an error of a connection, with what to set. A server that wants another
 /// certificate says so after the handshake. None if the connection broke.
-pub(super) fn fault(error: &std::io::Error) -> Option<RedisError> {
+pub fn fault(error: &std::io::Error) -> Option<RedisError> {
     let fault = error.get_ref()?.downcast_ref()?;
     Some(explained(fault))
 }

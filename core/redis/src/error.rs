@@ -1,12 +1,6 @@
 //! Errors of Redis, with what an operator can do about each.
 
-use tidewire_proto::v1::ErrorCode;
-
-use super::tls;
-use crate::StreamError;
-
-/// After so many milliseconds a client may repeat a request that Redis could not serve.
-const RETRY_AFTER_MS: u32 = 1_000;
+use crate::tls;
 
 /// Parts of the errors for a user without rights. Those of scripts have no code.
 const DENIALS: [&str; 3] = ["NOPERM", "ACL failure", "user executing the script can't"];
@@ -37,7 +31,7 @@ pub enum RedisError {
 impl RedisError {
     /// Whether the same command may succeed later without a change by an operator: on a
     /// connection to another server, or once this one has loaded its data.
-    pub(super) fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Connection(_) | Self::TimedOut(_) | Self::Hindered(..) => true,
             Self::Refused(text) => [
@@ -55,19 +49,13 @@ impl RedisError {
     }
 
     /// Whether the server serves reads alone: it is full, cannot save, or lacks replicas.
-    pub(super) fn refuses_writes(&self) -> bool {
+    pub fn refuses_writes(&self) -> bool {
         matches!(self, Self::Refused(text) if ["OOM", "MISCONF", "NOREPLICAS"].contains(&code(text)))
     }
 
     /// Whether the server has forgotten a script.
-    pub(super) fn is_unknown_script(&self) -> bool {
+    pub fn is_unknown_script(&self) -> bool {
         matches!(self, Self::Refused(text) if code(text) == "NOSCRIPT")
-    }
-
-    /// The error of a request that could not be served. `outcome` says what became of it.
-    pub(super) fn unavailable(&self, outcome: &str) -> StreamError {
-        StreamError::new(ErrorCode::Unavailable, format!("{outcome}: Redis: {self}"))
-            .with_retry_after_ms(RETRY_AFTER_MS)
     }
 }
 
@@ -130,12 +118,5 @@ mod tests {
         assert!(refused("READONLY You can't write against a read only replica.").is_transient());
         assert!(!refused("NOAUTH Authentication required.").is_transient());
         assert!(refused("NOSCRIPT No matching script.").is_unknown_script());
-        let error = oom.unavailable("nothing was published");
-        assert_eq!(error.code(), ErrorCode::Unavailable);
-        assert!(
-            error
-                .message()
-                .starts_with("nothing was published: Redis: ")
-        );
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
+use crate::{
     address::{RedisAddress, RedisOptions},
     connection::RedisConnection,
     error::RedisError,
@@ -46,13 +46,15 @@ struct State {
 
 /// The master as a sentinel names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Master {
-    pub(super) host: String,
-    pub(super) port: u16,
+pub struct Master {
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
     /// Number of the failover that made it the master.
     failover: u64,
     /// Version of the sentinels while it is the master.
-    pub(super) version: u64,
+    pub version: u64,
 }
 
 impl Sentinels {
@@ -87,12 +89,12 @@ impl Sentinels {
     }
 
     /// Changes when another server becomes the master.
-    pub(super) fn version(&self) -> u64 {
+    pub fn version(&self) -> u64 {
         *self.0.version.borrow()
     }
 
     /// Waits until a server that was the master at this version is not any more.
-    pub(super) async fn replaced(&self, version: u64) {
+    pub async fn replaced(&self, version: u64) {
         let mut versions = self.0.version.subscribe();
         // The sender is in the state, which lives as long as this.
         let _ = versions.wait_for(|newest| *newest != version).await;
@@ -102,7 +104,7 @@ impl Sentinels {
     ///
     /// # Errors
     /// No sentinel answers, or none knows the master.
-    pub(super) async fn find(&self, options: &RedisOptions) -> Result<Option<Master>, RedisError> {
+    pub async fn find(&self, options: &RedisOptions) -> Result<Option<Master>, RedisError> {
         if self.is_empty() {
             return Ok(None);
         }
@@ -195,7 +197,7 @@ impl Sentinels {
     }
 
     /// Asks for the master until it is aborted.
-    pub(super) async fn watch(self, options: RedisOptions) {
+    pub async fn watch(self, options: RedisOptions) {
         let (announced, mut listeners) = (Arc::new(Notify::new()), JoinSet::new());
         for address in &self.0.addresses {
             listeners.spawn(listen(options.clone(), address.clone(), announced.clone()));
@@ -271,7 +273,7 @@ async fn ask(options: &RedisOptions, sentinel: &RedisAddress) -> Result<Master, 
 }
 
 /// Checks the answer of a server to the question for its role.
-pub(super) fn check_role(answer: Result<Reply, RedisError>) -> Result<(), RedisError> {
+pub fn check_role(answer: Result<Reply, RedisError>) -> Result<(), RedisError> {
     let role = match answer {
         Ok(reply) => reply.array()?.into_iter().next(),
         // This user may not ask: a write finds out.

@@ -7,7 +7,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::error::RedisError;
+use crate::error::RedisError;
 
 /// Longest accepted reply, in bytes: more than any reply to our commands. A stream of bytes that
 /// is not RESP could announce any length.
@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 8;
 
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
+pub enum Reply {
     /// No value.
     Nil,
     /// A number.
@@ -36,7 +36,7 @@ impl Reply {
     ///
     /// # Errors
     /// It is an error, or no text.
-    pub(super) fn text(self) -> Result<Bytes, RedisError> {
+    pub fn text(self) -> Result<Bytes, RedisError> {
         match self {
             Self::Text(text) => Ok(text),
             other => Err(other.unexpected("a text")),
@@ -47,7 +47,7 @@ impl Reply {
     ///
     /// # Errors
     /// It is an error, or no text.
-    pub(super) fn string(self) -> Result<String, RedisError> {
+    pub fn string(self) -> Result<String, RedisError> {
         let text = self.text()?;
         String::from_utf8(text.into())
             .map_err(|_| RedisError::Protocol("a text is not UTF-8".to_owned()))
@@ -57,7 +57,7 @@ impl Reply {
     ///
     /// # Errors
     /// It is an error, or no array.
-    pub(super) fn array(self) -> Result<Vec<Self>, RedisError> {
+    pub fn array(self) -> Result<Vec<Self>, RedisError> {
         match self {
             Self::Array(parts) => Ok(parts),
             other => Err(other.unexpected("an array")),
@@ -73,7 +73,7 @@ impl Reply {
 }
 
 /// Appends a command of these arguments to `out`.
-pub(super) fn encode<A: AsRef<[u8]>>(out: &mut Vec<u8>, arguments: &[A]) {
+pub fn encode<A: AsRef<[u8]>>(out: &mut Vec<u8>, arguments: &[A]) {
     begin(out, arguments.len());
     for argument in arguments {
         push(out, argument.as_ref());
@@ -81,12 +81,12 @@ pub(super) fn encode<A: AsRef<[u8]>>(out: &mut Vec<u8>, arguments: &[A]) {
 }
 
 /// Appends the beginning of a command of `count` arguments, which [`push`] adds.
-pub(super) fn begin(out: &mut Vec<u8>, count: usize) {
+pub fn begin(out: &mut Vec<u8>, count: usize) {
     header(out, b'*', count);
 }
 
 /// Appends one argument.
-pub(super) fn push(out: &mut Vec<u8>, argument: &[u8]) {
+pub fn push(out: &mut Vec<u8>, argument: &[u8]) {
     header(out, b'$', argument.len());
     out.extend_from_slice(argument);
     out.extend_from_slice(b"\r\n");
@@ -113,7 +113,7 @@ fn header(out: &mut Vec<u8>, kind: u8, mut number: usize) {
 ///
 /// # Errors
 /// The bytes are not RESP.
-pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Reply>, RedisError> {
+pub fn decode(buffer: &mut BytesMut) -> Result<Option<Reply>, RedisError> {
     let Some(length) = measure(buffer, 0, 0)? else {
         return Ok(None);
     };

@@ -1,0 +1,19 @@
+//! Connections to Redis, for the broker and the store.
+//!
+//! A connection is signed in, encrypted if its address says so, and leads to the master if sentinels
+//! watch the server. Pipelines of commands and their repetition are the caller's. Scripts, keys and
+//! queues are those of the parts that use Redis.
+
+pub mod address;
+pub mod connection;
+pub mod error;
+pub mod resp;
+pub mod sentinels;
+pub mod tls;
+
+pub use address::{RedisAddress, RedisOptions};
+pub use connection::RedisConnection;
+pub use error::RedisError;
+pub use resp::Reply;
+pub use sentinels::Sentinels;
+pub use tls::{CertificateFiles, RedisTls};
