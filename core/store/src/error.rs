@@ -35,6 +35,17 @@ pub enum StoreError {
     /// A write or a read failed.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// Another node has taken over the shared store.
+    #[error("another node has taken over the shared store")]
+    TakenOver,
+    /// It is not known whether a commit was stored.
+    #[error("it is not known whether the last commit was stored: Redis: {0}")]
+    InDoubt(String),
+    /// Redis lacks commits that were acknowledged.
+    #[error(
+        "Redis has lost {0} commits of the shared store that were acknowledged: check its persistence and its replicas"
+    )]
+    Lost(u64),
     /// The server has no store.
     #[error("this server has no store: its log says why")]
     Absent,

@@ -9,6 +9,7 @@ mod embedded;
 mod error;
 mod key_periods;
 mod memory;
+mod redis;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -17,6 +18,7 @@ pub use embedded::{EmbeddedStore, StoreOptions};
 pub use error::StoreError;
 pub use key_periods::KeyPeriods;
 pub use memory::MemoryStore;
+pub use redis::{Ownership, RedisStore, RedisStoreOptions, StoreLease};
 
 /// Name of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +71,12 @@ pub trait Store: Send + Sync + 'static {
     /// Something could not be written to its place.
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Whether no other process can have changed the store. If one can, answers from memory may be
+    /// out of date.
+    fn is_current(&self) -> bool {
+        true
     }
 
     /// Why nothing can be read or written at present. None while the store works. A store that

@@ -1,0 +1,84 @@
+//! Keys: the names in Redis of a store, and the bounds of ranges of keys.
+//!
+//! All names have the same hash tag, so that one script reaches every table. Example with the prefix
+//! `tidewire`, of a table `things`:
+//!
+//! | name                             | content                                              |
+//! |----------------------------------|------------------------------------------------------|
+//! | `tidewire:{store}:lease`         | hash: term, its node and end, number of commits      |
+//! | `tidewire:{store}:values:things` | hash: the value of each key                          |
+//! | `tidewire:{store}:order:things`  | sorted set: the keys, in the order of their bytes    |
+
+use crate::{Key, Table};
+
+/// Names with a prefix.
+#[derive(Debug, Clone)]
+pub(super) struct KeyNames(String);
+
+impl KeyNames {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self(format!("{prefix}:{{store}}:"))
+    }
+
+    pub(super) fn lease(&self) -> String {
+        format!("{}lease", self.0)
+    }
+
+    pub(super) fn values(&self, table: Table) -> String {
+        format!("{}values:{}", self.0, table.0)
+    }
+
+    pub(super) fn order(&self, table: Table) -> String {
+        format!("{}order:{}", self.0, table.0)
+    }
+}
+
+/// The bound of a range that a key belongs to.
+pub(super) fn included(key: &[u8]) -> Vec<u8> {
+    [b"[", key].concat()
+}
+
+/// The bound of a range that a key does not belong to.
+pub(super) fn excluded(key: &[u8]) -> Vec<u8> {
+    [b"(", key].concat()
+}
+
+/// The upper bound of the keys that begin with a prefix.
+pub(super) fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end: Key = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return excluded(&end);
+        }
+    }
+    // No key is greater than all with this prefix.
+    b"+".to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_before_the_next_one() {
+        assert_eq!(end_of(b"ab"), b"(ac");
+        assert_eq!(end_of(b"a\xff"), b"(b");
+        assert_eq!(end_of(b"\xff\xff"), b"+");
+        assert_eq!(end_of(b""), b"+");
+    }
+
+    #[test]
+    fn names_are_as_in_the_table() {
+        let names = KeyNames::new("tidewire");
+        assert_eq!(names.lease(), "tidewire:{store}:lease");
+        assert_eq!(
+            names.values(Table("things")),
+            "tidewire:{store}:values:things"
+        );
+        assert_eq!(
+            names.order(Table("things")),
+            "tidewire:{store}:order:things"
+        );
+    }
+}

@@ -1,0 +1,48 @@
+#!lua flags=allow-oom
+-- Takes, extends, ends or reads the lease of a store.
+--
+-- KEYS: 1 lease.
+-- ARGV: 1 node, 2 term that this node has or had ("" if none), 3 lifetime in ms, 4 mode: "take" (a lease
+--   that has ended), "hold" (extends the term of this node), "again" (a new term, also in place of
+--   that of this node), "end", "look", 5 random digits, 6 number of the newest term that the node
+--   knows of.
+-- Returns whether the node has the lease ("1" or "0"), the term, its node, the remaining ms, the number
+--   of commits, and the number of commits when the term after ARGV[2] began ("" if not known).
+--
+-- A term is "<number>-<digits>". The digits tell it from one of the same number, which a server that
+-- has lost its data would give again. Times are those of this server.
+
+local lease = redis.call('HMGET', KEYS[1], 'term', 'node', 'until', 'commits')
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local term, node = lease[1] or '', lease[2] or ''
+local ends, commits = tonumber(lease[3] or '0'), lease[4] or '0'
+local mode, mine, is_mine = ARGV[4], ARGV[2], ARGV[2] ~= '' and ARGV[2] == term
+
+local function number(text)
+  return tonumber(string.match(text, '^(%d+)') or '0')
+end
+
+local is_free = ends <= now
+if (mode == 'take' and is_free) or (mode == 'again' and (is_free or is_mine)) then
+  local next = math.max(number(term), tonumber(ARGV[6])) + 1
+  term, node, ends = string.format('%.0f-%s', next, ARGV[5]), ARGV[1], now + tonumber(ARGV[3])
+  redis.call('HSET', KEYS[1], 'term', term, 'node', node, 'until', string.format('%.0f', ends),
+    string.format('b%.0f', next), commits)
+  -- Nobody asks for the beginning of a term that ended this long ago.
+  redis.call('HDEL', KEYS[1], string.format('b%.0f', next - 16))
+  is_mine = true
+elseif mode == 'hold' and is_mine then
+  ends = now + tonumber(ARGV[3])
+  redis.call('HSET', KEYS[1], 'until', string.format('%.0f', ends))
+elseif mode == 'end' and is_mine then
+  ends, is_mine = now, false
+  redis.call('HSET', KEYS[1], 'until', string.format('%.0f', ends))
+else
+  is_mine = is_mine and mode == 'hold'
+end
+local began = ''
+if mine ~= '' and not is_mine then
+  began = redis.call('HGET', KEYS[1], string.format('b%.0f', number(mine) + 1)) or ''
+end
+return { is_mine and '1' or '0', term, node, string.format('%.0f', math.max(0, ends - now)), commits, began }

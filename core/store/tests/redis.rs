@@ -1,0 +1,317 @@
+//! Redis store: the suite of all stores, one owner at a time, and faults. Each test starts a server
+//! of Redis of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../../../tests/src/deadline.rs"]
+mod deadline;
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+#[path = "../../../tests/src/redis.rs"]
+mod redis_server;
+mod suite;
+
+use std::{sync::Arc, time::Duration};
+
+use proptest::{
+    strategy::{Strategy as _, ValueTree as _},
+    test_runner::TestRunner,
+};
+use tidewire_redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels};
+use tidewire_store::{
+    Batch, Ownership, RedisStore, RedisStoreOptions, SharedStore, Store as _, StoreError,
+    StoreLease,
+};
+use tokio::task::JoinSet;
+
+use deadline::{eventually, within};
+use redis_server::RedisServer;
+use suite::{TABLE, all};
+
+fn options(redis: &RedisServer) -> RedisOptions {
+    RedisOptions {
+        address: RedisAddress::parse(&redis.url()).unwrap(),
+        sentinels: Sentinels::default(),
+        tls: RedisTls::new(&CertificateFiles::default()).unwrap(),
+        prefix: "test".to_owned(),
+        timeout: Duration::from_secs(5),
+        buffer_bytes: 64 << 20,
+    }
+}
+
+/// A node with this name.
+fn node(redis: &RedisServer, name: &str) -> StoreLease {
+    with(redis, name, |_| {})
+}
+
+fn with(
+    redis: &RedisServer,
+    name: &str,
+    change: impl FnOnce(&mut RedisStoreOptions),
+) -> StoreLease {
+    let mut all = RedisStoreOptions {
+        redis: options(redis),
+        node: name.to_owned(),
+        replicas: 0,
+    };
+    change(&mut all);
+    StoreLease::start(all)
+}
+
+/// The store of a node, once it is the owner.
+async fn owned(lease: &StoreLease) -> RedisStore {
+    let mut ownership = lease.ownership();
+    let is_open = |one: &Ownership| matches!(one, Ownership::Own(store) if !store.has_ended());
+    let owner = within("the lease", ownership.wait_for(is_open)).await;
+    match &*owner.unwrap() {
+        Ownership::Own(store) => store.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A store that is shared with nobody, and all that it needs.
+async fn alone() -> (RedisServer, StoreLease, SharedStore) {
+    let redis = RedisServer::start().await;
+    let lease = node(&redis, "a");
+    let store = owned(&lease).await;
+    (redis, lease, Arc::new(store))
+}
+
+fn one(key: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(TABLE, key, key);
+    batch
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_passes_the_suite_of_all_stores() {
+    let (redis, _lease, store) = alone().await;
+    let empty = async || {
+        for kind in ["values", "order"] {
+            for table in ["things", "others"] {
+                let key = format!("test:{{store}}:{kind}:{table}");
+                redis.command(&["DEL", &key]).await;
+            }
+        }
+    };
+    suite::scan_in_pages(&*store).await;
+    empty().await;
+    suite::read_many(&*store).await;
+    empty().await;
+    suite::commit_concurrently(&store).await;
+    empty().await;
+    suite::commit_urgently(&store).await;
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..64 {
+        empty().await;
+        let batches = suite::batches().new_tree(&mut runner).unwrap().current();
+        suite::compare_with_map(&*store, batches).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_values_ranges_and_batches_are_stored() {
+    let (_redis, _lease, store) = alone().await;
+    let mut batch = Batch::new();
+    for number in 0..20_000_u32 {
+        batch.put(TABLE, number.to_be_bytes(), vec![7; 300]);
+    }
+    batch.put(TABLE, [u8::MAX; 9], vec![b'\r'; 8 << 20]);
+    store.commit(batch).await.unwrap();
+    let entries = all(&*store).await;
+    assert_eq!(entries.len(), 20_001);
+    assert_eq!(entries[&[u8::MAX; 9][..]].len(), 8 << 20);
+    let mut batch = Batch::new();
+    batch.delete_range(TABLE, 10_u32.to_be_bytes(), 19_990_u32.to_be_bytes());
+    store.commit(batch).await.unwrap();
+    assert_eq!(all(&*store).await.len(), 21);
+    let mut batch = Batch::new();
+    for number in 0..300_001_u32 {
+        batch.delete(TABLE, number.to_be_bytes());
+    }
+    let error = store.commit(batch).await.unwrap_err().to_string();
+    assert!(error.contains("expected at most 300000"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_at_a_time_owns_it() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (node(&redis, "a"), node(&redis, "b"));
+    let (owner, other, name) = tokio::select! {
+        _ = owned(&a) => (a, b, "a"),
+        _ = owned(&b) => (b, a, "b"),
+    };
+    let seen = eventually("the other node sees the owner", async || {
+        match &*other.ownership().borrow() {
+            Ownership::Other { node, .. } => Some(node.clone()),
+            _ => None,
+        }
+    });
+    assert_eq!(seen.await, name);
+    let store = owned(&owner).await;
+    store.commit(one("1")).await.unwrap();
+    owner.end().await;
+    assert_eq!(store.commit(one("2")).await, Err(StoreError::Closed));
+    let next = owned(&other).await;
+    assert_eq!(all(&next).await.len(), 1);
+    assert!(other.fault().is_none(), "{:?}", other.fault());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_overtaken_cannot_write() {
+    let (redis, _a, store) = alone().await;
+    store.commit(one("1")).await.unwrap();
+    // Both nodes think that they own it, as after a pause of the first one.
+    redis
+        .command(&["HSET", "test:{store}:lease", "until", "0"])
+        .await;
+    let b = node(&redis, "b");
+    let taken = async {
+        loop {
+            if let Err(error) = store.commit(one("a")).await {
+                return error;
+            }
+            redis
+                .command(&["HSET", "test:{store}:lease", "until", "0"])
+                .await;
+        }
+    };
+    let error = within("a refusal", taken).await;
+    assert_eq!(error, StoreError::TakenOver);
+    let next = owned(&b).await;
+    next.commit(one("b")).await.unwrap();
+    assert_eq!(store.commit(one("c")).await, Err(StoreError::TakenOver));
+    assert_eq!(
+        store.get(TABLE, b"1".to_vec()).await,
+        Err(StoreError::TakenOver)
+    );
+    assert!(!store.is_current());
+    assert!(!all(&next).await.contains_key(&b"c"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_of_redis_is_reported() {
+    let (mut redis, lease, store) = alone().await;
+    for number in 0..5 {
+        store.commit(one(&number.to_string())).await.unwrap();
+    }
+    // It stores nothing on disk.
+    redis.kill();
+    redis.restart().await;
+    let ended = within("the end of the term", async {
+        loop {
+            match store.commit(one("later")).await {
+                Err(error @ (StoreError::Lost(_) | StoreError::TakenOver)) => return error,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    });
+    ended.await;
+    let next = owned(&lease).await;
+    assert!(all(&next).await.is_empty());
+    next.commit(one("new")).await.unwrap();
+    assert_eq!(lease.lost_commits(), 5);
+    let fault = lease.fault().unwrap().to_string();
+    assert!(fault.contains("has lost 5 commits"), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_is_a_fault_that_ends_by_itself() {
+    let mut redis =
+        RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let lease = with(&redis, "a", |all| {
+        all.redis.timeout = Duration::from_millis(500);
+    });
+    let store = owned(&lease).await;
+    store.commit(one("1")).await.unwrap();
+    redis.kill();
+    let error = store.commit(one("2")).await.unwrap_err().to_string();
+    assert!(error.contains("Redis: "), "{error}");
+    assert!(store.failure().is_some());
+    assert!(store.get(TABLE, b"1".to_vec()).await.is_err());
+    redis.restart().await;
+    let committed = eventually("a commit", async || {
+        let store = owned(&lease).await;
+        store.commit(one("3")).await.ok().map(|()| store)
+    });
+    let store = committed.await;
+    let entries = all(&store).await;
+    assert!(entries.contains_key(&b"1"[..]) && entries.contains_key(&b"3"[..]));
+    assert_eq!(store.failure(), None);
+    assert_eq!(lease.lost_commits(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_refuses_and_is_used_again() {
+    let (redis, lease, store) = alone().await;
+    store.commit(one("1")).await.unwrap();
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let error = store.commit(one("2")).await.unwrap_err().to_string();
+    assert!(error.contains("raise its `maxmemory`"), "{error}");
+    assert!(store.failure().is_some());
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("the end of the fault", async || {
+        store.failure().is_none().then_some(())
+    })
+    .await;
+    store.commit(one("3")).await.unwrap();
+    assert_eq!(all(&*store).await.len(), 2);
+    // It is the same term: nothing was in doubt.
+    assert!(!owned(&lease).await.has_ended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_connections_neither_lose_nor_double_commits() {
+    let (redis, lease, store) = alone().await;
+    let redis = Arc::new(redis);
+    let mut commits = JoinSet::new();
+    for task in 0..8 {
+        let store = store.clone();
+        commits.spawn(async move {
+            for number in 0..100 {
+                store
+                    .commit(one(&format!("{task}.{number}")))
+                    .await
+                    .unwrap();
+            }
+        });
+    }
+    let cutting = tokio::spawn({
+        let redis = redis.clone();
+        async move {
+            loop {
+                redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    while let Some(done) = within("all commits", commits.join_next()).await {
+        done.unwrap();
+    }
+    cutting.abort();
+    assert_eq!(all(&*store).await.len(), 800);
+    assert_eq!(lease.lost_commits(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_waits_for_a_replica_if_one_is_wanted() {
+    let master = RedisServer::start().await;
+    let lease = with(&master, "a", |all| all.replicas = 1);
+    let fault = eventually("the fault", async || {
+        let fault = lease.fault()?.to_string();
+        fault.contains("store.replicas").then_some(fault)
+    });
+    assert!(fault.await.contains("0 replicas"));
+    let port = master.port().to_string();
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+    let store = owned(&lease).await;
+    store.commit(one("1")).await.unwrap();
+    let found = replica
+        .command(&["HGET", "test:{store}:values:things", "1"])
+        .await;
+    assert_eq!(found, "$1\r\n1\r\n");
+}
