@@ -10,21 +10,22 @@ mod sink;
 mod transaction_watches;
 mod watch_queue;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::RwLock;
 use tidewire_alert::{AlertConfig, AlertEngine, AlertError, AlertTasks, SharedCatalog};
 use tidewire_price::PriceEngine;
 use tidewire_service::{AlertRpc, NotifyRpc};
-use tidewire_store::SharedStore;
 use tidewire_stream::SharedClock;
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::{catalog::EngineCatalog, sink::ChannelSink, transaction_watches::TransactionWatches};
-use crate::{notifications::NO_STORE, serve::Server};
+use crate::{
+    engine_store::{EngineStore, StoreTerm},
+    notifications::NO_STORE,
+    serve::Server,
+};
 
 pub(crate) use self::chain_tap::ChainTap;
 
@@ -35,23 +36,25 @@ const RETRY: Duration = Duration::from_secs(1);
 /// while it serves already.
 const OPEN_WAIT: Duration = Duration::from_millis(500);
 
-/// The engine, once it is open.
-type EngineSlot = Arc<OnceLock<AlertEngine>>;
+/// The engine, while it is open.
+type EngineSlot = Arc<RwLock<Option<AlertEngine>>>;
 
 type Opening = JoinHandle<Result<(AlertEngine, AlertTasks), AlertError>>;
 
-/// Alerts of a server. The engine may open later than the server starts.
+/// Alerts of a server. The engine may open later than the server starts, and again in each term of
+/// a shared store.
 pub(crate) struct Alerts {
     service: AlertRpc,
-    store: SharedStore,
+    store: EngineStore,
     clock: SharedClock,
     config: AlertConfig,
     sink: Arc<ChannelSink>,
     catalog: SharedCatalog,
-    prices: PriceEngine,
     watches: Arc<TransactionWatches>,
     engine: EngineSlot,
     opening: Option<Opening>,
+    /// The store that the engine is opened on.
+    term: Option<StoreTerm>,
     tasks: Option<AlertTasks>,
     /// Why the last attempt to open the engine failed.
     failure: Option<AlertError>,
@@ -65,12 +68,13 @@ impl Alerts {
             service.set_absence(reason.to_owned());
             return None;
         }
-        let Some(store) = server.store.clone() else {
+        let Some(store) = server.engine_store.clone() else {
             service.set_absence(NO_STORE.to_owned());
             return None;
         };
         service.set_absence("the rules are being loaded".to_owned());
         let engine = server.chain_tap.engine();
+        listen(&server.prices, &engine);
         let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
         server.chain_tap.set_watches(watches.clone());
         let chains = server.config.chain.iter().map(|chain| chain.id).collect();
@@ -85,10 +89,10 @@ impl Alerts {
                 watches.clone(),
             )),
             catalog: Arc::new(EngineCatalog::new(server.prices.symbols(), chains)),
-            prices: server.prices.clone(),
             watches,
             engine,
             opening: None,
+            term: None,
             tasks: None,
             failure: None,
         })
@@ -104,29 +108,37 @@ impl Alerts {
     /// Waits until the engine is open. False if no later attempt can open it.
     async fn opened(&mut self) -> bool {
         loop {
-            if self.engine.get().is_some() {
+            if self.tasks.is_some() {
                 return true;
             }
-            if self.opening.is_none() && self.failure.is_some() {
-                sleep(RETRY).await;
-            }
-            let start = || {
-                let (store, sink) = (self.store.clone(), self.sink.clone());
-                let (catalog, clock) = (self.catalog.clone(), self.clock.clone());
-                let config = self.config.clone();
-                tokio::spawn(AlertEngine::open(store, sink, catalog, clock, config))
+            let opening = match &mut self.opening {
+                Some(opening) => opening,
+                None => {
+                    if self.failure.is_some() {
+                        sleep(RETRY).await;
+                    }
+                    let service = &self.service;
+                    let term = self.store.term(|reason| service.set_absence(reason)).await;
+                    let (store, sink) = (term.store.clone(), self.sink.clone());
+                    let (catalog, clock) = (self.catalog.clone(), self.clock.clone());
+                    let config = self.config.clone();
+                    self.term = Some(term);
+                    let open = AlertEngine::open(store, sink, catalog, clock, config);
+                    self.opening.insert(tokio::spawn(open))
+                }
             };
             // The handle stays here if this function is cancelled, so that the loading goes on.
-            let result = self.opening.get_or_insert_with(start).await;
+            let result = opening.await;
             self.opening = None;
             match result {
                 Ok(Ok((engine, tasks))) => {
                     if self.failure.take().is_some() {
                         tracing::info!("alerts are available again");
                     }
-                    listen(&self.prices, engine.clone());
-                    self.service.set_engine(engine.clone());
-                    let _ = self.engine.set(engine);
+                    if let Some(term) = &self.term {
+                        self.service.set_engine(engine.clone(), term.store.clone());
+                    }
+                    *self.engine.write() = Some(engine);
                     self.tasks = Some(tasks);
                 }
                 Ok(Err(error)) => {
@@ -154,29 +166,48 @@ impl Alerts {
 impl Alerts {
     /// Judges, stores and delivers until cancelled.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
-        let opened = cancel.run_until_cancelled(self.opened()).await;
-        let (Some(true), Some(tasks)) = (opened, self.tasks.take()) else {
-            return;
-        };
-        let (watches, engine, service) = (self.watches, self.engine, self.service);
-        let watching = tokio::spawn({
-            let cancel = cancel.clone();
-            async move { watches.run(&engine, cancel).await }
+        while let Some(true) = cancel.run_until_cancelled(self.opened()).await {
+            let (Some(tasks), Some(term)) = (self.tasks.take(), self.term.take()) else {
+                return;
+            };
+            self.serve(tasks, &term, &cancel).await;
+        }
+    }
+
+    /// Works until the term of the store ends or the server stops.
+    async fn serve(&self, tasks: AlertTasks, term: &StoreTerm, cancel: &CancellationToken) {
+        let (service, until) = (&self.service, cancel.child_token());
+        let watching = self.engine.read().clone().map(|engine| {
+            let (watches, until) = (self.watches.clone(), until.clone());
+            tokio::spawn(async move { watches.run(&engine, until).await })
         });
         let watched = async {
-            if watching.await.is_err_and(|error| error.is_panic()) {
+            if let Some(watching) = watching
+                && watching.await.is_err_and(|error| error.is_panic())
+            {
                 tracing::error!("the transaction watches of alerts panicked: restart the server");
                 service.set_fault("the transaction watches of alerts panicked".to_owned());
             }
         };
-        tokio::join!(tasks.run(cancel), watched);
+        let ended = async {
+            if let Some(reason) = until.run_until_cancelled(term.ended()).await {
+                tracing::warn!(%reason, "alerts end with the term of the shared store");
+                *self.engine.write() = None;
+                service.set_absence(reason.to_string());
+                until.cancel();
+            }
+        };
+        tokio::join!(tasks.run(until.clone()), watched, ended);
     }
 }
 
-/// Passes each published price on. Those of symbols whose price was published while the rules were
-/// loaded are the first: it may be long before they change.
-fn listen(prices: &PriceEngine, engine: AlertEngine) {
+/// Passes each published price on.
+fn listen(prices: &PriceEngine, engine: &EngineSlot) {
+    let engine = engine.clone();
     prices.on_price(move |tick| {
+        let Some(engine) = engine.read().clone() else {
+            return;
+        };
         let symbol = tick.symbol.as_str();
         match tick.stale {
             true => engine.stale(symbol),

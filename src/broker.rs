@@ -83,7 +83,7 @@ fn certificate_files(config: &BrokerConfig) -> Result<CertificateFiles, String> 
 }
 
 /// The options of a Redis broker.
-fn redis_options(config: &BrokerConfig) -> Result<RedisOptions, String> {
+pub(crate) fn redis_options(config: &BrokerConfig) -> Result<RedisOptions, String> {
     let url = config.url.as_deref().unwrap_or_default();
     Ok(RedisOptions {
         address: RedisAddress::parse(url).map_err(|problem| format!("broker.url {problem}"))?,

@@ -209,6 +209,7 @@ pub(crate) struct StoreConfig {
     pub(crate) path: PathBuf,
     pub(crate) url: Option<String>,
     pub(crate) inbox_items: u32,
+    pub(crate) replicas: u32,
 }
 
 impl Default for StoreConfig {
@@ -218,6 +219,31 @@ impl Default for StoreConfig {
             path: "tidewire-data".into(),
             url: None,
             inbox_items: 10_000,
+            replicas: 0,
+        }
+    }
+}
+
+impl StoreConfig {
+    fn check(&self, broker: BrokerKind, problems: &mut Vec<String>) {
+        let is_redis = self.kind == StoreKind::Redis;
+        if is_redis && broker != BrokerKind::Redis {
+            problems.push(
+                "store.kind is \"redis\", and broker.kind is \"memory\", expected broker.kind = \"redis\": the store is in the Redis of [broker]"
+                    .to_owned(),
+            );
+        }
+        if self.url.is_some() {
+            problems.push(
+                "store.url is set, expected no URL: the store is in the Redis of broker.url"
+                    .to_owned(),
+            );
+        }
+        if self.replicas > 0 && !is_redis {
+            problems.push(
+                "store.replicas is set, and store.kind is \"embedded\", expected store.kind = \"redis\" or no replicas"
+                    .to_owned(),
+            );
         }
     }
 }
@@ -425,14 +451,7 @@ impl Config {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         broker::check(&self.broker, &mut problems);
-        if self.store.kind == StoreKind::Redis {
-            let text = "store.kind = \"redis\" is not built yet, expected \"embedded\"";
-            problems.push(text.to_owned());
-        }
-        if self.store.url.is_some() {
-            let text = "store.url is set, expected no URL: a store in Redis is not built yet";
-            problems.push(text.to_owned());
-        }
+        self.store.check(self.broker.kind, &mut problems);
         if self.server.admin_listen.is_some() {
             problems.push("server.admin_listen is not built yet".to_owned());
         }

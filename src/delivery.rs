@@ -16,17 +16,14 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct DeliveryChannels {
     config: DeliveryConfig,
     senders: Arc<Senders>,
-    store: SharedStore,
     stream: Arc<StreamCore>,
     clock: SharedClock,
-    contacts: Contacts,
 }
 
 impl DeliveryChannels {
     /// The channels of a configuration. None if it has none.
     pub(crate) fn new(
         config: &DeliveryConfig,
-        store: &SharedStore,
         stream: &Arc<StreamCore>,
         clock: &SharedClock,
     ) -> anyhow::Result<Option<Self>> {
@@ -36,20 +33,24 @@ impl DeliveryChannels {
         Ok(Some(Self {
             senders: Arc::new(Senders::new(config, clock)?),
             config: config.clone(),
-            contacts: Contacts::new(store.clone(), clock.clone()),
-            store: store.clone(),
             stream: stream.clone(),
             clock: clock.clone(),
         }))
     }
 
-    /// The channels of an open hub, in `slot` from now on, so that no request finds them missing
-    /// once the hub takes requests.
-    pub(crate) fn open(self, hub: &NotificationHub, slot: &DeliverySlot) -> OpenChannels {
+    /// The channels of an open hub and its store, in `slot` from now on, so that no request finds
+    /// them missing once the hub takes requests.
+    pub(crate) fn open(
+        &self,
+        hub: &NotificationHub,
+        store: &SharedStore,
+        slot: &DeliverySlot,
+    ) -> OpenChannels {
+        let contacts = Contacts::new(store.clone(), self.clock.clone());
         let jobs = DurableJobs::new(
-            self.store.clone(),
+            store.clone(),
             hub.clone(),
-            self.contacts.clone(),
+            contacts.clone(),
             self.clock.clone(),
         );
         let limits = DispatcherLimits {
@@ -63,15 +64,15 @@ impl DeliveryChannels {
             limits,
         );
         slot.set(Delivery {
-            contacts: self.contacts,
-            senders: self.senders,
+            contacts,
+            senders: self.senders.clone(),
             jobs: jobs.clone(),
             dispatcher: dispatcher.clone(),
         });
         let planner = Planner::new(
             jobs.clone(),
-            Arc::new(Connections(self.stream)),
-            self.config,
+            Arc::new(Connections(self.stream.clone())),
+            self.config.clone(),
             dispatcher.clone(),
         );
         OpenChannels {

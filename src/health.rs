@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tidewire_chain::{ChainConfig, ChainEngine};
 use tidewire_price::PriceEngine;
 use tidewire_proto::v1::ConnectionState;
-use tidewire_store::SharedStore;
+use tidewire_store::{SharedStore, StoreLease};
 use tidewire_stream::{PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,8 @@ pub(crate) struct HealthWatch {
     pub(crate) chains: ChainEngine,
     pub(crate) chain_configs: Vec<ChainConfig>,
     pub(crate) store: Option<SharedStore>,
+    /// The part of this node in a shared store.
+    pub(crate) lease: Option<Arc<StoreLease>>,
 }
 
 /// The last observation of a chain.
@@ -69,6 +71,10 @@ impl HealthWatch {
             reports.extend(self.store.as_ref().map(|store| PartReport {
                 part: "store".to_owned(),
                 fault: store.failure().map(|error| error.to_string()),
+            }));
+            reports.extend(self.lease.as_ref().map(|lease| PartReport {
+                part: "shared store".to_owned(),
+                fault: lease.fault().map(|error| error.to_string()),
             }));
             reports.extend(self.broker(&mut broker_well_at, now));
             reports.extend(self.venues(&mut venues_live_at, now));

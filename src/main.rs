@@ -10,6 +10,7 @@ mod cli;
 mod clock_mark;
 mod config;
 mod delivery;
+mod engine_store;
 mod fallback;
 mod feed;
 mod health;

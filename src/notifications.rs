@@ -21,14 +21,16 @@ use tidewire_notification::{
 };
 use tidewire_proto::v1::{Notification, Priority, server_message::Data};
 use tidewire_service::NotifyRpc;
-use tidewire_store::SharedStore;
 use tidewire_stream::{
     ChannelName, DurablePublisher as _, SharedClock, StreamCore, Urgency, UserId, channel::PERSONAL,
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{DeliveryChannels, OpenChannels};
+use crate::{
+    delivery::{DeliveryChannels, OpenChannels},
+    engine_store::{EngineStore, StoreTerm},
+};
 
 /// Time between two attempts to open the hub on a store that fails.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,21 +45,32 @@ const QUEUE: usize = 1_024;
 /// The reason for which a replay beside another one has no notifications and no alerts.
 pub(crate) const NO_STORE: &str = "a replay has no store to keep them in if another process has its folder: stop that one, or set another folder in `store.path`";
 
-/// Notifications of a server. The hub may open later than the server starts.
+/// Time from another owner of a shared store until connected users are told to read their lists
+/// again: its hub has opened by then.
+const TAKEOVER: Duration = Duration::from_millis(500);
+
+/// Notifications of a server. The hub may open later than the server starts, and again in each
+/// term of a shared store.
 pub(crate) struct Notifications {
     service: NotifyRpc,
     stream: Arc<StreamCore>,
-    store: SharedStore,
+    store: EngineStore,
     clock: SharedClock,
     config: NotificationConfig,
     sink: Arc<ChannelSink>,
     fan_outs: mpsc::Receiver<FanOut>,
     urgent_fan_outs: mpsc::Receiver<FanOut>,
-    hub: Option<NotificationHub>,
+    open: Option<OpenHub>,
     delivery: Option<DeliveryChannels>,
-    open_delivery: Option<OpenChannels>,
     /// Why the last attempt to open the hub failed.
     failure: Option<NotificationError>,
+}
+
+/// A hub that has opened, and does not work yet.
+struct OpenHub {
+    hub: NotificationHub,
+    term: StoreTerm,
+    delivery: Option<OpenChannels>,
 }
 
 impl Notifications {
@@ -66,7 +79,7 @@ impl Notifications {
     pub(crate) fn new(
         service: &NotifyRpc,
         stream: &Arc<StreamCore>,
-        store: Option<SharedStore>,
+        store: Option<EngineStore>,
         clock: SharedClock,
         config: NotificationConfig,
         delivery: Option<DeliveryChannels>,
@@ -99,9 +112,8 @@ impl Notifications {
             sink: Arc::new(sink),
             fan_outs,
             urgent_fan_outs,
-            hub: None,
+            open: None,
             delivery,
-            open_delivery: None,
             failure: None,
         })
     }
@@ -111,12 +123,18 @@ impl Notifications {
         self.sink.pushes.clone()
     }
 
-    /// Opens the hub. Call it before clients connect. A failure leaves the rest of the server as
-    /// it is: [`run`](Self::run) repeats the attempt, and meanwhile requests return
+    /// Opens the hub, if this node may. Call it before clients connect. A failure leaves the rest of
+    /// the server as it is: [`run`](Self::run) repeats the attempt, and meanwhile requests return
     /// `unavailable`.
     pub(crate) async fn open(&mut self) {
+        if let Some(term) = self.store.now() {
+            self.open_on(term).await;
+        }
+    }
+
+    async fn open_on(&mut self, term: StoreTerm) {
         let opening = NotificationHub::open(
-            self.store.clone(),
+            term.store.clone(),
             self.sink.clone(),
             self.clock.clone(),
             self.config.clone(),
@@ -127,10 +145,14 @@ impl Notifications {
                     tracing::info!("notifications are available again");
                 }
                 let slot = self.service.delivery();
-                let delivery = self.delivery.take();
-                self.open_delivery = delivery.map(|delivery| delivery.open(&hub, slot));
-                self.service.set_hub(hub.clone());
-                self.hub = Some(hub);
+                let delivery = self.delivery.as_ref();
+                let delivery = delivery.map(|delivery| delivery.open(&hub, &term.store, slot));
+                self.service.set_hub(hub.clone(), term.store.clone());
+                self.open = Some(OpenHub {
+                    hub,
+                    term,
+                    delivery,
+                });
             }
             Err(error) => {
                 if self.failure.as_ref() != Some(&error) {
@@ -144,26 +166,58 @@ impl Notifications {
 
     /// Does the background work of the hub, and fans its broadcasts out, until cancelled.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
-        let Some(Some(hub)) = cancel.run_until_cancelled(self.opened()).await else {
-            return;
-        };
-        let background = tokio::spawn({
-            let (hub, cancel) = (hub.clone(), cancel.clone());
-            async move { hub.run(cancel).await }
-        });
-        let delivery = self.open_delivery.take();
-        let delivery = delivery.map(|delivery| tokio::spawn(delivery.run(cancel.clone())));
         let pushing = tokio::spawn({
             let (pushes, cancel) = (self.pushes(), cancel.clone());
             async move { pushes.run(cancel).await }
         });
-        while let Some(Some(fan_out)) = cancel.run_until_cancelled(self.next_fan_out()).await {
-            let done = cancel.run_until_cancelled(self.fan_out(&hub, fan_out));
-            if done.await.is_none() {
-                break;
+        let telling = tokio::spawn({
+            let (stream, store, cancel) = (self.stream.clone(), self.store.clone(), cancel.clone());
+            async move {
+                cancel
+                    .run_until_cancelled(tell_of_terms(&stream, &store))
+                    .await
             }
+        });
+        while let Some(Some(open)) = cancel.run_until_cancelled(self.opened()).await {
+            self.serve(open, &cancel).await;
         }
-        if background.await.is_err() || pushing.await.is_err() {
+        cancel.cancelled().await;
+        if pushing.await.is_err() || telling.await.is_err() {
+            tracing::error!("the background work of notifications panicked");
+        }
+    }
+
+    /// Works until the term of the store ends or the server stops.
+    async fn serve(&mut self, open: OpenHub, cancel: &CancellationToken) {
+        let OpenHub {
+            hub,
+            term,
+            delivery,
+        } = open;
+        let until = cancel.child_token();
+        let background = tokio::spawn({
+            let (hub, until) = (hub.clone(), until.clone());
+            async move { hub.run(until).await }
+        });
+        let delivery = delivery.map(|delivery| tokio::spawn(delivery.run(until.clone())));
+        let fanning = async {
+            while let Some(fan_out) = self.next_fan_out().await {
+                self.fan_out(&hub, fan_out).await;
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            reason = term.ended() => Some(reason),
+            () = fanning => None,
+        };
+        if let Some(reason) = ended {
+            tracing::warn!(%reason, "notifications end with the term of the shared store");
+            self.service.set_absence(reason.to_string());
+            self.service.delivery().clear();
+        }
+        until.cancel();
+        if background.await.is_err() {
             tracing::error!("the background work of notifications panicked");
         }
         if let Some(delivery) = delivery
@@ -174,16 +228,20 @@ impl Notifications {
     }
 
     /// The hub, once it is open. None if no later attempt can open it.
-    async fn opened(&mut self) -> Option<NotificationHub> {
-        while self.hub.is_none() {
+    async fn opened(&mut self) -> Option<OpenHub> {
+        while self.open.is_none() {
             // Only a store that fails now may work later.
             if !matches!(self.failure, None | Some(NotificationError::Unavailable(_))) {
                 return None;
             }
-            sleep(RETRY).await;
-            self.open().await;
+            if self.failure.is_some() {
+                sleep(RETRY).await;
+            }
+            let service = self.service.clone();
+            let term = self.store.term(|reason| service.set_absence(reason)).await;
+            self.open_on(term).await;
         }
-        self.hub.clone()
+        self.open.take()
     }
 
     async fn next_fan_out(&mut self) -> Option<FanOut> {
@@ -218,7 +276,7 @@ impl Notifications {
         if self.fan_outs.is_empty() && self.sink.take_dropped() {
             tracing::warn!("too many events at once: connected users read their lists again");
             for user in self.stream.users_to_reach() {
-                self.publish_gap(&user).await;
+                publish_gap(&self.stream, &user).await;
             }
         }
     }
@@ -237,7 +295,7 @@ impl Notifications {
             tracing::warn!(%error, "some connected users must read their lists again");
         }
         for (user, _) in unreached {
-            self.publish_gap(&user).await;
+            publish_gap(&self.stream, &user).await;
         }
         tokio::task::yield_now().await;
     }
@@ -246,19 +304,45 @@ impl Notifications {
     async fn publish_gap_if_known(&self, user: &UserId) {
         let is_known = |channel| self.stream.is_known(&channel);
         if ChannelName::user(user.as_str()).is_ok_and(is_known) {
-            self.publish_gap(user).await;
+            publish_gap(&self.stream, user).await;
         }
     }
+}
 
-    /// Tells a user's connections that they missed something.
-    async fn publish_gap(&self, user: &UserId) {
-        let gap = async {
-            let channel = ChannelName::user(user.as_str())?;
-            anyhow::Ok(self.stream.start_new_epoch(&channel).await?)
-        };
-        if let Err(error) = gap.await {
-            tracing::error!(%error, "a user's connections miss something and do not know it");
+/// Tells the users who are connected here to read their lists again whenever a shared store has
+/// another owner: one that was killed may have stored a notification that it did not publish.
+async fn tell_of_terms(stream: &StreamCore, store: &EngineStore) {
+    let Some(mut ownership) = store.ownership() else {
+        return;
+    };
+    let mut known: Option<String> = None;
+    loop {
+        let term = ownership.borrow_and_update().term().map(str::to_owned);
+        if let Some(term) = term
+            && known.as_ref() != Some(&term)
+        {
+            // The first one is that of before the clients connected.
+            if known.replace(term).is_some() {
+                sleep(TAKEOVER).await;
+                for user in stream.users_to_reach() {
+                    publish_gap(stream, &user).await;
+                }
+            }
         }
+        if ownership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells a user's connections that they missed something.
+async fn publish_gap(stream: &StreamCore, user: &UserId) {
+    let gap = async {
+        let channel = ChannelName::user(user.as_str())?;
+        anyhow::Ok(stream.start_new_epoch(&channel).await?)
+    };
+    if let Err(error) = gap.await {
+        tracing::error!(%error, "a user's connections miss something and do not know it");
     }
 }
 

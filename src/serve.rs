@@ -27,7 +27,7 @@ use tidewire_service::{
     AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, ServerSeries, StreamRpc,
     WatchRpc,
 };
-use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
+use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore, StoreLease};
 use tidewire_stream::{
     GuardedClock, Namespace, Namespaces, PublishRight, SharedClock, StreamCore, StreamOptions,
     SystemClock, deadline,
@@ -46,6 +46,7 @@ use crate::{
     clock_mark,
     config::Config,
     delivery::DeliveryChannels,
+    engine_store::EngineStore,
     fallback::VenueProbe,
     feed::{Feed, OpenFeed},
     health::HealthWatch,
@@ -160,6 +161,8 @@ pub(crate) struct Server {
     /// The same clock, whose mark is stored.
     guarded: Arc<GuardedClock>,
     pub(crate) store: Option<SharedStore>,
+    /// The store of notifications and alerts, from the start on.
+    pub(crate) engine_store: Option<EngineStore>,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) prices: PriceEngine,
     candles: Candles,
@@ -186,6 +189,7 @@ struct Lifetime {
 struct RunningServer {
     config: Config,
     store: Option<SharedStore>,
+    engine_store: Option<EngineStore>,
     stream: Arc<StreamCore>,
     gateway: Gateway,
     threads: ShardThreads,
@@ -268,6 +272,7 @@ impl Server {
             clock,
             guarded,
             store,
+            engine_store: None,
             stream,
             prices,
             candles,
@@ -305,16 +310,19 @@ impl Server {
         let price = PriceRpc::new(self.prices.clone(), self.candles.clone())
             .in_place_of(self.tried.clone());
         let notify = NotifyRpc::new(self.stream.clone());
+        if let Some(own) = self.store.clone() {
+            let is_live = self.feed.is_live();
+            let opened = EngineStore::open(&self.config, own, is_live, &self.stream).await?;
+            self.engine_store = Some(opened);
+        }
         let delivery = match &self.store {
-            Some(store) => {
-                DeliveryChannels::new(&self.config.delivery, store, &self.stream, &self.clock)?
-            }
+            Some(_) => DeliveryChannels::new(&self.config.delivery, &self.stream, &self.clock)?,
             None => None,
         };
         let mut notifications = Notifications::new(
             &notify,
             &self.stream,
-            self.store.clone(),
+            self.engine_store.clone(),
             self.clock.clone(),
             self.config.notification_config(),
             delivery,
@@ -381,6 +389,7 @@ impl Server {
             tasks.spawn(clock_mark::run(clock, store, halt.clone()));
         }
         tasks.spawn(self.candles.clone().run(halt.clone()));
+        let lease = self.lease();
         self.feed.start(&self.prices, tasks, halt);
         let (stream, metrics) = (self.stream.clone(), self.metrics);
         let health = HealthWatch {
@@ -389,6 +398,7 @@ impl Server {
             chains: self.chains.clone(),
             chain_configs: self.config.chain.clone(),
             store: self.store.clone(),
+            lease,
         };
         tasks.spawn(health.run(halt.clone()));
         let sampler = SeriesSampler {
@@ -413,12 +423,18 @@ impl Server {
         Ok(RunningServer {
             config: self.config,
             store: self.store,
+            engine_store: self.engine_store,
             stream: self.stream,
             gateway,
             threads,
             pushes,
             lifetime: self.lifetime,
         })
+    }
+
+    /// The part of this node in a shared store.
+    fn lease(&self) -> Option<Arc<StoreLease>> {
+        self.engine_store.as_ref()?.lease().cloned()
     }
 
     fn gateway(&self, services: Services, ip: std::net::IpAddr) -> anyhow::Result<Gateway> {
@@ -449,6 +465,7 @@ impl Server {
                 notify,
                 alerts,
                 store: self.store.clone(),
+                lease: self.lease(),
                 stopping: self.lifetime.stop.clone(),
             }),
             self.lifetime.tasks.clone(),
@@ -514,6 +531,10 @@ impl RunningServer {
         }
         self.threads.end(cut + reserve / 2).await;
         let end = deadline(started, window.max(SHORTEST_EXIT) - LAST_MOMENT);
+        // Early, so that another node takes over while this one saves what is its own.
+        if let Some(lease) = self.engine_store.as_ref().and_then(EngineStore::lease) {
+            let _ = timeout_at(end, lease.end()).await;
+        }
         let save_until = end - CLOSING;
         if timeout_at(save_until, self.stream.flush()).await.is_err() {
             let waiting = self.stream.broker().link();

@@ -8,7 +8,7 @@ use tidewire_chain::ChainEngine;
 use tidewire_price::PriceEngine;
 use tidewire_proto::v1::{ConnectionState::Live, Source};
 use tidewire_service::{AlertRpc, NotifyRpc};
-use tidewire_store::SharedStore;
+use tidewire_store::{SharedStore, StoreLease};
 use tidewire_stream::StreamCore;
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -171,6 +171,14 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Fires that share a notification with others of their minute."
     );
     metrics::describe_gauge!(
+        "tidewire_store_owner",
+        "Whether this node owns the shared store."
+    );
+    metrics::describe_counter!(
+        "tidewire_store_lost_commits_total",
+        "Acknowledged commits of the shared store that Redis lost."
+    );
+    metrics::describe_gauge!(
         "tidewire_alerts_delayed",
         "Notifications of alerts that wait for the notification hub, or for the end of their minute, up to 256."
     );
@@ -308,6 +316,8 @@ pub(crate) struct ServerProbes {
     pub(crate) notify: NotifyRpc,
     pub(crate) alerts: AlertRpc,
     pub(crate) store: Option<SharedStore>,
+    /// The part of this node in a shared store.
+    pub(crate) lease: Option<Arc<StoreLease>>,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
 }
 
@@ -339,7 +349,7 @@ impl Probes for ServerProbes {
             ));
         }
         if let Some(fault) = self.alerts.fault() {
-            return Err(fault.to_owned());
+            return Err(fault);
         }
         if let Some(fault) = self.broker_fault() {
             return Err(format!("Redis cannot be used: {fault}"));
@@ -413,6 +423,10 @@ impl Probes for ServerProbes {
             metrics::counter!("tidewire_alerts_summarised_total").absolute(alerts.summarised);
             metrics::gauge!("tidewire_alerts_delayed").set(alerts.waiting as f64);
             metrics::gauge!("tidewire_alerts_rules").set(alerts.rules as f64);
+        }
+        if let Some(lease) = &self.lease {
+            metrics::gauge!("tidewire_store_owner").set(f64::from(u8::from(lease.is_owner())));
+            metrics::counter!("tidewire_store_lost_commits_total").absolute(lease.lost_commits());
         }
         let cached = self.notify.cache_bytes();
         metrics::gauge!("tidewire_notification_cache_bytes").set(cached as f64);

@@ -45,7 +45,8 @@ impl ChainTap {
 
 impl Publisher for ChainTap {
     fn publish(&self, channel: &ChannelName, event: Event) {
-        if let Some(engine) = self.engine.get() {
+        let engine = self.engine.read().clone();
+        if let Some(engine) = &engine {
             match &event {
                 Data::Block(block) => add_gas(engine, block),
                 Data::Transaction(status) => {

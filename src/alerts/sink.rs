@@ -59,9 +59,12 @@ impl AlertSink for ChannelSink {
 
     fn notify(&self, requests: Vec<NotifyRequest>) -> SinkFuture<'_, Vec<Result<(), SinkError>>> {
         Box::pin(async move {
-            let Some(hub) = self.notify.opened_hub() else {
-                let absent = || SinkError::Unavailable("the notification hub is not open".into());
-                return requests.iter().map(|_| Err(absent())).collect();
+            let hub = match self.notify.open_hub() {
+                Ok(hub) => hub,
+                Err(error) => {
+                    let absent = || SinkError::Unavailable(error.message().to_owned());
+                    return requests.iter().map(|_| Err(absent())).collect();
+                }
             };
             let sender = UserId::new(SENDER);
             let results = hub.notify_batch(&sender, requests).await.into_iter();

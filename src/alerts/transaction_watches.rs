@@ -22,7 +22,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineSlot,
     chain_tap::add_transaction,
     watch_queue::{Transaction, WatchQueue},
 };
@@ -76,8 +75,7 @@ impl TransactionWatches {
     }
 
     /// Begins watches, and ends those that no rule needs, until cancelled.
-    pub(super) async fn run(&self, engine: &EngineSlot, cancel: CancellationToken) {
-        let Some(engine) = engine.get() else { return };
+    pub(super) async fn run(&self, engine: &AlertEngine, cancel: CancellationToken) {
         let watching = async {
             tokio::join!(self.begin(engine), self.sweep(engine));
         };

@@ -60,6 +60,7 @@ pub(super) fn check(config: &Config, problems: &mut Problems) {
     check_number("broker.buffer_bytes", buffer, (4_096, 16 * GIB), problems);
     let items = store.inbox_items.into();
     check_number("store.inbox_items", items, (1, 1_000_000), problems);
+    check_number("store.replicas", store.replicas.into(), (0, 5), problems);
     check_numbers(server, stream, limits, problems);
     check_notifications(notifications, problems);
     check_alerts(alerts, problems);

@@ -6,7 +6,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
 use tidewire_alert::{AlertEngine, AlertError, AlertStats};
 use tidewire_proto::{
     json,
@@ -18,6 +17,7 @@ use tidewire_proto::{
         UpdateAlertRequest, alert_service_server::AlertService, server_message::Data,
     },
 };
+use tidewire_store::SharedStore;
 use tidewire_stream::{Caller, ClientKey, Locality, Scope, StreamCore, StreamError};
 use tonic::{Request, Response, Status};
 
@@ -25,20 +25,19 @@ use crate::{
     backtests::Backtests,
     caller_of,
     connection::connection_info,
+    engine_slot::EngineSlot,
     personal::{PersonalData, PersonalStream},
     status_of,
 };
 
 /// `AlertService` over the alert engine. Cheap to clone.
 ///
-/// The engine opens after the service is made. Until then every call returns `unavailable` with
-/// the reason.
+/// The engine opens after the service is made, and later still while another node owns the store.
+/// Until then every call returns `unavailable` with the reason.
 #[derive(Debug, Clone)]
 pub struct AlertRpc {
     stream: Arc<StreamCore>,
-    engine: Arc<OnceLock<AlertEngine>>,
-    /// Why there is no engine.
-    absence: Arc<Mutex<String>>,
+    engine: EngineSlot<AlertEngine>,
     /// Why there never is one.
     fault: Arc<OnceLock<String>>,
     /// The turns of backtests.
@@ -51,51 +50,54 @@ impl AlertRpc {
     pub fn new(stream: Arc<StreamCore>) -> Self {
         Self {
             stream,
-            engine: Arc::default(),
-            absence: Arc::new(Mutex::new("the server is starting".to_owned())),
+            engine: EngineSlot::new("the server is starting"),
             fault: Arc::default(),
             backtests: Backtests::default(),
         }
     }
 
-    /// Sets the engine. The first one stays.
-    pub fn set_engine(&self, engine: AlertEngine) {
-        let _ = self.engine.set(engine);
+    /// Sets the engine, with the store that it is open on.
+    pub fn set_engine(&self, engine: AlertEngine, store: SharedStore) {
+        self.engine.set(engine, store);
     }
 
     /// The engine, once it is open.
     #[must_use]
-    pub fn opened_engine(&self) -> Option<&AlertEngine> {
-        self.engine.get()
+    pub fn opened_engine(&self) -> Option<AlertEngine> {
+        self.engine.opened()
     }
 
-    /// Sets the reason that calls return while there is no engine.
+    /// Takes the engine out, if there is one. Calls return the reason until another one is set.
     pub fn set_absence(&self, reason: String) {
-        *self.absence.lock() = reason;
+        self.engine.clear(reason);
     }
 
     /// Counts of the engine. None while there is none.
     #[must_use]
     pub fn stats(&self) -> Option<AlertStats> {
-        self.engine.get().map(AlertEngine::stats)
+        self.engine.opened().map(|engine| engine.stats())
     }
 
     /// Sets why alerts do not work until the server is restarted. Calls return the reason.
     pub fn set_fault(&self, reason: String) {
-        self.set_absence(reason.clone());
+        // An open engine goes on.
+        if self.engine.opened().is_none() {
+            self.set_absence(reason.clone());
+        }
         let _ = self.fault.set(reason);
     }
 
     /// Why alerts do not work until the server is restarted. None while they do.
     #[must_use]
-    pub fn fault(&self) -> Option<&str> {
-        let engine = self.engine.get().and_then(AlertEngine::fault);
-        engine.or_else(|| self.fault.get().map(String::as_str))
+    pub fn fault(&self) -> Option<String> {
+        let engine = self.engine.opened();
+        let fault = engine.and_then(|engine| engine.fault().map(str::to_owned));
+        fault.or_else(|| self.fault.get().cloned())
     }
 
-    fn engine(&self) -> Result<&AlertEngine, StreamError> {
-        self.engine.get().ok_or_else(|| {
-            let text = format!("alerts are unavailable: {}", self.absence.lock());
+    fn engine(&self) -> Result<AlertEngine, StreamError> {
+        self.engine.get().map_err(|absence| {
+            let text = format!("alerts are unavailable: {absence}");
             StreamError::new(ErrorCode::Unavailable, text)
         })
     }
@@ -415,7 +417,7 @@ impl AlertService for AlertRpc {
                 .identity
                 .user()
                 .map_or_else(String::new, |user| user.as_str().to_owned());
-            let engine = self.engine()?.clone();
+            let engine = self.engine()?;
             let turn = self.backtests.turn(ClientKey::from(&caller)).await?;
             let request = request.into_inner();
             let tested = Backtests::run(turn, move |is_wanted| {

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::RwLock;
 use tidewire_delivery::{
     DeliveryError, Dispatcher, MessageId, Senders,
     durable::{Contacts, DeadLetter, DurableJobs, EmailContact, RetryOutcome},
-    email::{CONFIRMATION_PAGE, EmailSender, UnsubscribeStep, unsubscribe_step},
-    web_push::WebPushSender,
+    email::{CONFIRMATION_PAGE, UnsubscribeStep, unsubscribe_step},
 };
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{StreamError, UserId};
@@ -44,7 +44,7 @@ pub struct DeliverySlot(Arc<Slot>);
 struct Slot {
     /// Whether the configuration has channels, which may be open later than the server.
     is_configured: OnceLock<()>,
-    delivery: OnceLock<Delivery>,
+    delivery: RwLock<Option<Arc<Delivery>>>,
 }
 
 /// The answer to a request at the unsubscribe URL.
@@ -74,18 +74,26 @@ impl DeliverySlot {
         let _ = self.0.is_configured.set(());
     }
 
-    /// Sets the delivery channels. The first ones stay.
+    /// Sets the delivery channels.
     pub fn set(&self, delivery: Delivery) {
-        let _ = self.0.delivery.set(delivery);
+        *self.0.delivery.write() = Some(Arc::new(delivery));
+    }
+
+    /// Takes the delivery channels out, if they are open.
+    pub fn clear(&self) {
+        *self.0.delivery.write() = None;
     }
 
     /// The queues of messages, once the channels are open.
     #[must_use]
-    pub fn dispatcher(&self) -> Option<&Dispatcher> {
-        self.0.delivery.get().map(|delivery| &delivery.dispatcher)
+    pub fn dispatcher(&self) -> Option<Dispatcher> {
+        let delivery = self.0.delivery.read();
+        delivery
+            .as_ref()
+            .map(|delivery| delivery.dispatcher.clone())
     }
 
-    fn get(&self) -> Result<&Delivery, StreamError> {
+    fn get(&self) -> Result<Arc<Delivery>, StreamError> {
         self.opened()?.ok_or_else(|| {
             let text = "this server has no delivery channels: add `[delivery.push]`, \
                         `[delivery.email]` or `[[delivery.webhook]]` to its configuration";
@@ -94,8 +102,8 @@ impl DeliverySlot {
     }
 
     /// The channels. None if the configuration has none.
-    fn opened(&self) -> Result<Option<&Delivery>, StreamError> {
-        let delivery = self.0.delivery.get();
+    fn opened(&self) -> Result<Option<Arc<Delivery>>, StreamError> {
+        let delivery = self.0.delivery.read().clone();
         if delivery.is_none() && self.0.is_configured.get().is_some() {
             let text = "the delivery channels wait for the store, try again";
             return Err(StreamError::new(ErrorCode::Unavailable, text));
@@ -103,19 +111,24 @@ impl DeliverySlot {
         Ok(delivery)
     }
 
-    fn push_sender(&self) -> Result<&WebPushSender, StreamError> {
-        let push = self.opened()?.and_then(|delivery| delivery.senders.push());
-        push.ok_or_else(no_push)
+    /// The channels, which send push messages.
+    fn with_push(&self) -> Result<Arc<Delivery>, StreamError> {
+        let delivery = self.opened()?;
+        let delivery = delivery.filter(|delivery| delivery.senders.push().is_some());
+        delivery.ok_or_else(no_push)
     }
 
-    fn email_sender(&self) -> Result<&EmailSender, StreamError> {
-        let email = self.opened()?.and_then(|delivery| delivery.senders.email());
-        email.ok_or_else(no_email)
+    /// The channels, which send mails.
+    fn with_email(&self) -> Result<Arc<Delivery>, StreamError> {
+        let delivery = self.opened()?;
+        let delivery = delivery.filter(|delivery| delivery.senders.email().is_some());
+        delivery.ok_or_else(no_email)
     }
 
     /// The key with which browsers subscribe.
     pub(crate) fn push_key(&self) -> Result<String, StreamError> {
-        let push = self.push_sender()?;
+        let delivery = self.with_push()?;
+        let push = delivery.senders.push().ok_or_else(no_push)?;
         Ok(push.public_key().to_owned())
     }
 
@@ -125,7 +138,8 @@ impl DeliverySlot {
         user: &str,
         subscription: &[u8],
     ) -> Result<String, StreamError> {
-        let (push, delivery) = (self.push_sender()?, self.get()?);
+        let delivery = self.with_push()?;
+        let push = delivery.senders.push().ok_or_else(no_push)?;
         let read = push
             .read_subscription(subscription)
             .map_err(|error| invalid(&error))?;
@@ -158,8 +172,7 @@ impl DeliverySlot {
         address: Option<&str>,
         subscribes: bool,
     ) -> Result<bool, StreamError> {
-        self.email_sender()?;
-        let delivery = self.get()?;
+        let delivery = self.with_email()?;
         let Some(address) = address else {
             let text = "`address`: missing, expected a mail address, or an empty text to remove it";
             return Err(StreamError::new(ErrorCode::InvalidArgument, text));
@@ -177,8 +190,7 @@ impl DeliverySlot {
 
     /// A user's mail address.
     pub(crate) async fn email(&self, user: &str) -> Result<Option<EmailContact>, StreamError> {
-        self.email_sender()?;
-        let delivery = self.get()?;
+        let delivery = self.with_email()?;
         let contact = delivery.contacts.email_contact(&UserId::new(user)).await;
         contact.map_err(unavailable)
     }
@@ -193,7 +205,8 @@ impl DeliverySlot {
         method: &http::Method,
         token: &str,
     ) -> Result<UnsubscribeAnswer, StreamError> {
-        let (email, delivery) = (self.email_sender()?, self.get()?);
+        let delivery = self.with_email()?;
+        let email = delivery.senders.email().ok_or_else(no_email)?;
         let step = unsubscribe_step(email.unsubscribe_tokens(), method, token);
         let step = step.map_err(|_| {
             let text = "`token` is not one of this server, expected the link of a mail";

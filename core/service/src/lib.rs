@@ -10,6 +10,7 @@ mod channels;
 mod connection;
 mod counts;
 mod delivery;
+mod engine_slot;
 mod notify;
 mod personal;
 mod price;

@@ -7,9 +7,8 @@
 mod metrics;
 mod page;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tidewire_notification::{NotificationError, NotificationHub, NotifyOutcome, ScheduleRef};
 use tidewire_proto::v1::{
     CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse, Dismissed,
@@ -24,6 +23,7 @@ use tidewire_proto::v1::{
     cancel_scheduled_request, notify_result, notify_service_server::NotifyService,
     server_message::Data,
 };
+use tidewire_store::SharedStore;
 use tidewire_stream::{
     CallQuota, Caller, ChannelName, Command, Identity, Locality, Scope, StreamCore, StreamError,
     UserId,
@@ -39,6 +39,7 @@ use crate::{
     connection::connection_info,
     counts::CountOrder,
     delivery::DeliverySlot,
+    engine_slot::EngineSlot,
     personal::{PersonalData, PersonalStream},
     status_of,
 };
@@ -46,13 +47,11 @@ use crate::{
 /// `NotifyService` over the notification hub. Cheap to clone.
 ///
 /// The hub opens after the service is made, and later still if the store cannot be written at
-/// first. Until then every call returns `unavailable` with the reason.
+/// first, or while another node owns it. Until then every call returns `unavailable` with the reason.
 #[derive(Debug, Clone)]
 pub struct NotifyRpc {
     stream: Arc<StreamCore>,
-    hub: Arc<OnceLock<NotificationHub>>,
-    /// Why there is no hub.
-    absence: Arc<Mutex<String>>,
+    hub: EngineSlot<NotificationHub>,
     delivery: DeliverySlot,
 }
 
@@ -60,11 +59,9 @@ impl NotifyRpc {
     /// The service whose streams are sessions of `stream`, without a hub.
     #[must_use]
     pub fn new(stream: Arc<StreamCore>) -> Self {
-        let absence = "the server is starting".to_owned();
         Self {
             stream,
-            hub: Arc::default(),
-            absence: Arc::new(Mutex::new(absence)),
+            hub: EngineSlot::new("the server is starting"),
             delivery: DeliverySlot::default(),
         }
     }
@@ -75,20 +72,14 @@ impl NotifyRpc {
         &self.delivery
     }
 
-    /// The hub. None before it is open.
-    #[must_use]
-    pub fn opened_hub(&self) -> Option<&NotificationHub> {
-        self.hub.get()
+    /// Sets the hub, with the store that it is open on.
+    pub fn set_hub(&self, hub: NotificationHub, store: SharedStore) {
+        self.hub.set(hub, store);
     }
 
-    /// Sets the hub. The first one stays.
-    pub fn set_hub(&self, hub: NotificationHub) {
-        let _ = self.hub.set(hub);
-    }
-
-    /// Sets the reason that calls return while there is no hub.
+    /// Takes the hub out, if there is one. Calls return the reason until another one is set.
     pub fn set_absence(&self, reason: String) {
-        *self.absence.lock() = reason;
+        self.hub.clear(reason);
     }
 
     /// The hub, for parts of the server that notify users.
@@ -96,12 +87,12 @@ impl NotifyRpc {
     /// # Errors
     /// `unavailable` with the reason, while there is no hub.
     pub fn open_hub(&self) -> Result<NotificationHub, StreamError> {
-        self.hub().cloned()
+        self.hub()
     }
 
-    fn hub(&self) -> Result<&NotificationHub, StreamError> {
-        self.hub.get().ok_or_else(|| {
-            let text = format!("notifications are unavailable: {}", self.absence.lock());
+    fn hub(&self) -> Result<NotificationHub, StreamError> {
+        self.hub.get().map_err(|absence| {
+            let text = format!("notifications are unavailable: {absence}");
             StreamError::new(ErrorCode::Unavailable, text)
         })
     }
@@ -115,7 +106,8 @@ impl NotifyRpc {
     /// Bytes of the cached states of users, about. Zero without a hub.
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
-        self.hub.get().map_or(0, NotificationHub::cache_bytes)
+        let hub = self.hub.opened();
+        hub.map_or(0, |hub| hub.cache_bytes())
     }
 
     /// Begins a command whose reply carries the count of a user: see [`CountOrder`].
@@ -124,7 +116,7 @@ impl NotifyRpc {
         command: &Command,
         user: Option<&str>,
     ) -> Option<CountOrder> {
-        let hub = self.hub().ok()?.clone();
+        let hub = self.hub().ok()?;
         CountOrder::begin(command, user?, self.stream.clone(), hub).await
     }
 

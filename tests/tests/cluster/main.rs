@@ -1,7 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts a server of Redis of its own. `servers`, `operators` and `configured` run the binary, the
-//! others drive the broker alone.
+//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured` and `shared_store` run
+//! the binary, the others drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,3 +20,4 @@ mod sentinel;
 mod servers;
 mod set_up;
 mod several_sentinels;
+mod shared_store;

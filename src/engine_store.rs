@@ -1,0 +1,156 @@
+//! Engine store: where notifications and alerts keep what they have.
+//!
+//! It is the store of this server, or the one that all nodes share in Redis. Only the owner of a
+//! shared store may open engines on it, for one term. Everything else that a server stores is its
+//! own: candles, blocks and histories belong to engines that each node runs for itself.
+
+use std::{sync::Arc, time::Duration};
+
+use tidewire_store::{
+    Ownership, RedisStore, RedisStoreOptions, SharedStore, StoreError, StoreLease,
+};
+use tidewire_stream::StreamCore;
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    broker,
+    config::{Config, StoreKind},
+};
+
+/// Longest wait for the first look at the lease, while the server starts.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+
+/// A store for engines.
+#[derive(Debug, Clone)]
+pub(crate) enum EngineStore {
+    /// The store of this server.
+    Own(OwnStore),
+    /// The store of all nodes.
+    Shared(Arc<StoreLease>),
+}
+
+/// A store of this server alone.
+#[derive(Clone)]
+pub(crate) struct OwnStore(SharedStore);
+
+impl std::fmt::Debug for OwnStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnStore").finish_non_exhaustive()
+    }
+}
+
+/// A store on which this server may open engines, until the term ends.
+#[derive(Clone)]
+pub(crate) struct StoreTerm {
+    pub(crate) store: SharedStore,
+    shared: Option<RedisStore>,
+}
+
+impl StoreTerm {
+    fn shared(store: &RedisStore) -> Self {
+        Self {
+            store: Arc::new(store.clone()),
+            shared: Some(store.clone()),
+        }
+    }
+
+    /// Waits until the term ends, and returns why. That of an own store does not.
+    pub(crate) async fn ended(&self) -> StoreError {
+        match &self.shared {
+            Some(store) => store.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl EngineStore {
+    /// The store that the configuration names. `own` is that of this server.
+    ///
+    /// # Errors
+    /// The address of Redis is wrong.
+    pub(crate) async fn open(
+        config: &Config,
+        own: SharedStore,
+        is_live: bool,
+        stream: &StreamCore,
+    ) -> anyhow::Result<Self> {
+        let node = stream.broker().node_tag();
+        let (StoreKind::Redis, true, Some(node)) = (config.store.kind, is_live, node) else {
+            return Ok(Self::Own(OwnStore(own)));
+        };
+        let lease = StoreLease::start(RedisStoreOptions {
+            redis: broker::redis_options(&config.broker).map_err(anyhow::Error::msg)?,
+            node: node.as_str().to_owned(),
+            replicas: config.store.replicas,
+        });
+        tracing::info!(
+            node = node.as_str(),
+            "notifications and alerts are in the store that all nodes share in Redis"
+        );
+        // A Redis that does not answer may come later.
+        let _ = timeout(FIRST_LOOK, lease.ownership().changed()).await;
+        Ok(Self::Shared(Arc::new(lease)))
+    }
+
+    /// A store on which engines may open now.
+    pub(crate) fn now(&self) -> Option<StoreTerm> {
+        match self {
+            Self::Own(OwnStore(store)) => Some(StoreTerm {
+                store: store.clone(),
+                shared: None,
+            }),
+            Self::Shared(lease) => match &*lease.ownership().borrow() {
+                Ownership::Own(store) if !store.has_ended() => Some(StoreTerm::shared(store)),
+                _ => None,
+            },
+        }
+    }
+
+    /// Waits for a store on which engines may open. `absent` is given the reason for which there is
+    /// none yet.
+    pub(crate) async fn term(&self, absent: impl Fn(String)) -> StoreTerm {
+        let Self::Shared(lease) = self else {
+            return match self.now() {
+                Some(term) => term,
+                None => std::future::pending().await,
+            };
+        };
+        let mut ownership = lease.ownership();
+        loop {
+            if let Some(term) = self.now() {
+                return term;
+            }
+            absent(absence(&ownership.borrow_and_update()));
+            if ownership.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// The owner of a shared store, now and later.
+    pub(crate) fn ownership(&self) -> Option<watch::Receiver<Ownership>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(lease) => Some(lease.ownership()),
+        }
+    }
+
+    /// The lease of a shared store.
+    pub(crate) fn lease(&self) -> Option<&Arc<StoreLease>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(lease) => Some(lease),
+        }
+    }
+}
+
+/// Why this node has no store for its engines.
+fn absence(ownership: &Ownership) -> String {
+    match ownership {
+        Ownership::Own(_) => "the shared store is opened again".to_owned(),
+        Ownership::Other { node, .. } => format!(
+            "node {node} has the shared store: send the request to it, by the address of the node whose log names {node}"
+        ),
+        Ownership::Unknown(error) => format!("no node has the shared store: {error}"),
+    }
+}

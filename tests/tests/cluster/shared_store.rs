@@ -1,0 +1,263 @@
+//! Servers whose notifications and alerts are in one store in Redis: one owns it, and another takes
+//! over.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde_json::{Value, json};
+use tidewire_tests::{
+    Client, HttpResponse, RedisServer, Server, Token, Transport, eventually, within,
+};
+use tokio::task::JoinSet;
+
+use crate::servers::server;
+
+/// A server with the store of this Redis.
+async fn start(redis: &RedisServer) -> Server {
+    let builder = server(redis).set("store", "kind = \"redis\"");
+    builder.start().await
+}
+
+/// Two servers. The first one owns the store.
+async fn pair(redis: &RedisServer) -> (Server, Server) {
+    let a = start(redis).await;
+    a.metric_until("tidewire_store_owner", "", |value| value > 0.0)
+        .await;
+    let b = start(redis).await;
+    eventually("the second server knows the owner", async || {
+        let refused = notify(&b, "probe", "P").await;
+        refused.body.contains("has the shared store").then_some(())
+    })
+    .await;
+    (a, b)
+}
+
+async fn notify(server: &Server, user: &str, title: &str) -> HttpResponse {
+    let notification = json!({"type": "system_announcement", "title": title});
+    let body = json!({"user": user, "notification": notification, "idempotencyKey": title});
+    let token = Token::service();
+    server
+        .call("NotifyService/Notify", Some(&token), &body)
+        .await
+}
+
+/// The titles in an inbox, and the count of unread notifications. None while the server has no hub.
+async fn inbox(server: &Server, user: &str) -> Option<(Vec<String>, u64)> {
+    let (token, mut titles, mut before) = (Token::service(), Vec::new(), Value::Null);
+    loop {
+        let mut body = json!({"user": user, "limit": 100});
+        if !before.is_null() {
+            body["before"] = before;
+        }
+        let listed = server
+            .call("NotifyService/ListNotifications", Some(&token), &body)
+            .await;
+        let listed = (listed.status == 200).then(|| listed.json())?;
+        let items = listed["items"].as_array().cloned().unwrap_or_default();
+        let page = items.iter().filter_map(|one| one["title"].as_str());
+        titles.extend(page.map(str::to_owned));
+        before = listed["next"].clone();
+        if before.is_null() {
+            let body = json!({"user": user});
+            let counted = server
+                .call("NotifyService/GetUnreadCount", Some(&token), &body)
+                .await;
+            let counted = (counted.status == 200).then(|| counted.json())?;
+            return Some((titles, counted["unreadCount"].as_u64().unwrap_or(0)));
+        }
+    }
+}
+
+/// The inbox on a server that takes over.
+async fn taken_over(server: &Server, user: &str) -> (Vec<String>, u64) {
+    eventually("another server takes over", async || {
+        inbox(server, user).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_own_the_store_names_the_owner() {
+    let redis = RedisServer::start().await;
+    let (a, b) = pair(&redis).await;
+    assert_eq!(notify(&a, "ann", "1").await.status, 200);
+    let refused = notify(&b, "ann", "2").await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    let lease = redis.command(&["HGET", "test:{store}:lease", "node"]).await;
+    let owner = lease.lines().nth(1).expect("a node").to_owned();
+    assert!(
+        refused.body.contains(&format!("node {owner} has")),
+        "{}",
+        refused.body
+    );
+    assert!(a.log().contains(&owner) && inbox(&b, "ann").await.is_none());
+    let listed = b
+        .call(
+            "AlertService/ListAlerts",
+            Some(&Token::service()),
+            &json!({"user": "ann"}),
+        )
+        .await;
+    assert!(listed.body.contains(&owner), "{}", listed.body);
+    // It serves all else, and is ready.
+    assert_eq!(b.get("/readyz").await.status, 200);
+    b.publish("demo:a", json!(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_the_owner_is_killed() {
+    let redis = RedisServer::start().await;
+    let (mut a, b) = pair(&redis).await;
+    let token = Token::of("ann").sign();
+    let mut client = Client::connect_as(Transport::WebSocketJson, &b, Some(&token)).await;
+    let mut acknowledged = BTreeSet::new();
+    let url = a.url("/v1/rpc/NotifyService/Notify");
+    let (mut sending, count) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    for task in 0..4 {
+        let (http, url, count) = (a.new_http(), url.clone(), count.clone());
+        sending.spawn(async move {
+            let mut sent = Vec::new();
+            for number in 0.. {
+                let title = format!("{task}.{number}");
+                let notification = json!({"type": "system_announcement", "title": title});
+                let body = json!({"user": "ann", "notification": notification});
+                let request = http.post(&url).bearer_auth(Token::service()).json(&body);
+                match request.send().await {
+                    Ok(answer) if answer.status() == 200 => {
+                        sent.push(title);
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    _ => return sent,
+                }
+            }
+            sent
+        });
+    }
+    eventually("some are acknowledged", async || {
+        (count.load(Ordering::Relaxed) >= 40).then_some(())
+    })
+    .await;
+    a.kill().await;
+    while let Some(sent) = within("the senders", sending.join_next()).await {
+        acknowledged.extend(sent.expect("a sender ends"));
+    }
+    assert!(acknowledged.len() >= 40, "{}", acknowledged.len());
+    let (titles, unread) = taken_over(&b, "ann").await;
+    let unique: BTreeSet<_> = titles.iter().cloned().collect();
+    assert_eq!(unique.len(), titles.len());
+    assert!(unique.is_superset(&acknowledged));
+    // One of each sender may have been stored without an acknowledgement.
+    assert!(unique.len() <= acknowledged.len() + 4);
+    assert_eq!(unread, titles.len() as u64);
+    assert_eq!(notify(&b, "ann", "later").await.status, 200);
+    let (_, unread) = taken_over(&b, "ann").await;
+    assert_eq!(unread, titles.len() as u64 + 1);
+    // A client on another node is told to read its list again.
+    client.next_of("gap").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_paused_cannot_write() {
+    let redis = RedisServer::start().await;
+    let (a, b) = pair(&redis).await;
+    let a = Arc::new(a);
+    assert_eq!(notify(&a, "ann", "1").await.status, 200);
+    a.pause();
+    // These are in its socket when it goes on.
+    let mut waiting = JoinSet::new();
+    for number in 0..8 {
+        let a = a.clone();
+        waiting.spawn(async move { notify(&a, "ann", &format!("paused.{number}")).await });
+    }
+    let (titles, _) = taken_over(&b, "ann").await;
+    assert_eq!(titles, ["1"]);
+    assert_eq!(notify(&b, "ann", "2").await.status, 200);
+    a.resume();
+    while let Some(answer) = within("the answers", waiting.join_next()).await {
+        let answer = answer.expect("an answer");
+        assert_ne!(answer.status, 200, "{}", answer.body);
+    }
+    eventually("the paused server knows the owner", async || {
+        let refused = notify(&a, "ann", "3").await;
+        assert_ne!(refused.status, 200, "{}", refused.body);
+        refused.body.contains("has the shared store").then_some(())
+    })
+    .await;
+    let (mut titles, unread) = taken_over(&b, "ann").await;
+    titles.sort();
+    assert_eq!((titles, unread), (vec!["1".to_owned(), "2".to_owned()], 2));
+    let lost = b.metric("tidewire_store_lost_commits_total", "").await;
+    assert!(lost < 1.0, "{lost}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_hands_the_store_over_and_it_comes_back() {
+    let redis = RedisServer::start().await;
+    let (mut a, mut b) = pair(&redis).await;
+    let rule = json!({"condition": {"kind": "price_above", "symbol": "BTC-USD", "threshold": 100}});
+    let register = json!({"user": "ann", "rule": rule});
+    let token = Token::service();
+    let registered = a
+        .call("AlertService/RegisterAlert", Some(&token), &register)
+        .await;
+    assert_eq!(registered.status, 200, "{}", registered.body);
+    assert_eq!(notify(&a, "ann", "1").await.status, 200);
+    a.terminate();
+    a.ended().await;
+    assert_eq!(taken_over(&b, "ann").await.0, ["1"]);
+    assert_eq!(rules(&b).await, 1);
+    // Also a server that was not the first one, and one that starts anew.
+    let c = start(&redis).await;
+    assert_eq!(notify(&b, "ann", "2").await.status, 200);
+    b.terminate();
+    b.ended().await;
+    assert_eq!(taken_over(&c, "ann").await.1, 2);
+    assert_eq!(rules(&c).await, 1);
+}
+
+/// How many rules the user has.
+async fn rules(server: &Server) -> usize {
+    let body = json!({"user": "ann"});
+    eventually("the rules are loaded", async || {
+        let token = Token::service();
+        let listed = server
+            .call("AlertService/ListAlerts", Some(&token), &body)
+            .await;
+        let listed = (listed.status == 200).then(|| listed.json())?;
+        Some(listed["items"].as_array().map_or(0, Vec::len))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_come_back_with_redis() {
+    let mut redis =
+        RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let a = start(&redis).await;
+    assert_eq!(notify(&a, "ann", "1").await.status, 200);
+    redis.kill();
+    let refused = notify(&a, "ann", "2").await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    let part = eventually("the part is degraded", async || {
+        let listed = a.get("/readyz?verbose").await.json();
+        let parts: Vec<Value> = listed["parts"].as_array()?.clone();
+        parts
+            .into_iter()
+            .find(|one| one["part"] == "shared store" && one["state"] == "degraded")
+    });
+    assert!(part.await.to_string().contains("Redis"));
+    redis.restart().await;
+    let sent = eventually("a notification is stored", async || {
+        let sent = notify(&a, "ann", "3").await;
+        (sent.status == 200).then_some(())
+    });
+    sent.await;
+    let (titles, unread) = taken_over(&a, "ann").await;
+    assert!(titles.contains(&"1".to_owned()) && titles.contains(&"3".to_owned()));
+    assert_eq!(unread, titles.len() as u64);
+}
