@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use tidewire_alert::{AlertConfig, AlertEngine, AlertError, AlertTasks, SharedCatalog};
-use tidewire_price::PriceEngine;
+use tidewire_price::{PriceEngine, PriceListener};
 use tidewire_service::{AlertRpc, NotifyRpc};
 use tidewire_stream::SharedClock;
 use tokio::{task::JoinHandle, time::sleep};
@@ -50,12 +50,15 @@ pub(crate) struct Alerts {
     config: AlertConfig,
     sink: Arc<ChannelSink>,
     catalog: SharedCatalog,
+    prices: PriceEngine,
     watches: Arc<TransactionWatches>,
     engine: EngineSlot,
     opening: Option<Opening>,
     /// The store that the engine is opened on.
     term: Option<StoreTerm>,
     tasks: Option<AlertTasks>,
+    /// Passes prices to the engine, of which each term has another one.
+    listener: Option<PriceListener>,
     /// Why the last attempt to open the engine failed.
     failure: Option<AlertError>,
 }
@@ -74,7 +77,6 @@ impl Alerts {
         };
         service.set_absence("the rules are being loaded".to_owned());
         let engine = server.chain_tap.engine();
-        listen(&server.prices, &engine);
         let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
         server.chain_tap.set_watches(watches.clone());
         let chains = server.config.chain.iter().map(|chain| chain.id).collect();
@@ -89,11 +91,13 @@ impl Alerts {
                 watches.clone(),
             )),
             catalog: Arc::new(EngineCatalog::new(server.prices.symbols(), chains)),
+            prices: server.prices.clone(),
             watches,
             engine,
             opening: None,
             term: None,
             tasks: None,
+            listener: None,
             failure: None,
         })
     }
@@ -135,6 +139,7 @@ impl Alerts {
                     if self.failure.take().is_some() {
                         tracing::info!("alerts are available again");
                     }
+                    self.listener = Some(listen(&self.prices, engine.clone()));
                     if let Some(term) = &self.term {
                         self.service.set_engine(engine.clone(), term.store.clone());
                     }
@@ -170,12 +175,18 @@ impl Alerts {
             let (Some(tasks), Some(term)) = (self.tasks.take(), self.term.take()) else {
                 return;
             };
-            self.serve(tasks, &term, &cancel).await;
+            let listener = self.listener.take();
+            self.serve((tasks, listener), &term, &cancel).await;
         }
     }
 
     /// Works until the term of the store ends or the server stops.
-    async fn serve(&self, tasks: AlertTasks, term: &StoreTerm, cancel: &CancellationToken) {
+    async fn serve(
+        &self,
+        (tasks, mut listener): (AlertTasks, Option<PriceListener>),
+        term: &StoreTerm,
+        cancel: &CancellationToken,
+    ) {
         let (service, until) = (&self.service, cancel.child_token());
         let watching = self.engine.read().clone().map(|engine| {
             let (watches, until) = (self.watches.clone(), until.clone());
@@ -192,6 +203,7 @@ impl Alerts {
         let ended = async {
             if let Some(reason) = until.run_until_cancelled(term.ended()).await {
                 tracing::warn!(%reason, "alerts end with the term of the shared store");
+                drop(listener.take());
                 *self.engine.write() = None;
                 service.set_absence(reason.to_string());
                 until.cancel();
@@ -201,13 +213,10 @@ impl Alerts {
     }
 }
 
-/// Passes each published price on.
-fn listen(prices: &PriceEngine, engine: &EngineSlot) {
-    let engine = engine.clone();
+/// Passes each published price on. Those of symbols whose price was published while the rules were
+/// loaded are the first: it may be long before they change.
+fn listen(prices: &PriceEngine, engine: AlertEngine) -> PriceListener {
     prices.on_price(move |tick| {
-        let Some(engine) = engine.read().clone() else {
-            return;
-        };
         let symbol = tick.symbol.as_str();
         match tick.stale {
             true => engine.stale(symbol),
@@ -218,5 +227,5 @@ fn listen(prices: &PriceEngine, engine: &EngineSlot) {
                 tick.names.iter().copied(),
             ),
         }
-    });
+    })
 }

@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidewire_price::PriceEngine;
+use tidewire_price::{PriceEngine, PriceListener};
 use tidewire_stream::SystemClock;
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,6 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct VenueProbe {
     engine: PriceEngine,
     has_delivered: Arc<Notify>,
+    _listener: PriceListener,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -34,12 +35,13 @@ impl VenueProbe {
         let engine = PriceEngine::new(&config.prices, Arc::new(NullPublisher), clock)?;
         let has_delivered = Arc::new(Notify::new());
         let delivered = has_delivered.clone();
-        engine.on_price(move |_| delivered.notify_one());
+        let listener = engine.on_price(move |_| delivered.notify_one());
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         engine.connect(&tasks, &cancel);
         Ok(Self {
             engine,
             has_delivered,
+            _listener: listener,
             tasks,
             cancel,
         })

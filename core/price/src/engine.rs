@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     ConfigError, PriceConfig, PriceError, RecordedFrame, Recording, RecordingError,
     RecordingWriter, SourceClock, VenueKind,
-    aggregate::{Aggregator, PriceGap, PriceObservation, PriceTick, SourceId},
+    aggregate::{Aggregator, ListenerId, PriceGap, PriceObservation, PriceTick, SourceId},
     clock::EngineTime,
     config::{SourceConfig, SourceSpec, SupplySpec},
     recording::{RecordedSource, Replay, ReplaySpeed, ReplayStart, sample_supplies},
@@ -68,6 +68,26 @@ struct LiveConnections {
 impl std::fmt::Debug for PriceEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PriceEngine").finish_non_exhaustive()
+    }
+}
+
+/// Calls a listener for published prices as long as it exists.
+#[derive(Debug)]
+#[must_use = "the listener ends when this is dropped"]
+pub struct PriceListener {
+    /// The engine may end first.
+    aggregator: Weak<Mutex<Aggregator>>,
+    id: ListenerId,
+}
+
+impl Drop for PriceListener {
+    fn drop(&mut self) {
+        let Some(aggregator) = self.aggregator.upgrade() else {
+            return;
+        };
+        let removed = aggregator.lock().remove_listener(self.id);
+        // Without the lock: it may have the last handle of something large.
+        drop(removed);
     }
 }
 
@@ -409,10 +429,17 @@ impl PriceEngine {
     }
 
     /// Calls `listener` with the last price of each `prices:{SYMBOL}`, then with each as it is
-    /// published. The engine waits meanwhile: the listener must be quick, and must not call the
-    /// engine.
-    pub fn on_price(&self, listener: impl Fn(&PriceTick<'_>) + Send + Sync + 'static) {
-        self.aggregator.lock().on_price(Box::new(listener));
+    /// published, until the returned value is dropped. The engine waits meanwhile: the listener must
+    /// be quick, and must not call the engine.
+    pub fn on_price(
+        &self,
+        listener: impl Fn(&PriceTick<'_>) + Send + Sync + 'static,
+    ) -> PriceListener {
+        let id = self.aggregator.lock().on_price(Box::new(listener));
+        PriceListener {
+            aggregator: Arc::downgrade(&self.aggregator),
+            id,
+        }
     }
 
     /// Calls `observer` with each computed price of a symbol. The rules of

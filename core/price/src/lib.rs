@@ -28,7 +28,7 @@ pub mod venue;
 pub use aggregate::{Aggregator, LinkState, PriceGap, PriceTick, SourceId};
 pub use candle::{Candle, CandleInterval, Candles, CandlesError};
 pub use config::{ConfigError, PriceConfig, SourceClock, SourceConfig};
-pub use engine::PriceEngine;
+pub use engine::{PriceEngine, PriceListener};
 pub use error::PriceError;
 pub use recording::{
     RecordedFrame, RecordedSource, Recording, RecordingError, RecordingWriter, ReplaySpeed,

@@ -399,7 +399,7 @@ async fn listeners_receive_published_prices() {
     let engine = PriceEngine::new(&config, publisher.clone(), clock).unwrap();
     let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let own = heard.clone();
-    engine.on_price(move |tick| {
+    let _listener = engine.on_price(move |tick| {
         if tick.symbol.as_str() == "BTC-USD" {
             own.lock()
                 .push((tick.price.normalize().to_string(), tick.stale));
@@ -423,7 +423,7 @@ async fn listeners_receive_published_prices() {
     // A listener that comes late begins with the last price.
     let late = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let own = late.clone();
-    engine.on_price(move |tick| {
+    let listener = engine.on_price(move |tick| {
         if tick.symbol.as_str() == "BTC-USD" {
             own.lock()
                 .push((tick.price.normalize().to_string(), tick.stale));
@@ -431,6 +431,10 @@ async fn listeners_receive_published_prices() {
     });
     assert_eq!(late.lock().last(), published.last());
     assert_eq!(late.lock().len(), 1);
+    // One that was dropped is gone, with all that it had.
+    assert_eq!(Arc::strong_count(&late), 2);
+    drop(listener);
+    assert_eq!(Arc::strong_count(&late), 1);
 }
 
 #[tokio::test(start_paused = true)]

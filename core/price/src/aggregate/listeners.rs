@@ -52,8 +52,57 @@ pub struct PriceGap<'a> {
     pub found_us: i64,
 }
 
-/// A callback for published prices.
-pub(crate) type Listener = Box<dyn Fn(&PriceTick<'_>) + Send + Sync>;
+/// A callback for published prices, until it is removed.
+pub(crate) struct Listener {
+    id: ListenerId,
+    callback: Callback,
+}
+
+/// The function that a listener calls.
+pub(crate) type Callback = Box<dyn Fn(&PriceTick<'_>) + Send + Sync>;
+
+/// A listener's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListenerId(u64);
+
+impl Listener {
+    pub(super) fn id(&self) -> ListenerId {
+        self.id
+    }
+
+    pub(super) fn call(&self, tick: &PriceTick<'_>) {
+        (self.callback)(tick);
+    }
+}
+
+/// The listeners for published prices.
+#[derive(Default)]
+pub(super) struct Listeners {
+    all: Vec<Listener>,
+    created: u64,
+}
+
+impl Listeners {
+    pub(super) fn as_slice(&self) -> &[Listener] {
+        &self.all
+    }
+
+    /// A listener that is not called before it is added.
+    pub(super) fn new_listener(&mut self, callback: Callback) -> Listener {
+        self.created += 1;
+        let id = ListenerId(self.created);
+        Listener { id, callback }
+    }
+
+    pub(super) fn add(&mut self, listener: Listener) {
+        self.all.push(listener);
+    }
+
+    pub(super) fn remove(&mut self, id: ListenerId) -> Option<Listener> {
+        let index = self.all.iter().position(|listener| listener.id == id)?;
+        Some(self.all.remove(index))
+    }
+}
 
 /// A callback for computed prices.
 pub(crate) type Observer = Box<dyn Fn(&PriceObservation<'_>) + Send + Sync>;

@@ -37,13 +37,16 @@ use tidewire_stream::{ChannelName, Publisher};
 
 use self::{
     clock_offset::{VENUE_AHEAD_US, VenueTime},
-    listeners::{GapListener, Listener, Observer},
+    listeners::{Callback, GapListener, Listener, Listeners, Observer},
     quote::{Liveness, QuoteIndex, TickerOutcome, TradeOutcome},
     source_status::SourceStatus,
     staleness::Deadlines,
     symbol_state::{PublishOutcome, SymbolState},
 };
-pub(crate) use self::{listeners::PriceObservation, snapshot::Provenance};
+pub(crate) use self::{
+    listeners::{ListenerId, PriceObservation},
+    snapshot::Provenance,
+};
 pub use self::{
     listeners::{PriceGap, PriceTick},
     source_status::LinkState,
@@ -85,7 +88,7 @@ pub struct Aggregator {
     market: Market,
     overview_channel: ChannelName,
     publisher: Arc<dyn Publisher>,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
     observers: Vec<Observer>,
     gap_listeners: Vec<GapListener>,
     provenance: Provenance,
@@ -122,7 +125,7 @@ impl Aggregator {
             market: Market::new(market_symbols, config.supply.clone()),
             overview_channel: channel("market:overview")?,
             publisher,
-            listeners: Vec::new(),
+            listeners: Listeners::default(),
             observers: Vec::new(),
             gap_listeners: Vec::new(),
             provenance: Provenance::default(),
@@ -483,7 +486,7 @@ impl Aggregator {
         let publisher = self.publisher.as_ref();
         let outcome = symbol.publish_aggregate(timestamp_us, now_us, self.provenance, publisher);
         if outcome == PublishOutcome::Published {
-            symbol.notify(&self.listeners, &self.sources);
+            symbol.notify(self.listeners.as_slice(), &self.sources);
             self.market.mark_outdated(index);
         }
         symbol.observe(&self.observers);
@@ -500,12 +503,20 @@ impl Aggregator {
         bases.map(str::to_owned).collect()
     }
 
-    /// Adds a callback for published prices.
-    pub(crate) fn on_price(&mut self, listener: Listener) {
+    /// Adds a callback for published prices. It begins with the last ones.
+    pub(crate) fn on_price(&mut self, callback: Callback) -> ListenerId {
+        let listener = self.listeners.new_listener(callback);
+        let id = listener.id();
         for symbol in &self.symbols {
             symbol.repeat(&listener, &self.sources);
         }
-        self.listeners.push(listener);
+        self.listeners.add(listener);
+        id
+    }
+
+    /// Removes a callback for published prices, and returns it.
+    pub(crate) fn remove_listener(&mut self, id: ListenerId) -> Option<Listener> {
+        self.listeners.remove(id)
     }
 
     /// Adds a callback for computed prices.

@@ -196,7 +196,7 @@ impl SymbolState {
             volume_24h: published.volume_quote,
             traded,
         };
-        listeners.iter().for_each(|listener| listener(&tick));
+        listeners.iter().for_each(|listener| listener.call(&tick));
     }
 
     /// Publishes the aggregate again if the passing of time moved its average.

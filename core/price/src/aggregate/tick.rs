@@ -64,7 +64,7 @@ impl Aggregator {
             let symbol = &mut self.symbols[*index];
             let outcome = symbol.republish_window(now_us, self.provenance, self.publisher.as_ref());
             if outcome == PublishOutcome::Published {
-                symbol.notify(&self.listeners, &self.sources);
+                symbol.notify(self.listeners.as_slice(), &self.sources);
                 self.market.mark_outdated(*index);
             }
         }
