@@ -366,7 +366,8 @@ impl Server {
         prlimit(Some(self.pid()), Resource::Fsize, limit).expect("a limit can be set");
     }
 
-    /// Stops the process without ending it, as a machine that hangs.
+    /// Stops the process without ending it, as a machine that hangs. All of its threads have stopped
+    /// afterwards.
     ///
     /// # Panics
     /// The process has ended.

@@ -11,24 +11,42 @@ use std::{
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, HttpResponse, RedisServer, Server, Token, Transport, eventually, within,
+    Client, HttpResponse, RedisServer, Server, Token, Transport, VenueKind, VenueStandIn,
+    eventually, venue::Trade, within,
 };
 use tokio::task::JoinSet;
 
 use crate::servers::server;
 
+const SYMBOL: &str = "BTC-USD";
+
 /// A server with the store of this Redis.
 async fn start(redis: &RedisServer) -> Server {
+    start_with(redis, None).await
+}
+
+/// A server with the prices of a venue too.
+async fn start_with(redis: &RedisServer, venue: Option<&VenueStandIn>) -> Server {
     let builder = server(redis).set("store", "kind = \"redis\"");
+    let builder = match venue {
+        Some(venue) => builder
+            .set("prices", &format!("symbols = [{SYMBOL:?}]"))
+            .source("kraken", "kraken", &venue.url()),
+        None => builder,
+    };
     builder.start().await
 }
 
 /// Two servers. The first one owns the store.
 async fn pair(redis: &RedisServer) -> (Server, Server) {
-    let a = start(redis).await;
+    pair_with(redis, None).await
+}
+
+async fn pair_with(redis: &RedisServer, venue: Option<&VenueStandIn>) -> (Server, Server) {
+    let a = start_with(redis, venue).await;
     a.metric_until("tidewire_store_owner", "", |value| value > 0.0)
         .await;
-    let b = start(redis).await;
+    let b = start_with(redis, venue).await;
     eventually("the second server knows the owner", async || {
         let refused = notify(&b, "probe", "P").await;
         refused.body.contains("has the shared store").then_some(())
@@ -198,26 +216,84 @@ async fn an_owner_that_was_paused_cannot_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_hands_the_store_over_and_it_comes_back() {
     let redis = RedisServer::start().await;
-    let (mut a, mut b) = pair(&redis).await;
-    let rule = json!({"condition": {"kind": "price_above", "symbol": "BTC-USD", "threshold": 100}});
-    let register = json!({"user": "ann", "rule": rule});
-    let token = Token::service();
-    let registered = a
-        .call("AlertService/RegisterAlert", Some(&token), &register)
-        .await;
-    assert_eq!(registered.status, 200, "{}", registered.body);
+    let venue = VenueStandIn::start(VenueKind::Kraken).await;
+    let (mut a, mut b) = pair_with(&redis, Some(&venue)).await;
+    register(&a, &price("price_above", 100)).await;
     assert_eq!(notify(&a, "ann", "1").await.status, 200);
     a.terminate();
     a.ended().await;
     assert_eq!(taken_over(&b, "ann").await.0, ["1"]);
     assert_eq!(rules(&b).await, 1);
     // Also a server that was not the first one, and one that starts anew.
-    let c = start(&redis).await;
+    let c = start_with(&redis, Some(&venue)).await;
     assert_eq!(notify(&b, "ann", "2").await.status, 200);
     b.terminate();
     b.ended().await;
     assert_eq!(taken_over(&c, "ann").await.1, 2);
     assert_eq!(rules(&c).await, 1);
+}
+
+/// A condition on the price.
+fn price(kind: &str, threshold: u64) -> Value {
+    json!({"kind": kind, "symbol": SYMBOL, "threshold": threshold})
+}
+
+async fn register(server: &Server, condition: &Value) {
+    let body = json!({"user": "ann", "rule": {"condition": condition}});
+    let token = Token::service();
+    let registered = server
+        .call("AlertService/RegisterAlert", Some(&token), &body)
+        .await;
+    assert_eq!(registered.status, 200, "{}", registered.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_of_each_term_begins_with_the_last_prices() {
+    let redis = RedisServer::start().await;
+    let venue = VenueStandIn::start(VenueKind::Kraken).await;
+    let (a, mut b) = pair_with(&redis, Some(&venue)).await;
+    let trade = |id, price| {
+        venue.trade(&Trade {
+            symbol: SYMBOL,
+            id,
+            price,
+        });
+    };
+    venue.wait_subscribed(2).await;
+    trade(1, "99.5");
+    venue.wait_read().await;
+    let both = [price("price_above", 100), price("price_below", 1_000)];
+    register(&a, &json!({"kind": "all", "conditions": both})).await;
+    wait_armed(&a).await;
+    // Neither of the next two owners sees another price before its rules have a value.
+    a.pause();
+    wait_armed(&b).await;
+    a.resume();
+    a.log_line("alerts end with the term").await;
+    b.terminate();
+    b.ended().await;
+    wait_armed(&a).await;
+    trade(2, "150");
+    let titles = eventually("the rule fires", async || {
+        let (titles, _) = inbox(&a, "ann").await?;
+        (!titles.is_empty()).then_some(titles)
+    })
+    .await;
+    assert_eq!(titles.len(), 1, "{titles:?}");
+}
+
+/// Waits until the only rule has a value.
+async fn wait_armed(server: &Server) {
+    let body = json!({"user": "ann"});
+    eventually("the rule to have a value", async || {
+        let token = Token::service();
+        let listed = server
+            .call("AlertService/ListAlerts", Some(&token), &body)
+            .await;
+        let listed = (listed.status == 200).then(|| listed.json())?;
+        (listed["items"][0]["state"] == "armed").then_some(())
+    })
+    .await;
 }
 
 /// How many rules the user has.
