@@ -40,6 +40,7 @@ fn options(redis: &RedisServer) -> RedisOptions {
         prefix: "test".to_owned(),
         timeout: Duration::from_secs(5),
         buffer_bytes: 64 << 20,
+        comparison: RedisOptions::COMPARISON,
     }
 }
 

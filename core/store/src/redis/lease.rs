@@ -410,7 +410,7 @@ impl Keeper {
                 opened.await.unwrap_or_else(|_| late())?
             }
         };
-        connection.check_master(&self.connections)?;
+        connection.check_master()?;
         let replies = connection.exchange(command, 1).await?;
         match replies.into_iter().next() {
             Some(Reply::Error(text)) => Err(RedisError::Refused(text)),

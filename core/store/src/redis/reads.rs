@@ -88,7 +88,7 @@ async fn connect_and_serve(
         for read in &*pending {
             pipeline.extend_from_slice(&read.command);
         }
-        connection.check_master(options)?;
+        connection.check_master()?;
         let replies = connection.exchange(&pipeline, pending.len()).await?;
         let (mut again, mut fault) = (Vec::new(), None);
         for (read, reply) in pending.drain(..).zip(replies) {

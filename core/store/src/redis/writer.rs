@@ -245,9 +245,7 @@ impl Writer {
         let Some(connection) = &mut self.connection else {
             return Err(Attempt::Failed(RedisError::Connection("none".to_owned())));
         };
-        connection
-            .check_master(&self.options)
-            .map_err(Attempt::Failed)?;
+        connection.check_master().map_err(Attempt::Failed)?;
         let was_in_doubt = std::mem::replace(is_in_doubt, true);
         let replies = connection.exchange(pipeline, count).await;
         let mut replies = replies.map_err(Attempt::Failed)?.into_iter();
