@@ -145,8 +145,8 @@ async fn server_and_token_command_share_the_folders_secret() {
     let files = std::fs::read_dir(folder.path().join("data")).unwrap();
     let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
     names.sort();
-    let store = ["store.0.log", "store.1.log", "store.redb"];
-    assert_eq!(names, ["hmac_secret", store[0], store[1], store[2]]);
+    let store = ["store.0.log", "store.1.log", "store.lock", "store.redb"];
+    assert_eq!(names, [&["hmac_secret"], &store[..]].concat());
 }
 
 #[tokio::test]
