@@ -13,6 +13,9 @@ mod deadline;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 #[path = "../../../tests/src/redis.rs"]
 mod redis_server;
+#[allow(unreachable_pub, reason = "other tests use it too")]
+#[path = "../../../tests/src/stop.rs"]
+mod stop;
 mod suite;
 
 use std::{sync::Arc, time::Duration};
