@@ -173,6 +173,11 @@ impl Case {
         match (&**table, &**name) {
             ("server", _) => builder.set("server", &line),
             ("auth", _) => builder.set("auth", &line),
+            // Nothing listens there: the server starts all the same.
+            ("store", "replicas") => builder
+                .set("store", "kind = \"redis\"")
+                .set("store", &line)
+                .table("[broker]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n"),
             ("store", _) => builder.set("store", &line),
             ("stream", _) => builder.set("stream", &line),
             ("prices", _) => builder.set("prices", &line),
