@@ -9,12 +9,14 @@ const [server = "http://127.0.0.1:8080", chain = "7357", wallet = "0x5a3b1e00000
 /** The price of the order, in wei. */
 const PRICE = 10n ** 16n;
 
-/** Yields `welcome` and the messages of a channel. After a lost connection it goes on where it was. */
+/** The last event of each channel. */
+const cursors = new Map();
+
+/** Yields `welcome` and the messages of a channel. After a lost connection, and when it is called again, it goes on where it was. */
 async function* messages(channel) {
-  let lastEventId;
   for (;;) {
     try {
-      const headers = lastEventId === undefined ? {} : { "last-event-id": lastEventId };
+      const headers = cursors.has(channel) ? { "last-event-id": cursors.get(channel) } : {};
       const response = await fetch(`${server}/v1/sse?channels=${channel}`, { headers });
       if (!response.ok) {
         throw new Error(`${response.status}: ${await response.text()}`);
@@ -26,7 +28,9 @@ async function* messages(channel) {
         text = events.pop();
         for (const event of events) {
           const field = (name) => event.split("\n").find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
-          lastEventId = field("id") ?? lastEventId;
+          if (field("id") !== undefined) {
+            cursors.set(channel, field("id"));
+          }
           const message = JSON.parse(field("data") ?? "{}");
           if (message.channel === channel || message.type === "welcome") {
             yield message;
@@ -78,7 +82,8 @@ async function isPaid(hash) {
       case "finalized":
         return true;
       case "replaced":
-        // The customer raised the fee. The other transaction has to pay the same, which the wallet's channel tells.
+        // The customer raised the fee. The other transaction has to pay the same, which the wallet's channel tells:
+        // from where it was left, so also if the other one is in a block already.
         console.log(`replaced by ${data.replacedBy}`);
         return false;
       case "failed":
