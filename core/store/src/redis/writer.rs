@@ -247,8 +247,12 @@ impl Writer {
         };
         connection.check_master().map_err(Attempt::Failed)?;
         let was_in_doubt = std::mem::replace(is_in_doubt, true);
+        let asked = Instant::now();
         let replies = connection.exchange(pipeline, count).await;
         let mut replies = replies.map_err(Attempt::Failed)?.into_iter();
+        // What a replaced master stored is lost: the promoted one is asked instead.
+        let confirmed = connection.confirm_master(&self.options, asked).await;
+        confirmed.map_err(Attempt::Failed)?;
         let reply = match replies.next() {
             Some(Reply::Error(text)) => {
                 // Of this attempt it is known that it did nothing.
