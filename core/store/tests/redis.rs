@@ -29,7 +29,7 @@ use tidewire_store::{
     Batch, Ownership, RedisStore, RedisStoreOptions, SharedStore, Store as _, StoreError,
     StoreLease,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use deadline::{eventually, within};
 use redis_server::RedisServer;
@@ -271,30 +271,37 @@ async fn cut_connections_neither_lose_nor_double_commits() {
     let (redis, lease, store) = alone().await;
     let redis = Arc::new(redis);
     let mut commits = JoinSet::new();
+    let (done, mut acknowledged) = mpsc::unbounded_channel();
     for task in 0..8 {
-        let store = store.clone();
+        let (store, done) = (store.clone(), done.clone());
         commits.spawn(async move {
             for number in 0..100 {
                 store
                     .commit(one(&format!("{task}.{number}")))
                     .await
                     .unwrap();
+                done.send(()).unwrap();
             }
         });
     }
+    drop(done);
     let cutting = tokio::spawn({
         let redis = redis.clone();
         async move {
-            loop {
-                redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut count = 0;
+            while acknowledged.recv().await.is_some() {
+                count += 1;
+                if count % 40 == 0 {
+                    redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+                }
             }
+            count
         }
     });
     while let Some(done) = within("all commits", commits.join_next()).await {
         done.unwrap();
     }
-    cutting.abort();
+    assert_eq!(within("the last cut", cutting).await.unwrap(), 800);
     assert_eq!(all(&*store).await.len(), 800);
     assert_eq!(lease.lost_commits(), 0);
 }
