@@ -12,7 +12,7 @@ use tidewire_proto::{
 };
 use tidewire_stream::{LimitError, StreamError};
 
-use crate::http::{request_body::SlowBody, unsent::ResponsesFull};
+use crate::http::{request_body::SlowBody, unsent::ConnectionFull};
 
 /// An error with its HTTP status.
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, HttpErr
             let error = StreamError::new(ErrorCode::DeadlineExceeded, slow.to_string());
             return HttpError::new(StatusCode::REQUEST_TIMEOUT, error);
         }
-        if let Some(full) = ResponsesFull::find(&error) {
+        if let Some(full) = ConnectionFull::find(&error) {
             return full.into();
         }
         if source_of::<LengthLimitError>(&error).is_some() {

@@ -11,27 +11,31 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::body::to_bytes;
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
+use hyper::body::{Body as HttpBody, Frame};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{SessionQuota, StreamError};
+use tidewire_stream::{SessionQuota, StreamError, limit::Verdict};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use super::streams;
 use crate::{
     Gateway, client,
-    http::unsent::ResponsesFull,
+    http::unsent::ConnectionFull,
     reply::{HttpError, source_of},
 };
 
 /// Bytes before each message of a gRPC body: a flag and the length.
 const PREFIX_BYTES: usize = 5;
+
+/// Bytes of an answer without a session that are charged as one message.
+const ANSWER_BYTES: usize = 1 << 10;
 
 /// The header with the compression of a request.
 const ENCODING: &str = "grpc-encoding";
@@ -76,7 +80,12 @@ where
                 Ok((request, None)) => inner.call(request).await,
                 Ok((request, Some(quota))) => {
                     let response = inner.call(request).await?;
-                    Ok(response.map(|body| holding(body, quota)))
+                    Ok(response.map(|body| {
+                        Body::new(ChargedBody {
+                            body: Some(body),
+                            quota,
+                        })
+                    }))
                 }
                 Err(error) => Ok(error.into_grpc_status().into_http()),
             }
@@ -117,12 +126,45 @@ async fn admit(
     Ok((Request::from_parts(parts, body), held))
 }
 
-/// A body that holds the quota until it is dropped.
-fn holding(body: Body, quota: SessionQuota) -> Body {
-    Body::new(body.map_frame(move |frame| {
-        let _held = &quota;
-        frame
-    }))
+/// The response of a stream without a session. It holds the quota until it is dropped, and charges
+/// each answer to it: one message for each KiB that was begun.
+struct ChargedBody {
+    /// `None` after an answer that was refused.
+    body: Option<Body>,
+    quota: SessionQuota,
+}
+
+impl HttpBody for ChargedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        let mut parts = (0..bytes.div_ceil(ANSWER_BYTES)).map(|_| self.quota.charge());
+        if parts.all(|verdict| verdict == Verdict::Pass) {
+            return Poll::Ready(frame);
+        }
+        self.body = None;
+        let status = Status::resource_exhausted(
+            "this stream was sent more than `limits.messages_per_second`: ask less often",
+        );
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(
+            status
+                .add_header(&mut trailers)
+                .map(|()| Frame::trailers(trailers)),
+        ))
+    }
 }
 
 /// Reads a body of one message.
@@ -135,7 +177,7 @@ async fn read_message(
     let body = axum::body::Body::new(body);
     let body = to_bytes(body, limit + PREFIX_BYTES).await;
     let body = body.map_err(|error| {
-        if let Some(full) = ResponsesFull::find(&error) {
+        if let Some(full) = ConnectionFull::find(&error) {
             return full.into();
         }
         match source_of::<Status>(&error) {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{
-    request_body::RequestBody,
+    request_body::{RequestBody, UnreadRequests},
     response_body::{ResponseBody, ResponseKind},
     response_timeout::{ResponseIo, StreamExecutor, WriteActivity, current_progress},
     unsent::UnsentResponses,
@@ -65,6 +65,7 @@ pub(crate) async fn serve<I>(
     let stalled = is_stalled.clone();
     let timeout = options.response_timeout;
     let total = server.gateway.admission.unsent_total();
+    let unread = UnreadRequests::new(options.response_bytes, total.clone());
     let unsent = UnsentResponses::new(options.response_bytes, timeout, total);
     let activity = WriteActivity::new(guard.clone());
     let writes = activity.clone();
@@ -75,7 +76,8 @@ pub(crate) async fn serve<I>(
         let refusal = first_refusal.lock().take();
         let refusal = refusal.or_else(|| context.guard.refusal(request.headers()));
         context.insert_into(&mut request, &gateway);
-        let (routes, stalled, unsent) = (routes.clone(), stalled.clone(), unsent.clone());
+        let (routes, stalled) = (routes.clone(), stalled.clone());
+        let (unread, unsent) = (unread.clone(), unsent.clone());
         let is_http2 = request.version() == Version::HTTP_2;
         if !is_http2 {
             writes.begin_http1();
@@ -90,9 +92,10 @@ pub(crate) async fn serve<I>(
                     Ok(()) => {
                         let is_stream = grpc_web::streams_request(request.uri().path());
                         let limit = (!is_stream).then_some(options.body_timeout);
-                        let room = (!is_stream).then_some(unsent);
+                        let (unread, room) = (!is_stream).then_some((unread, unsent)).unzip();
                         let close = (!is_http2).then_some(stalled);
-                        let bounded = |body| Body::new(RequestBody::new(body, limit, close, room));
+                        let bounded =
+                            |body| Body::new(RequestBody::new(body, limit, close, unread, room));
                         routes.oneshot(request.map(bounded)).await
                     }
                 },

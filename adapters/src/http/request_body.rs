@@ -1,9 +1,14 @@
-//! Request body: bounds the time in which a client sends it.
+//! Request body: bounds the time in which a client sends it, and the bytes of those that have not
+//! ended.
 //!
 //! A body must arrive within a time limit, and each second more costs
 //! [`BYTES_PER_SECOND`] bytes. The time begins when a handler waits for the first byte, so
 //! that a server that is slow itself refuses nobody. The body of a stream of messages has no
 //! limit: its session ends silent clients.
+//!
+//! Over HTTP/2 a client has many requests at a time. The bytes of those that have not ended are
+//! bounded for each connection: beyond the bound, the request that receives more is refused. One
+//! alone may be larger.
 //!
 //! The end of a body waits until the connection has room for a further response: a handler
 //! makes its response right after it, and many bodies can end at once.
@@ -13,7 +18,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -23,7 +31,7 @@ use tidewire_stream::deadline;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::unsent::{ResponsesFull, UnsentResponses};
+use super::unsent::{ConnectionFull, UnsentResponses};
 
 /// The slowest rate at which a body may arrive after its time limit.
 const BYTES_PER_SECOND: u64 = 1 << 10;
@@ -40,6 +48,60 @@ pub(crate) struct SlowBody {
     status: tonic::Status,
 }
 
+/// The bytes of one connection's requests that have not ended.
+#[derive(Debug)]
+pub(crate) struct UnreadRequests {
+    bytes: AtomicUsize,
+    limit: usize,
+    /// Of all connections, with their unsent responses.
+    total: Arc<AtomicUsize>,
+}
+
+impl UnreadRequests {
+    /// No bytes yet, and up to about `limit`. They count in `total` too.
+    pub(crate) fn new(limit: usize, total: Arc<AtomicUsize>) -> Arc<Self> {
+        Arc::new(Self {
+            bytes: AtomicUsize::new(0),
+            limit,
+            total,
+        })
+    }
+}
+
+/// The bytes that one request holds.
+struct HeldBytes {
+    unread: Arc<UnreadRequests>,
+    bytes: usize,
+}
+
+impl HeldBytes {
+    /// Holds more.
+    ///
+    /// # Errors
+    /// The requests of the connection hold too much together.
+    fn add(&mut self, bytes: usize) -> Result<(), ConnectionFull> {
+        let UnreadRequests {
+            bytes: all,
+            limit,
+            total,
+        } = &*self.unread;
+        self.bytes += bytes;
+        total.fetch_add(bytes, Ordering::Relaxed);
+        let all = all.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        match all > *limit && all > self.bytes {
+            true => Err(ConnectionFull::of_requests(*limit)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.unread.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.unread.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// The body of a request.
 pub(crate) struct RequestBody<B = Incoming> {
     body: B,
@@ -49,13 +111,15 @@ pub(crate) struct RequestBody<B = Incoming> {
     close: Option<CancellationToken>,
     timer: Option<BodyTimer>,
     received: u64,
+    /// The bytes that it holds. `None` for a body that is read as it arrives.
+    held: Option<HeldBytes>,
     /// Where the end of the body waits for room. `None` for a body whose end does not wait.
     room: Option<Arc<UnsentResponses>>,
     /// The end of the body, while it waits.
     end: Option<RoomFuture>,
 }
 
-type RoomFuture = Pin<Box<dyn Future<Output = Result<(), ResponsesFull>> + Send>>;
+type RoomFuture = Pin<Box<dyn Future<Output = Result<(), ConnectionFull>> + Send>>;
 
 /// The time limit of a body that a handler waits for.
 struct BodyTimer {
@@ -65,11 +129,12 @@ struct BodyTimer {
 
 impl<B> RequestBody<B> {
     /// A body that has `limit` and the time that its bytes buy. Then `close` is cancelled, or
-    /// the body fails if there is none. Its end waits for `room`.
+    /// the body fails if there is none. Its bytes count in `unread`. Its end waits for `room`.
     pub(crate) fn new(
         body: B,
         limit: Option<Duration>,
         close: Option<CancellationToken>,
+        unread: Option<Arc<UnreadRequests>>,
         room: Option<Arc<UnsentResponses>>,
     ) -> Self {
         Self {
@@ -78,13 +143,14 @@ impl<B> RequestBody<B> {
             close,
             timer: None,
             received: 0,
+            held: unread.map(|unread| HeldBytes { unread, bytes: 0 }),
             room,
             end: None,
         }
     }
 
     /// Waits at the end of the body until a further response has room.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponsesFull>> {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionFull>> {
         let Some(room) = &self.room else {
             return Poll::Ready(Ok(()));
         };
@@ -152,8 +218,16 @@ where
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(frame)) => {
-                if let Ok(frame) = &frame {
-                    self.received += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let bytes = frame
+                    .as_ref()
+                    .ok()
+                    .and_then(Frame::data_ref)
+                    .map_or(0, Bytes::len);
+                self.received += bytes as u64;
+                if let Some(held) = &mut self.held
+                    && let Err(full) = held.add(bytes)
+                {
+                    return Poll::Ready(Some(Err(full.into())));
                 }
                 Poll::Ready(Some(frame.map_err(Into::into)))
             }
@@ -198,7 +272,7 @@ mod tests {
     /// The time after which the body fails, and the bytes before.
     async fn failure(body: Body, limit: Option<Duration>) -> (Duration, usize) {
         let began = Instant::now();
-        let mut body = RequestBody::new(body, limit, None, None);
+        let mut body = RequestBody::new(body, limit, None, None, None);
         let mut bytes = 0;
         loop {
             match body.frame().await {
@@ -222,7 +296,7 @@ mod tests {
     async fn the_connection_closes_where_it_has_one_request() {
         let close = CancellationToken::new();
         let body = dripping(1, 10);
-        let mut body = RequestBody::new(body, Some(LIMIT), Some(close.clone()), None);
+        let mut body = RequestBody::new(body, Some(LIMIT), Some(close.clone()), None, None);
         let began = Instant::now();
         tokio::select! {
             () = close.cancelled() => assert_eq!(began.elapsed().as_secs(), 10),
@@ -232,7 +306,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn grpc_reports_an_exceeded_deadline() {
-        let mut body = RequestBody::new(dripping(0, 0), Some(LIMIT), None, None);
+        let mut body = RequestBody::new(dripping(0, 0), Some(LIMIT), None, None, None);
         let error = body.frame().await.unwrap().unwrap_err();
         let status = tonic::Status::from_error(error);
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);

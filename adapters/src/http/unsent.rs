@@ -22,21 +22,32 @@ use crate::reply::source_of;
 /// Milliseconds after which a refused client may try again.
 const RETRY_MS: u32 = 1_000;
 
-/// The error of a request that found no room for its response.
+/// The error of a request that found no room on its connection, for its body or its response.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-pub(crate) struct ResponsesFull {
+pub(crate) struct ConnectionFull {
     error: LimitError,
     /// The error as gRPC reports it.
     #[source]
     status: tonic::Status,
 }
 
-impl ResponsesFull {
-    fn new(limit: usize) -> Self {
-        let text = format!(
+impl ConnectionFull {
+    /// The client does not take the responses.
+    fn of_responses(limit: usize) -> Self {
+        Self::new(format!(
             "{limit} bytes of responses wait for the client of this connection, which does not read them"
-        );
+        ))
+    }
+
+    /// The client began too many requests that it does not end.
+    pub(super) fn of_requests(limit: usize) -> Self {
+        Self::new(format!(
+            "the requests of this connection that have not ended hold more than {limit} bytes (`limits.response_bytes`): end some before others begin"
+        ))
+    }
+
+    fn new(text: String) -> Self {
         let error = LimitError::new(text, RETRY_MS);
         let status = v1::Error::from(error.clone()).into();
         Self { error, status }
@@ -48,8 +59,8 @@ impl ResponsesFull {
     }
 }
 
-impl From<ResponsesFull> for LimitError {
-    fn from(full: ResponsesFull) -> Self {
+impl From<ConnectionFull> for LimitError {
+    fn from(full: ConnectionFull) -> Self {
         full.error
     }
 }
@@ -103,7 +114,7 @@ impl UnsentResponses {
     ///
     /// # Errors
     /// The client did not make room in time.
-    pub(crate) async fn wait_for_room(&self) -> Result<(), ResponsesFull> {
+    pub(crate) async fn wait_for_room(&self) -> Result<(), ConnectionFull> {
         let room = async {
             while self.bytes() >= self.limit {
                 self.room.notified().await;
@@ -112,7 +123,7 @@ impl UnsentResponses {
         let found = timeout(self.patience, room).await;
         // The next one runs after this request has made its response, or waits for others.
         self.room.notify_one();
-        found.map_err(|_| ResponsesFull::new(self.limit))
+        found.map_err(|_| ConnectionFull::of_responses(self.limit))
     }
 
     /// Whether a further response has room.

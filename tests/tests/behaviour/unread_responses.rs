@@ -67,6 +67,20 @@ impl Http2 {
 
     /// Sends a request, and returns its stream.
     async fn request(&mut self, method: &str, path: &str, body: &str) -> u32 {
+        let end = if body.is_empty() { END_STREAM } else { 0 };
+        let stream = self.head(method, path, end).await;
+        if !body.is_empty() {
+            self.send(DATA, END_STREAM, stream, body.as_bytes()).await;
+        }
+        stream
+    }
+
+    /// Begins a request whose body is still to come, and returns its stream.
+    async fn begin(&mut self, method: &str, path: &str) -> u32 {
+        self.head(method, path, 0).await
+    }
+
+    async fn head(&mut self, method: &str, path: &str, end: u8) -> u32 {
         let stream = self.last_stream + 1;
         self.last_stream += 2;
         let mut fields = Vec::new();
@@ -88,11 +102,7 @@ impl Http2 {
                 fields.extend(text.as_bytes());
             }
         }
-        let end = if body.is_empty() { END_STREAM } else { 0 };
         self.send(HEADERS, END_HEADERS | end, stream, &fields).await;
-        if !body.is_empty() {
-            self.send(DATA, END_STREAM, stream, body.as_bytes()).await;
-        }
         stream
     }
 
@@ -212,6 +222,32 @@ async fn unread_responses_are_reset() {
     client.open_window(0, 1 << 20).await;
     client.open_window(read, 1 << 20).await;
     while client.next().await.flags & END_STREAM == 0 {}
+}
+
+#[tokio::test]
+async fn requests_that_do_not_end_are_bounded_together() {
+    const PART: usize = 3_000;
+    let server = server_with_history(Server::builder()).await;
+    let mut client = Http2::connect(&server).await;
+    let path = "/v1/rpc/StreamService/GetHistory";
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let stream = client.begin("POST", path).await;
+        client.send(DATA, 0, stream, &[b' '; PART]).await;
+        open.push(stream);
+    }
+    // Each that exceeds the bound is refused before it ends, and its bytes leave with it.
+    let mut waiting = open.split_off(1);
+    while !waiting.is_empty() {
+        let frame = client.next().await;
+        assert!(!open.contains(&frame.stream), "{frame:?}");
+        waiting.retain(|stream| *stream != frame.stream);
+    }
+    server
+        .metric_until("tidewire_outbox_bytes", "", |bytes| {
+            (PART as f64..4_096.0 + 20.0 * 400.0).contains(&bytes)
+        })
+        .await;
 }
 
 #[tokio::test]
