@@ -25,6 +25,9 @@ use crate::reply::parse_failure;
 /// Time that a client has to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Messages of one read that are handled before other connections have their turn.
+const MESSAGES_AT_ONCE: usize = 32;
+
 /// Start of an upgraded connection: its response, its unread bytes and its compression.
 pub(super) struct Preamble<'a> {
     /// The response to the upgrade, if the server writes it itself.
@@ -137,13 +140,16 @@ impl SocketReader {
 
     /// Answers all complete messages, and flushes the replies together.
     async fn answer_all(&mut self) -> ControlFlow<ReadOutcome> {
-        let mut has_read = false;
+        let mut messages = 0_usize;
         loop {
             match self.frames.next_message() {
                 Ok(None) => break,
                 Ok(Some(incoming)) => {
-                    has_read = true;
+                    messages += 1;
                     self.handle(incoming).await?;
+                    if messages.is_multiple_of(MESSAGES_AT_ONCE) {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "closing a client that violated the WebSocket protocol");
@@ -153,7 +159,7 @@ impl SocketReader {
         }
         // An idle connection holds no buffer.
         self.frames.release();
-        if has_read {
+        if messages > 0 {
             self.writer.flush_replies(Instant::now());
             // A client that sends without a pause does not delay the others.
             tokio::task::yield_now().await;

@@ -29,6 +29,9 @@ use crate::{
 /// Publications that one `PublishBatch` may hold. It bounds the time of a call.
 const MAX_BATCH: usize = 1_000;
 
+/// Publications of a batch after which other connections have their turn.
+const PUBLICATIONS_AT_ONCE: usize = 32;
+
 /// `StreamService` over the streaming core. Cheap to clone.
 #[derive(Clone)]
 pub struct StreamRpc {
@@ -227,7 +230,11 @@ impl StreamService for StreamRpc {
             quota.charge_messages(publications.len().saturating_sub(1));
         }
         let mut results = Vec::with_capacity(publications.len());
-        for publication in publications {
+        for (index, publication) in publications.into_iter().enumerate() {
+            if index % PUBLICATIONS_AT_ONCE == PUBLICATIONS_AT_ONCE - 1 {
+                // The memory broker never waits, and others have their turn.
+                tokio::task::yield_now().await;
+            }
             let result = match self.channels.publish(caller.clone(), publication).await {
                 Ok(published) => publish_result::Result::Published(published),
                 Err(error) => publish_result::Result::Error(error.into()),

@@ -13,13 +13,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tidewire_proto::v1::ErrorCode;
+use tidewire_proto::v1::{ErrorCode, UnsubscribeRequest};
 use tidewire_stream::{
     Caller, Identity, ManualClock, Namespace, PageLimit, Position, ShardId, StreamCore,
     StreamError, StreamOptions,
 };
 
-use support::{START_MS, client_on, core_with, open_history};
+use support::{START_MS, client_on, core_with, open_history, subscription};
 
 /// Channels of a namespace in these tests.
 const MOST: usize = 6;
@@ -78,6 +78,40 @@ async fn a_position_of_a_forgotten_channel_is_not_recovered() {
         since.await.unwrap_err().code(),
         ErrorCode::FailedPrecondition
     );
+}
+
+#[tokio::test]
+async fn a_channel_that_is_left_makes_room_after_a_search_that_failed() {
+    let (stream, _) = core();
+    let connection = stream.connect(client_on(ShardId::CALLER)).await;
+    let mut followed = Vec::new();
+    for channel in ["other:a", "other:b", "other:c"] {
+        publish(&stream, 1, channel).await.unwrap();
+        followed.push(channel.to_owned());
+    }
+    for channel in &followed {
+        let command = connection.begin_command();
+        command.subscribe(subscription(channel)).await.unwrap();
+    }
+    let refused = publish(&stream, 1, "other:d").await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::ResourceExhausted);
+    let left = UnsubscribeRequest {
+        channels: vec!["other:b".to_owned()],
+    };
+    connection.unsubscribe(&left).unwrap();
+    for (channel, fits) in [("other:d", true), ("other:e", true), ("other:d", true)] {
+        // The one before it has no subscriber.
+        assert_eq!(publish(&stream, 1, channel).await.is_ok(), fits);
+    }
+    let seqs = [
+        ("other:a", 1),
+        ("other:b", 0),
+        ("other:c", 1),
+        ("other:e", 0),
+    ];
+    for (channel, seq) in seqs {
+        assert_eq!(top(&stream, channel).await.seq, seq, "{channel}");
+    }
 }
 
 #[tokio::test]

@@ -8,11 +8,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    Caller, Identity, ManualClock, PageLimit, Scope, StreamCore, StreamError, StreamOptions,
-    UserId, identity::UserIdentity,
+    Caller, GuardedClock, Identity, ManualClock, Namespace, PageLimit, Scope, StreamCore,
+    StreamError, StreamOptions, UserId, identity::UserIdentity,
 };
 
-use support::{START_MS, core_with, open_history};
+use support::{START_MS, core_of, core_with, open_history};
 
 fn stream() -> (Arc<StreamCore>, Arc<ManualClock>) {
     let options = StreamOptions {
@@ -71,7 +71,13 @@ async fn fill(stream: &StreamCore, caller: &Caller) -> usize {
     panic!("the keys are not bounded");
 }
 
-#[tokio::test]
+/// Lets time pass on both clocks.
+async fn pass(clock: &ManualClock, ms: i64) {
+    clock.advance(ms);
+    tokio::time::advance(Duration::from_millis(ms.unsigned_abs())).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_returns_the_same_position_until_its_window_is_over() {
     let (stream, clock) = stream();
     assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
@@ -79,15 +85,15 @@ async fn a_key_returns_the_same_position_until_its_window_is_over() {
     assert_eq!(publish(&stream, "1", Some("b")).await.unwrap(), 2);
     let error = publish(&stream, "2", Some("a")).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::FailedPrecondition);
-    clock.advance(60_000);
+    pass(&clock, 60_000).await;
     assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
-    clock.advance(1);
+    pass(&clock, 1).await;
     assert_eq!(publish(&stream, "2", Some("a")).await.unwrap(), 3);
     let error = publish(&stream, "1", Some("")).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::InvalidArgument);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_is_kept_for_its_window_or_refused() {
     let options = StreamOptions {
         idempotency_window: Duration::from_secs(60),
@@ -103,7 +109,7 @@ async fn a_key_is_kept_for_its_window_or_refused() {
             Err(error) => break error,
         }
         assert!(known.len() < 1_000, "the keys are bounded");
-        clock.advance(1);
+        pass(&clock, 1).await;
     };
     assert_eq!(error.code(), ErrorCode::ResourceExhausted);
     assert!(known.len() >= 10, "{} keys", known.len());
@@ -118,7 +124,7 @@ async fn a_key_is_kept_for_its_window_or_refused() {
     let last = known.len() as u64;
     assert_eq!(publish(&stream, "1", None).await.unwrap(), last + 1);
     // The first key ends its window, and leaves room for one other.
-    clock.advance(60_000 - i64::try_from(known.len()).unwrap() + 1);
+    pass(&clock, 60_000 - i64::try_from(known.len()).unwrap() + 1).await;
     assert_eq!(
         publish_as(&stream, &back_end(), "1", Some("new"))
             .await
@@ -192,7 +198,7 @@ async fn a_saved_key_belongs_to_its_sender_after_a_restart() {
     assert_eq!(new.unwrap(), senders.len() as u64 + 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_keys_of_clients_leave_room_for_others_and_for_back_ends() {
     let options = StreamOptions {
         idempotency_window: Duration::from_secs(60),
@@ -220,7 +226,7 @@ async fn the_keys_of_clients_leave_room_for_others_and_for_back_ends() {
     let own = fill(&stream, &back_end()).await;
     assert!(own >= 6 * one, "{own}, each client {one}");
     // All shares are free again when the window is over.
-    clock.advance(60_001);
+    pass(&clock, 60_001).await;
     assert_eq!(fill(&stream, &user("late")).await.abs_diff(one), 0);
     assert!(fill(&stream, &back_end()).await >= 14 * one);
 }
@@ -236,24 +242,49 @@ async fn a_client_may_have_a_key_where_shares_are_small() {
     assert_eq!(fill(&stream, &stranger(2)).await, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_saved_key_is_valid_for_the_rest_of_its_window() {
     let (first, clock) = stream();
     publish(&first, "1", Some("a")).await.unwrap();
-    clock.advance(30_000);
+    pass(&clock, 30_000).await;
     publish(&first, "2", Some("b")).await.unwrap();
     let (second, clock) = stream();
     for saved in first.broker().save() {
         second.broker().load(&saved).unwrap();
     }
-    clock.advance(60_000);
+    pass(&clock, 60_000).await;
     assert_eq!(publish(&second, "1", Some("a")).await.unwrap(), 1);
     assert_eq!(publish(&second, "2", Some("b")).await.unwrap(), 2);
     let error = publish(&second, "1", Some("b")).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::FailedPrecondition);
-    clock.advance(30_000);
+    pass(&clock, 30_000).await;
     assert_eq!(publish(&second, "1", Some("a")).await.unwrap(), 3);
     assert_eq!(publish(&second, "2", Some("b")).await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_wrong_for_a_moment_forgets_no_key_and_no_history() {
+    let wall = ManualClock::at(START_MS);
+    let clock = Arc::new(GuardedClock::new(wall.clone()));
+    let namespace = Namespace {
+        history_ttl: Duration::from_secs(300),
+        ..open_history("orders")
+    };
+    let stream = core_of([namespace], StreamOptions::default(), clock);
+    assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
+    assert_eq!(publish(&stream, "2", None).await.unwrap(), 2);
+    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+    for ahead_ms in [600_000, 2 * DAY_MS] {
+        wall.set(START_MS + ahead_ms);
+        assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
+        if ahead_ms > DAY_MS {
+            let history = stream.history_as(&Identity::Anonymous, "orders:1", None, PageLimit::ALL);
+            assert_eq!(history.await.unwrap().1.publications.len(), 2);
+        }
+        wall.set(START_MS);
+    }
+    let history = stream.history_as(&Identity::Anonymous, "orders:1", None, PageLimit::ALL);
+    assert_eq!(history.await.unwrap().1.publications.len(), 2);
 }
 
 #[tokio::test]

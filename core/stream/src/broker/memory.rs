@@ -13,6 +13,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use tokio::time::Instant;
 
 use self::{
     shares::Shares,
@@ -65,6 +66,8 @@ pub struct MemoryBroker<D> {
     channels: RwLock<ChannelTable>,
     fresh_epochs: FreshEpochs,
     keys: Mutex<IdempotencyKeys>,
+    /// The start of the broker, on both clocks.
+    started: (i64, Instant),
     memory: Arc<HistoryMemory>,
     shares: Shares,
     /// Held by the one who frees memory: a second one would drop histories twice.
@@ -107,6 +110,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let memory = Arc::new(HistoryMemory::new(limits.history_bytes));
         Self {
             shares: Shares::new(&namespaces, &memory),
+            started: (clock.now_ms(), Instant::now()),
             memory,
             namespaces,
             subscribers,
@@ -121,6 +125,15 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             freeing: Mutex::default(),
             swept: AtomicUsize::default(),
         }
+    }
+
+    /// The time by which idempotency keys are kept: that of the start, and the time since by the
+    /// monotonic clock. A wall clock that is wrong for a moment would forget a key, and what is
+    /// repeated with it would be published twice.
+    fn steady_ms(&self) -> i64 {
+        let (start_ms, start) = self.started;
+        let passed = i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX);
+        start_ms.saturating_add(passed)
     }
 
     fn publish_now(
@@ -322,12 +335,14 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             Class::History => (namespace.history_size, namespace.history_ttl.as_millis()),
             Class::Latest => (1, METADATA_TTL.as_millis()),
         };
-        let oldest_ms = now_ms.saturating_sub(i64::try_from(ttl_ms).unwrap_or(i64::MAX));
+        let ttl_ms = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        let oldest_ms = now_ms.saturating_sub(ttl_ms);
         while channel.log.len() > size
-            || channel
-                .log
-                .front()
-                .is_some_and(|publication| publication.time_ms() < oldest_ms)
+            || channel.log.front().is_some_and(|publication| {
+                let time_ms = publication.time_ms();
+                // A clock in doubt removes nothing. It is asked only about what seems too old.
+                time_ms < oldest_ms && time_ms < self.clock.retention_ms().saturating_sub(ttl_ms)
+            })
         {
             channel.drop_oldest();
         }
@@ -451,11 +466,20 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
     }
 
     fn note_left(&self, channel: &ChannelName) {
-        let Some(known) = self.channels.read().get(channel).cloned() else {
-            return;
+        let (known, must_note) = {
+            let channels = self.channels.read();
+            let Some(known) = channels.get(channel).cloned() else {
+                return;
+            };
+            (known, channels.must_note_left(channel))
         };
-        let mut known = known.lock();
-        known.used_ms = known.used_ms.max(self.clock.now_ms());
+        {
+            let mut known = known.lock();
+            known.used_ms = known.used_ms.max(self.clock.now_ms());
+        }
+        if must_note {
+            self.channels.write().note_left(channel);
+        }
     }
 
     fn forget_quiet(&self, namespace: &str) -> Vec<ChannelName> {
@@ -477,7 +501,7 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
             };
             // Locked while publishing, so that two requests with one key do not both publish.
             let mut keys = self.keys.lock();
-            let now_ms = self.clock.now_ms();
+            let now_ms = self.steady_ms();
             if let Some(position) = keys.find(&sender, channel, key, &event, now_ms)? {
                 return Ok(position);
             }

@@ -8,8 +8,8 @@ use futures::FutureExt as _;
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest};
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, Connection, ConnectionInfo, Encoding, Identity, ManualClock,
-    Namespace, Namespaces, OutgoingMessage, PublishRight, ShardId, StreamCore, StreamOptions,
-    Transport,
+    Namespace, Namespaces, OutgoingMessage, PublishRight, ShardId, SharedClock, StreamCore,
+    StreamOptions, Transport,
 };
 use tokio::task::JoinHandle;
 
@@ -25,14 +25,22 @@ pub(crate) fn core_with(
     options: StreamOptions,
 ) -> (Arc<StreamCore>, Arc<ManualClock>) {
     let clock = ManualClock::at(START_MS);
+    (core_of(namespaces, options, clock.clone()), clock)
+}
+
+/// A core with these namespaces and this clock.
+pub(crate) fn core_of(
+    namespaces: impl IntoIterator<Item = Namespace>,
+    options: StreamOptions,
+    clock: SharedClock,
+) -> Arc<StreamCore> {
     let mut all = Namespaces::built_in();
     for namespace in namespaces {
         all.add(namespace).unwrap();
     }
     let authenticator =
         Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    let stream = StreamCore::in_memory(all, authenticator, clock.clone(), options);
-    (stream, clock)
+    StreamCore::in_memory(all, authenticator, clock, options)
 }
 
 /// A history namespace that everyone may publish on.

@@ -41,20 +41,23 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     /// subscriber and have not been used for longest.
     pub(super) fn make_room_of(&self, client: &ClientKey) -> Result<(), StreamError> {
         let most = self.limits.channels_per_client;
-        let made = {
+        let now_ms = self.clock.now_ms();
+        let (candidates, is_full_search) = {
             let channels = self.channels.read();
             if most == 0 || channels.count_of(client) < most {
                 return Ok(());
             }
-            with_last_use(channels.made_by(client))
+            channels.candidates_of(client, now_ms)
         };
-        match self.forget_oldest(made, most.div_ceil(PART)) {
-            0 => Err(StreamError::new(
+        if self.forget_oldest(candidates, most.div_ceil(PART)) == 0 {
+            let full_at_ms = is_full_search.then_some(now_ms);
+            self.channels.write().note_client_full(client, full_at_ms);
+            return Err(StreamError::new(
                 ErrorCode::ResourceExhausted,
                 format!("this client made {most} channels, all in use, and may not make another"),
-            )),
-            _ => Ok(()),
+            ));
         }
+        Ok(())
     }
 
     /// Makes room for another channel of a namespace. Sweeps do it ahead of time, unless very
@@ -63,24 +66,35 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let Some(most) = self.namespaces.named(namespace).map(|one| one.max_channels) else {
             return Ok(());
         };
-        if self.channels.read().count(namespace) < most {
-            return Ok(());
-        }
-        let mut all = Vec::new();
-        self.for_each(|name, channel| {
-            if name.namespace() == namespace {
-                all.push((channel.lock().used_ms, name));
+        let now_ms = self.clock.now_ms();
+        let known = {
+            let channels = self.channels.read();
+            if channels.count(namespace) < most {
+                return Ok(());
             }
+            channels.candidates_in(namespace, now_ms)
+        };
+        let is_full_search = known.is_none();
+        let candidates = known.unwrap_or_else(|| {
+            let mut all = Vec::new();
+            self.for_each(|name, channel| {
+                if name.namespace() == namespace {
+                    all.push((channel.lock().used_ms, name));
+                }
+            });
+            all
         });
-        match self.forget_oldest(all, most.div_ceil(PART)) {
-            0 => Err(StreamError::new(
+        if self.forget_oldest(candidates, most.div_ceil(PART)) == 0 {
+            let full_at_ms = is_full_search.then_some(now_ms);
+            self.channels.write().note_full(namespace, full_at_ms);
+            return Err(StreamError::new(
                 ErrorCode::ResourceExhausted,
                 format!(
                     "namespace {namespace:?} has {most} channels, all in use, and no room for another"
                 ),
-            )),
-            _ => Ok(()),
+            ));
         }
+        Ok(())
     }
 
     /// Forgets those of `channels`, with the time of their last use, that have no subscriber,
@@ -210,7 +224,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     /// Visits the next part of the channels. Drops what is too old in them, and forgets those that
     /// were idle for long. Then makes room in namespaces that are almost full.
     pub(super) fn sweep_next(&self) {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.clock.retention_ms();
         let idle_ms = i64::try_from(METADATA_TTL.as_millis()).unwrap_or(i64::MAX);
         let mut idle = Vec::new();
         let mut look_at = |name: ChannelName, channel: Arc<Mutex<Channel>>| {
@@ -259,13 +273,4 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             self.forget_oldest(crowd.channels, crowd.excess);
         }
     }
-}
-
-/// The names of channels, with the time of their last use.
-fn with_last_use<'a>(
-    channels: impl Iterator<Item = (&'a ChannelName, &'a Arc<Mutex<Channel>>)>,
-) -> Vec<(i64, ChannelName)> {
-    channels
-        .map(|(name, channel)| (channel.lock().used_ms, name.clone()))
-        .collect()
 }
