@@ -218,6 +218,22 @@ async fn a_closing_session_takes_no_more_publications_and_ends_by_its_deadline()
     assert_eq!(take(&connection), (vec![], Some(CloseReason::RateLimited)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_that_the_clock_has_passed_ends_its_session_within_a_minute() {
+    let world = World::new();
+    let token = world.token(10 * TOKEN_TIME);
+    let identity = world.stream.authenticator().authenticate(&token);
+    let connection = world.connect(identity.await.unwrap()).await;
+    subscribe(&connection).await;
+    // The wall clock steps on, as after a machine was suspended. No timer does.
+    world.clock.advance(20 * 60_000);
+    world.pass(Duration::from_secs(60)).await;
+    world.publish().await;
+    let (messages, end) = take(&connection);
+    assert_eq!(end, Some(CloseReason::TokenExpired), "{messages:?}");
+    assert_eq!(world.subscribers(), 0);
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Publish,

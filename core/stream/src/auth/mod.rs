@@ -124,6 +124,10 @@ impl From<StreamError> for TokenFault {
     }
 }
 
+/// How far `iat` may be ahead and still count, in milliseconds. A token with a later one is
+/// treated as one without: each revocation of its user covers it.
+const MAX_ISSUED_AHEAD_MS: i64 = 5 * 60 * 1_000;
+
 impl Authenticator {
     /// Verifies tokens with `keys` by `rules`.
     #[must_use]
@@ -133,11 +137,12 @@ impl Authenticator {
         anonymous: AnonymousPolicy,
         clock: SharedClock,
     ) -> Self {
+        let revocations = Revocations::new(clock.clone()).with_leeway(rules.leeway);
         Self {
             keys,
             rules,
             anonymous,
-            revocations: Revocations::new(clock.clone()),
+            revocations,
             clock,
         }
     }
@@ -302,7 +307,11 @@ impl Authenticator {
         let patterns = claims.channels.iter();
         let wallets = claims.wallets.iter();
         let identity = UserIdentity {
-            issued_at_ms: claims.iat.map(ms),
+            // A time in the far future, for example one in milliseconds, tells nothing.
+            issued_at_ms: claims.iat.map(ms).filter(|issued| {
+                let ahead_ms = leeway_ms.max(MAX_ISSUED_AHEAD_MS);
+                *issued <= now_ms.saturating_add(ahead_ms)
+            }),
             token_id: claims.jti,
             scopes: scopes(claims.scope.as_deref().unwrap_or_default()),
             channels: patterns.map(|text| ChannelPattern::new(text)).collect(),

@@ -5,7 +5,7 @@
 //! because the token may live for any time. A full table refuses a new revocation, because
 //! evicting one would make a token valid again.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::ErrorCode;
@@ -55,6 +55,8 @@ type RevocationListener = Box<dyn Fn(&Revocation) -> usize + Send + Sync>;
 /// The revocations in force.
 pub struct Revocations {
     clock: SharedClock,
+    /// How far the issuer's clock may be ahead, in milliseconds.
+    leeway_ms: i64,
     entries: Mutex<RevocationTable>,
     listeners: RwLock<Vec<RevocationListener>>,
 }
@@ -106,9 +108,18 @@ impl Revocations {
     pub fn new(clock: SharedClock) -> Self {
         Self {
             clock,
+            leeway_ms: 0,
             entries: Mutex::default(),
             listeners: RwLock::default(),
         }
+    }
+
+    /// Tolerates an issuer whose clock is ahead by up to `leeway`: the revocation of a user covers
+    /// the tokens that bear such a time.
+    #[must_use]
+    pub fn with_leeway(mut self, leeway: Duration) -> Self {
+        self.leeway_ms = i64::try_from(leeway.as_millis()).unwrap_or(i64::MAX);
+        self
     }
 
     /// Calls `listener` with each revocation, before
@@ -139,8 +150,9 @@ impl Revocations {
         Ok(self.notify(&Revocation::Token(id.to_owned())))
     }
 
-    /// Revokes all tokens issued to a user up to now. `tokens_expire_at_ms` is the expiry of
-    /// the last of them, if known. Returns the number of closed connections.
+    /// Revokes all tokens issued to a user up to now, by a clock that may be ahead by the leeway.
+    /// `tokens_expire_at_ms` is the expiry of the last of them, if known. Returns the number of
+    /// closed connections.
     ///
     /// # Errors
     /// The table is full.
@@ -149,19 +161,19 @@ impl Revocations {
         user: &UserId,
         tokens_expire_at_ms: Option<i64>,
     ) -> Result<usize, StreamError> {
-        let now_ms = self.clock.now_ms();
+        let until_ms = self.clock.now_ms().saturating_add(self.leeway_ms);
         let expires_at_ms = tokens_expire_at_ms.unwrap_or(NEVER_MS);
         self.make_room()?;
         self.entries
             .lock()
             .users
             .entry(user.clone())
-            .and_modify(|(until_ms, expiry)| {
-                *until_ms = now_ms.max(*until_ms);
+            .and_modify(|(until, expiry)| {
+                *until = until_ms.max(*until);
                 *expiry = expires_at_ms.max(*expiry);
             })
-            .or_insert((now_ms, expires_at_ms));
-        Ok(self.notify(&Revocation::User(user.clone(), now_ms)))
+            .or_insert((until_ms, expires_at_ms));
+        Ok(self.notify(&Revocation::User(user.clone(), until_ms)))
     }
 
     /// Restores a revocation from the store, with its expiry in milliseconds since the
@@ -378,6 +390,17 @@ mod tests {
         assert!(calls[0].covers(&identity("ada", None, Some(1))));
         assert!(!calls[0].covers(&identity("ada", None, Some(8_000))));
         assert!(!calls[0].covers(&identity("bob", None, None)));
+    }
+
+    #[test]
+    fn a_user_is_revoked_up_to_the_issuers_clock() {
+        let clock = ManualClock::at(7_500);
+        let revocations = Revocations::new(clock).with_leeway(Duration::from_secs(60));
+        revocations.revoke_user(&UserId::new("ada"), None).unwrap();
+        for (issued_at_ms, is_revoked) in [(7_000, true), (67_000, true), (68_000, false)] {
+            let token = identity("ada", None, Some(issued_at_ms));
+            assert_eq!(revocations.check(&token).is_err(), is_revoked);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,6 +28,9 @@ const EXPIRY_NOTICE_MS: u64 = 30_000;
 /// Milliseconds in which a client must send a token, if the server requires one.
 const AUTH_TIMEOUT_MS: u64 = 5_000;
 
+/// Time between two checks, at most: the wall clock judges tokens, and it may step on.
+const LONGEST_UNCHECKED: Duration = Duration::from_secs(60);
+
 /// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LifetimeChange {
@@ -107,7 +110,7 @@ impl SessionCore {
             Identity::User(_) if left_ms > EXPIRY_NOTICE_MS => EXPIRY_NOTICE_MS,
             _ => 0,
         };
-        Some(now + Duration::from_millis(left_ms - notice_ms))
+        Some(now + Duration::from_millis(left_ms - notice_ms).min(LONGEST_UNCHECKED))
     }
 
     /// Milliseconds that an open session has left with its identity. None if it may stay for
