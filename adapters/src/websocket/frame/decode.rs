@@ -8,6 +8,10 @@ use crate::websocket::deflate::{Agreement, InflateError, inflate};
 /// The least capacity that is reserved for the rest of a frame, in bytes.
 pub(super) const MIN_READ: usize = 4 << 10;
 
+/// Fragments without a byte that a message may have. The others are bounded by the length of the
+/// message, and these by nothing else.
+const MAX_EMPTY_FRAGMENTS: u8 = 64;
+
 /// Decodes the frames of one client.
 ///
 /// The decoder holds received bytes that are not decoded yet. After
@@ -257,9 +261,18 @@ impl FrameDecoder {
                 is_deflated: header.is_deflated,
                 parts: payload,
                 checked: 0,
+                empty_fragments: 0,
             },
         };
         message.check_text()?;
+        if header.length == 0 && !header.is_final {
+            message.empty_fragments += 1;
+            if message.empty_fragments > MAX_EMPTY_FRAGMENTS {
+                return Err(FrameError::Protocol(
+                    "a message has more than 64 empty fragments",
+                ));
+            }
+        }
         if !header.is_final {
             self.message = Some(message);
             return Ok(None);
@@ -285,6 +298,7 @@ struct PartialMessage {
     parts: BytesMut,
     /// The bytes of a text message that were checked as UTF-8.
     checked: usize,
+    empty_fragments: u8,
 }
 
 impl PartialMessage {

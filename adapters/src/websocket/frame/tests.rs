@@ -332,6 +332,22 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+#[test]
+fn a_message_has_few_fragments_without_a_byte() {
+    let mut bytes = masked(0x01, b"\"a");
+    for _ in 0..64 {
+        bytes.extend(masked(0x00, b""));
+    }
+    let mut whole = bytes.clone();
+    whole.extend(masked(0x80, b"\""));
+    assert_eq!(
+        read(&whole).unwrap(),
+        [ClientFrame::Text(Bytes::from_static(b"\"a\""))]
+    );
+    bytes.extend(masked(0x00, b""));
+    assert_eq!(read(&bytes).unwrap_err().close_code(), 1002);
+}
+
 proptest! {
     #[test]
     fn any_split_of_the_bytes_decodes_the_same(

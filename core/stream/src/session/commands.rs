@@ -323,18 +323,23 @@ impl Session {
     /// # Errors
     /// A name is malformed.
     pub fn unsubscribe(&self, request: &UnsubscribeRequest) -> Result<Unsubscribed, StreamError> {
-        let mut channels = Vec::with_capacity(request.channels.len());
-        for name in &request.channels {
+        // All before the first ends: a refused request changes nothing.
+        let names = request.channels.iter().map(|name| {
             // A channel that its engine does not know any more can still be left.
-            let channel = match self.core().context.namespaces().resolve(name) {
-                Ok((channel, _)) => channel,
-                Err(_) => ChannelName::parse(name)?,
-            };
-            self.unsubscribe_from(&channel);
-            channels.push(channel.as_str().to_owned());
+            match self.core().context.namespaces().resolve(name) {
+                Ok((channel, _)) => Ok(channel),
+                Err(_) => ChannelName::parse(name),
+            }
+        });
+        let channels = names.collect::<Result<Vec<_>, _>>()?;
+        for channel in &channels {
+            self.unsubscribe_from(channel);
         }
         Ok(Unsubscribed {
-            channels,
+            channels: channels
+                .iter()
+                .map(|channel| channel.as_str().to_owned())
+                .collect(),
             reason: None,
         })
     }
