@@ -74,6 +74,7 @@ async function status(txHash) {
 
 /** Follows a transaction to its end. Returns whether the order is paid. */
 async function isPaid(hash) {
+  let shown;
   for await (const message of messages(`tx:${chain}:${hash}`)) {
     // The stream sends changes. So the state of now is read once the stream is open, and none is missed.
     const data = message.type === "transaction" ? message.data : await status(hash);
@@ -91,8 +92,14 @@ async function isPaid(hash) {
       case "dropped":
         console.log(`${data.state}: ${data.reason ?? ""}`);
         return false;
-      default:
-        console.log(`${data.state}, ${data.confirmations} of ${data.required}${data.reorged ? ", after a reorg" : ""}`);
+      default: {
+        // The state that is read and the first of the stream are often the same.
+        const line = `${data.state}, ${data.confirmations} of ${data.required}${data.reorged ? ", after a reorg" : ""}`;
+        if (line !== shown) {
+          console.log(line);
+        }
+        shown = line;
+      }
     }
   }
 }

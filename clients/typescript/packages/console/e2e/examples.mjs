@@ -26,6 +26,9 @@ async function checkPush() {
     ["a secure page", () => Object.defineProperty(window, "isSecureContext", { value: false }), /browsers offer push on https/],
     ["service workers", () => delete window.Navigator.prototype.serviceWorker, /no service worker here/],
     ["Web Push", () => delete window.PushManager, /no Web Push: take a current/],
+    ["permission, as in a private window", () => (window.Notification.requestPermission = () => Promise.resolve("denied")), /shows no notifications of this page.*private window/],
+    ["permission to subscribe", () => (window.PushManager.prototype.subscribe = () => Promise.reject(new DOMException("", "NotAllowedError"))), /refuses push for this page\. A private window/],
+    ["words in the error", () => (window.PushManager.prototype.subscribe = () => Promise.reject(new DOMException("", "DataError"))), /It failed: DataError/],
     ["a push service that answers", () => (window.PushManager.prototype.subscribe = () => new Promise(() => undefined)), /push service does not answer.*try Chrome/],
     ["a push service", () => (window.PushManager.prototype.subscribe = () => Promise.reject(new DOMException("Registration failed", "AbortError"))), /Registration failed: .*push service does not answer/],
   ]) {
