@@ -6,12 +6,14 @@
 //! the earlier integers.
 
 mod bounds;
+mod entries;
 mod environment;
 mod explain;
 mod lines;
 mod millisecond_keys;
 mod reading;
 mod stand_ins;
+mod twins;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
@@ -27,7 +29,7 @@ use tidewire_notification::NotificationConfig;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
     Access, BatchInterval, Class, Namespace, Namespaces, PublishRight, StreamOptions,
-    auth::MIN_SECRET_BYTES, hub::Hub, redacted_url,
+    auth::MIN_SECRET_BYTES, hub::Hub, quotable_url, redacted_url,
 };
 
 use crate::{broker, notifications, security};
@@ -233,17 +235,17 @@ impl StoreConfig {
                     .to_owned(),
             );
         }
-        if self.url.is_some() {
-            problems.push(
-                "store.url is set, expected no URL: the store is in the Redis of broker.url"
-                    .to_owned(),
-            );
+        if let Some(url) = &self.url {
+            problems.push(format!(
+                "store.url is {:?}, expected no URL: the store is in the Redis of broker.url",
+                quotable_url(url)
+            ));
         }
         if self.replicas > 0 && !is_redis {
-            problems.push(
-                "store.replicas is set, and store.kind is \"embedded\", expected store.kind = \"redis\" or no replicas"
-                    .to_owned(),
-            );
+            problems.push(format!(
+                "store.replicas is {}, and store.kind is \"embedded\", expected store.kind = \"redis\" or no replicas",
+                self.replicas
+            ));
         }
     }
 }
@@ -514,6 +516,7 @@ impl Config {
             ));
         }
         all.extend(self.uncounted_channels());
+        all.extend(self.prices.unused_symbols());
         let symbols = &self.prices.symbols;
         let is_again = |(index, name): &(usize, &String)| symbols[..*index].contains(*name);
         let again = symbols.iter().enumerate().filter(is_again);

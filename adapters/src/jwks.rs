@@ -10,7 +10,10 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
-use tidewire_stream::auth::{JwksFuture, JwksSource};
+use tidewire_stream::{
+    auth::{JwksFuture, JwksSource},
+    quotable_url,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -28,7 +31,7 @@ const MAX_BYTES: usize = 256 << 10;
 /// The reason why a key set URL cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksUrlError {
-    /// The text is not an HTTP URL with a host.
+    /// The text, of which this is the part without secrets, is not an HTTP URL with a host.
     #[error("{0:?} is not a URL of a key set, expected http:// or https:// with a host")]
     Url(String),
     /// The file of trusted certificates cannot be used.
@@ -60,7 +63,7 @@ impl JwksUrl {
     /// # Errors
     /// The URL or the file cannot be used.
     pub fn new(url: &str, roots: Option<&Path>) -> Result<Self, JwksUrlError> {
-        let wrong = || JwksUrlError::Url(url.to_owned());
+        let wrong = || JwksUrlError::Url(quotable_url(url));
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let host = uri
             .host()

@@ -20,14 +20,44 @@ const OTHERS: [&str; 7] = [
     "TIDEWIRE_UPDATE_VECTORS",
 ];
 
-/// The tables of the configuration, with the keys that a variable without `__` may mean.
-const LIKELY: [(&str, &str); 6] = [
-    ("LISTEN", "server.listen"),
-    ("PORT", "server.listen"),
-    ("HMAC_SECRET", "auth.hmac_secret"),
-    ("SYMBOLS", "prices.symbols"),
-    ("STORE_PATH", "store.path"),
-    ("LOG_FORMAT", "log.format"),
+/// The tables of the configuration.
+const TABLES: [&str; 11] = [
+    "SERVER",
+    "AUTH",
+    "BROKER",
+    "STORE",
+    "STREAM",
+    "LIMITS",
+    "PRICES",
+    "NOTIFICATIONS",
+    "DELIVERY",
+    "ALERTS",
+    "LOG",
+];
+
+/// The lists that are no part of a table: one variable sets each.
+const LISTS: [&str; 2] = ["CHAIN", "NAMESPACE"];
+
+/// Tables whose keys are upper-case names: symbols and assets.
+const OF_SYMBOLS: [&str; 2] = ["prices.symbol.", "prices.supply."];
+
+/// Variables without `__`, and their likely meaning.
+const LIKELY: [(&str, &str); 15] = [
+    ("LISTEN", "TIDEWIRE_SERVER__LISTEN"),
+    ("PORT", "TIDEWIRE_SERVER__LISTEN"),
+    ("HOST", "TIDEWIRE_SERVER__LISTEN"),
+    ("SERVER_PORT", "TIDEWIRE_SERVER__LISTEN"),
+    ("SERVER_HOST", "TIDEWIRE_SERVER__LISTEN"),
+    ("HMAC_SECRET", "TIDEWIRE_AUTH__HMAC_SECRET"),
+    ("SYMBOLS", "TIDEWIRE_PRICES__SYMBOLS"),
+    ("STORE_PATH", "TIDEWIRE_STORE__PATH"),
+    ("LOG_FORMAT", "TIDEWIRE_LOG__FORMAT"),
+    ("LOG_LEVEL", "TIDEWIRE_LOG"),
+    ("CHAINS", "TIDEWIRE_CHAIN"),
+    ("NAMESPACES", "TIDEWIRE_NAMESPACE"),
+    ("CONFIG", "the option --config"),
+    ("CONFIG_FILE", "the option --config"),
+    ("SOURCES", "TIDEWIRE_PRICES__SOURCE"),
 ];
 
 /// The levels of the log.
@@ -49,10 +79,7 @@ impl Variables {
         let mut variables = HashMap::new();
         for name in names {
             let upper = name.to_ascii_uppercase();
-            let Some(rest) = upper
-                .strip_prefix(PREFIX)
-                .filter(|rest| rest.contains("__"))
-            else {
+            let Some(rest) = upper.strip_prefix(PREFIX).filter(|rest| is_setting(rest)) else {
                 continue;
             };
             let path = rest.replace("__", ".").to_ascii_lowercase();
@@ -74,6 +101,38 @@ impl Variables {
         let mut keys = ends.into_iter().map(|end| &path[..end]);
         keys.find_map(|key| self.0.get(key)).map(String::as_str)
     }
+
+    /// A variable that sets a part of this table or list.
+    pub(super) fn within(&self, path: &str) -> Option<&str> {
+        let start = format!("{}.", path.to_ascii_lowercase());
+        let mut parts: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(key, _)| key.starts_with(&start))
+            .collect();
+        parts.sort();
+        parts.first().map(|(_, name)| name.as_str())
+    }
+}
+
+/// Whether a variable sets a key, by its name without the prefix. Every key is in a table or a list.
+pub(super) fn is_setting(name: &str) -> bool {
+    name.contains("__") || LISTS.iter().any(|list| list.eq_ignore_ascii_case(name))
+}
+
+/// The path of the key that a variable sets, by its name without the prefix. Names of symbols and
+/// assets are in upper case.
+pub(super) fn path_of_variable(name: &str) -> String {
+    let path = name.replace("__", ".").to_ascii_lowercase();
+    let table = OF_SYMBOLS.iter().find(|table| path.starts_with(*table));
+    let Some(table) = table else {
+        return path;
+    };
+    let (symbol, key) = match path[table.len()..].split_once('.') {
+        Some((symbol, key)) => (symbol, format!(".{key}")),
+        None => (&path[table.len()..], String::new()),
+    };
+    format!("{table}{}{key}", symbol.to_ascii_uppercase())
 }
 
 /// The faults of variables that set nothing. Variables that Kubernetes makes for a service named
@@ -83,17 +142,25 @@ pub(crate) fn unknown_variables<'a>(
 ) -> Vec<String> {
     let mut hints: Vec<_> = variables
         .filter(|(name, value)| name.starts_with(PREFIX) && !is_of_kubernetes(name, value))
-        .filter(|(name, _)| !name.contains("__") && !OTHERS.contains(name))
+        .filter(|(name, _)| !OTHERS.contains(name) && !is_setting(&name[PREFIX.len()..]))
         .map(|(name, _)| {
-            let rest = name.trim_start_matches(PREFIX);
+            let rest = &name[PREFIX.len()..];
             let likely = LIKELY.iter().find(|(likely, _)| *likely == rest);
-            let guess = likely.map(|(_, key)| variable_of(key)).or_else(|| {
+            let guess = likely.map(|(_, meant)| (*meant).to_owned());
+            let guess = guess.or_else(|| {
                 // `TIDEWIRE_SERVER_LISTEN`: one underscore where two are needed.
                 let (table, key) = rest.split_once('_')?;
-                Some(format!("{PREFIX}{table}__{key}"))
+                if LISTS.contains(&table) {
+                    return Some(format!("{PREFIX}{table}='[{{…}}, {{…}}]'"));
+                }
+                let is_table = TABLES.contains(&table);
+                is_table.then(|| format!("{PREFIX}{table}__{}", key.trim_start_matches('_')))
             });
-            let guess = guess.map_or_else(String::new, |guess| format!(": did you mean {guess}?"));
-            format!("the environment variable {name} sets nothing{guess}")
+            let guess = match guess {
+                Some(guess) => format!("did you mean {guess}?"),
+                None => format!("expected {PREFIX}TABLE__KEY, such as {PREFIX}SERVER__LISTEN"),
+            };
+            format!("the environment variable {name} sets nothing: {guess}")
         })
         .collect();
     hints.sort();
@@ -161,6 +228,11 @@ mod tests {
             ("TIDEWIRE_LISTEN", "TIDEWIRE_SERVER__LISTEN"),
             ("TIDEWIRE_SERVER_LISTEN", "TIDEWIRE_SERVER__LISTEN"),
             ("TIDEWIRE_PORT", "TIDEWIRE_SERVER__LISTEN"),
+            ("TIDEWIRE_SERVER_PORT", "TIDEWIRE_SERVER__LISTEN"),
+            ("TIDEWIRE_LOG_LEVEL", "did you mean TIDEWIRE_LOG?"),
+            ("TIDEWIRE_CONFIG", "the option --config"),
+            ("TIDEWIRE_CHAIN_0_ID", "TIDEWIRE_CHAIN='[{…}, {…}]'"),
+            ("TIDEWIRE_COLOUR", "expected TIDEWIRE_TABLE__KEY"),
         ] {
             let hints = hints(name, "1");
             assert!(
@@ -197,6 +269,22 @@ mod tests {
             ("log", None),
         ] {
             assert_eq!(variables.setting(path), variable, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_the_path_of_its_key() {
+        for (name, path) in [
+            ("SERVER__LISTEN", "server.listen"),
+            (
+                "prices__symbol__btc-usd__Window",
+                "prices.symbol.BTC-USD.window",
+            ),
+            ("PRICES__SUPPLY__BTC", "prices.supply.BTC"),
+            ("PRICES__SUPPLY_SOURCE__URL", "prices.supply_source.url"),
+            ("CHAIN", "chain"),
+        ] {
+            assert_eq!(path_of_variable(name), path);
         }
     }
 

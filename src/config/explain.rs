@@ -3,6 +3,8 @@
 
 use figment::error::{Actual, Kind};
 
+use super::{entries::key_words, environment::variable_of};
+
 /// Names of expected values in errors of deserialization, and the words for operators.
 const EXPECTED: [(&str, &str); 13] = [
     (
@@ -30,14 +32,66 @@ fn plain(expected: &str) -> &str {
     found.map_or(expected, |(_, words)| words)
 }
 
-/// The words of an operator for a found value.
-fn found(actual: &Actual) -> String {
+/// Keys whose values are secrets, or addresses that may hold one: an error quotes none of them.
+const SECRETS: [&str; 9] = [
+    "hmac_secret",
+    "vapid_private_key",
+    "secrets",
+    "unsubscribe_secrets",
+    "password",
+    "url",
+    "jwks_url",
+    "sentinels",
+    "endpoints",
+];
+
+/// Longest text that an error quotes, in characters.
+const MOST_QUOTED: usize = 64;
+
+/// Keys that other servers have, and what this one has in their place.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("server.port", LISTEN),
+    ("server.host", LISTEN),
+    ("server.address", LISTEN),
+    ("server.bind", LISTEN),
+    ("port", LISTEN_OF_SERVER),
+    ("host", LISTEN_OF_SERVER),
+    ("listen", LISTEN_OF_SERVER),
+    ("log.level", LOG_LEVEL),
+    ("log.filter", LOG_LEVEL),
+    ("chains", "did you mean `[[chain]]`?"),
+    ("namespaces", "did you mean `[[namespace]]`?"),
+    ("symbols", "did you mean `prices.symbols`?"),
+];
+
+const LISTEN: &str =
+    "expected `listen`, which has the address and the port, such as \"127.0.0.1:8080\"";
+const LISTEN_OF_SERVER: &str =
+    "expected `listen` in [server], which has the address and the port, such as \"127.0.0.1:8080\"";
+const LOG_LEVEL: &str =
+    "expected the environment variable TIDEWIRE_LOG, such as TIDEWIRE_LOG=debug: no key sets it";
+
+/// A text as an error quotes it: in quotes, and not longer than [`MOST_QUOTED`].
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(MOST_QUOTED) {
+        Some((end, _)) => format!("{:?}", format!("{}…", &text[..end])),
+        None => format!("{text:?}"),
+    }
+}
+
+/// The words of an operator for a found value of a key.
+fn found(actual: &Actual, path: &[String]) -> String {
+    let is_secret = path.iter().any(|part| SECRETS.contains(&part.as_str()));
     match actual {
+        Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) if is_secret => {
+            "a number".to_owned()
+        }
+        Actual::Str(_) if is_secret => "a text".to_owned(),
         Actual::Bool(value) => value.to_string(),
         Actual::Unsigned(number) => format!("the number {number}"),
         Actual::Signed(number) => format!("the number {number}"),
         Actual::Float(number) => format!("the number {number}"),
-        Actual::Str(text) => format!("the text {text:?}"),
+        Actual::Str(text) => format!("the text {}", quoted(text)),
         Actual::Seq => "a list".to_owned(),
         Actual::Map => "a table".to_owned(),
         other => other.to_string(),
@@ -58,54 +112,92 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 pub(super) fn explain_all(errors: figment::Error) -> anyhow::Error {
     let texts: Vec<_> = errors
         .into_iter()
-        .map(|error| explain(&error, None))
+        .map(|error| {
+            let key = key_words(&path_of_key(&error), |_| None);
+            explain(&error, &key, &Found::default())
+        })
         .collect();
     anyhow::anyhow!(texts.join("\n"))
 }
 
-/// The text of an error: the key, its place, and for an unknown key the nearest known one. Without
-/// a line in a file, the place is the name of the source.
-pub(super) fn explain(error: &figment::Error, line: Option<&str>) -> String {
+/// The path of the key that an error is about, also of one that is unknown or missing.
+pub(super) fn path_of_key(error: &figment::Error) -> Vec<String> {
+    let mut path = error.path.clone();
+    match &error.kind {
+        Kind::UnknownField(name, _) if path.last() != Some(name) => path.push(name.clone()),
+        Kind::MissingField(name) => path.push(name.to_string()),
+        _ => {}
+    }
+    path
+}
+
+/// Facts about the value that an error is about.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Its place: a line of the file, or a variable. Without one, it is the name of the source.
+    pub(super) place: Option<String>,
+    /// The value itself.
+    pub(super) value: Option<Actual>,
+    /// The variable of the environment that has it, or a part of it.
+    pub(super) variable: Option<String>,
+}
+
+/// The text of an error: the words for the key, its place, and for an unknown key the nearest known
+/// one.
+pub(super) fn explain(error: &figment::Error, key: &str, about: &Found) -> String {
     let path = error.path.join(".");
     let source = || error.metadata.as_ref().map(|metadata| &*metadata.name);
-    let place = line.or_else(source);
+    let place = about.place.as_deref().or_else(source);
     let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
     match &error.kind {
         Kind::UnknownField(name, known) => {
-            let key = if path.is_empty() || path.ends_with(name.as_str()) {
-                path
-            } else {
-                format!("{path}.{name}")
+            let full = match path.is_empty() || path.ends_with(name.as_str()) {
+                true => path,
+                false => format!("{path}.{name}"),
             };
-            let key = if key.is_empty() { name.clone() } else { key };
-            let hint = match nearest(name, known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("expected one of {}", known.join(", ")),
+            let full = if full.is_empty() { name.clone() } else { full };
+            let elsewhere = ELSEWHERE.iter().find(|(key, _)| *key == full);
+            let hint = match (elsewhere, nearest(name, known)) {
+                (Some((_, hint)), _) => (*hint).to_owned(),
+                (None, Some(near)) => format!("did you mean `{near}`?"),
+                (None, None) => format!("expected one of {}", known.join(", ")),
             };
-            format!("unknown key `{key}`{place}: {hint}")
+            format!("unknown key {key}{place}: {hint}")
         }
         Kind::UnknownVariant(name, known) if !path.is_empty() => {
-            let quoted: Vec<_> = known.iter().map(|known| format!("{known:?}")).collect();
-            let expected = quoted.join(", ");
-            format!("`{path}` is the text {name:?}{place}, expected one of {expected}")
+            let names: Vec<_> = known.iter().map(|known| format!("{known:?}")).collect();
+            let expected = names.join(", ");
+            format!(
+                "{key} is the text {}{place}, expected one of {expected}",
+                quoted(name)
+            )
         }
-        Kind::MissingField(name) => {
-            let dot = if path.is_empty() { "" } else { "." };
-            format!("`{path}{dot}{name}` is missing{place}")
-        }
+        Kind::MissingField(_) => format!("{key} is missing{place}"),
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected)
             if !path.is_empty() =>
         {
-            let expected = match (actual, expected.as_str()) {
-                (Actual::Map, "a sequence") => {
-                    format!("a list of tables: `[[{path}]]`")
-                }
-                (_, expected) => plain(expected).to_owned(),
+            let expected = match (actual, expected.as_str(), &about.variable) {
+                (Actual::Map, "a sequence", Some(_)) => format!(
+                    "the whole list in one variable: {}='[{{…}}, {{…}}]'",
+                    variable_of(&path)
+                ),
+                (Actual::Map, "a sequence", None) => format!("a list of tables: `[[{path}]]`"),
+                (_, expected, _) => plain(expected).to_owned(),
             };
-            let found = found(actual);
-            format!("`{path}` is {found}{place}, expected {expected}")
+            let found = found(actual, &error.path);
+            format!("{key} is {found}{place}, expected {expected}")
         }
         kind if path.is_empty() => format!("{kind}{place}"),
-        kind => format!("`{path}`: {kind}{place}"),
+        kind => {
+            let text = kind.to_string();
+            let value = about.value.as_ref();
+            match value.filter(|_| text.starts_with("expected ")) {
+                Some(value) => {
+                    let found = found(value, &error.path);
+                    format!("{key} is {found}{place}, {text}")
+                }
+                None => format!("{key}: {text}{place}"),
+            }
+        }
     }
 }

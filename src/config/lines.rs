@@ -58,6 +58,24 @@ impl Lines {
             .find_map(|length| self.lines.get(&path[..length].join(".")).copied())
     }
 
+    /// The name by which texts are about an entry of a list.
+    pub(super) fn name_of(&self, entry: &str) -> Option<String> {
+        let keys: &[&str] = match entry.starts_with("chain.") {
+            true => &["id"],
+            false => &["name", "kind"],
+        };
+        let mut names = keys.iter().map(|key| format!("{entry}.{key}"));
+        names.find_map(|path| self.names.get(&path)).cloned()
+    }
+
+    /// Gives an entry of a list another name in the place of all that it has.
+    pub(super) fn rename(&mut self, entry: &str, key: &str, name: &str) {
+        for key in NAMES {
+            self.names.remove(&format!("{entry}.{key}"));
+        }
+        self.set_name(entry, key, name);
+    }
+
     /// Gives an entry of a list a name, by which problems are about it.
     pub(super) fn set_name(&mut self, entry: &str, key: &str, name: &str) {
         self.names.insert(format!("{entry}.{key}"), name.to_owned());

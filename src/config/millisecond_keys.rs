@@ -107,6 +107,13 @@ impl PresentNames {
         change.is_none()
     }
 
+    /// The value at `path`.
+    pub(super) fn value(&self, path: &[String]) -> Option<&Value> {
+        let (first, rest) = path.split_first()?;
+        let mut roots = self.data.values().filter_map(|dict| dict.get(first));
+        roots.find_map(|root| value_at(root, rest))
+    }
+
     /// Removes the value at `path`. False if this source has none.
     pub(super) fn remove(&mut self, path: &[String]) -> bool {
         remove(&mut self.data, path)
@@ -137,6 +144,18 @@ impl Provider for &PresentNames {
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         Ok(self.data.clone())
+    }
+}
+
+/// The value at a path.
+fn value_at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+    match (value, path) {
+        (value, []) => Some(value),
+        (Value::Dict(_, dict), [step, rest @ ..]) => value_at(dict.get(step)?, rest),
+        (Value::Array(_, entries), [step, rest @ ..]) => {
+            value_at(entries.get(step.parse::<usize>().ok()?)?, rest)
+        }
+        _ => None,
     }
 }
 

@@ -14,11 +14,13 @@ use figment::{
 
 use super::{
     Config,
-    environment::{PREFIX, Variables},
-    explain::explain,
+    entries::{in_words, key_words},
+    environment::{PREFIX, Variables, is_setting, path_of_variable},
+    explain::{Found, explain, path_of_key},
     lines::{Lines, Subject, keys_in},
     millisecond_keys::{EarlierNames, PresentNames, Renamed},
     stand_ins::StandIns,
+    twins,
 };
 
 /// Errors that are named at most: each costs another reading.
@@ -68,12 +70,33 @@ impl Reading {
         }
         let of_names = std::mem::take(&mut reading.names.faults);
         of_names.iter().for_each(|fault| reading.add(fault));
+        reading.separate_twins();
         let problems = reading.config.as_ref().map(Config::problems);
         problems
             .into_iter()
             .flatten()
             .for_each(|problem| reading.add(&problem));
         reading
+    }
+
+    /// Tells entries of a list that have the same name apart, so that a problem of one of them has
+    /// its own line. The same name is a problem itself: no server runs with the names given here.
+    fn separate_twins(&mut self) {
+        let twins = self
+            .config
+            .as_mut()
+            .map(twins::separate)
+            .unwrap_or_default();
+        for twin in &twins {
+            self.add(&twin.problem);
+        }
+        for twin in twins {
+            let path = format!("{}.{}", twin.list, twin.index);
+            let path: Vec<_> = path.split('.').map(str::to_owned).collect();
+            let entry = self.in_file(&path).join(".");
+            self.lines.rename(&entry, twin.key, &twin.stand_in);
+            self.stand_ins.add_twin(twin.stand_in, twin.name);
+        }
     }
 
     /// Adds a problem of a configuration that could be read. Adds nothing about a key that was
@@ -96,10 +119,17 @@ impl Reading {
     pub(crate) fn with_place(&self, text: &str) -> String {
         let explained = Renamed::explain(&self.names.renamed, &anyhow::anyhow!(text.to_owned()));
         let explained = self.stand_ins.named_by_place(&explained.to_string());
+        let explained = in_words(&explained, |entry| self.name_of(entry));
         match self.place_of_text(text) {
             Some(place) => format!("{explained} ({place})"),
             None => explained,
         }
+    }
+
+    /// The name that an entry of a list has in the file.
+    fn name_of(&self, entry: &str) -> Option<String> {
+        let name = self.lines.name_of(entry)?;
+        (!self.stand_ins.has(&name)).then_some(name)
     }
 
     /// The place of the key that a text begins with, else of one that it names further on, else of
@@ -111,6 +141,7 @@ impl Reading {
         let other = || keys_in(text).find_map(variable);
         variable(&subject.path)
             .or_else(|| line(self.lines.line_of_subject(&subject)))
+            .or_else(|| self.variables.within(&subject.path).map(variable_place))
             .or_else(other)
             .or_else(|| line(self.lines.line_near(&subject, text)))
     }
@@ -143,10 +174,12 @@ impl Reading {
                 anyhow::anyhow!("{}: {}", file.display(), error.to_string().trim_end())
             })?);
         }
-        // Every key is in a table, so its variable contains `__`. Other variables with the
-        // prefix, such as `TIDEWIRE_LOG`, are not keys.
-        let variables = Env::prefixed(PREFIX).filter(|name| name.as_str().contains("__"));
-        sources.push(PresentNames::read(&variables.split("__"), &mut self.names)?);
+        // Other variables with the prefix, such as `TIDEWIRE_LOG`, are not keys.
+        let variables = Env::prefixed(PREFIX)
+            .filter(|name| is_setting(name.as_str()))
+            .map(|name| path_of_variable(name.as_str()).into())
+            .lowercase(false);
+        sources.push(PresentNames::read(&variables, &mut self.names)?);
         let own_listen = listen_of(&sources, overrides);
         if let Some(listen) = own_listen {
             let option = Serialized::default("server.listen", listen);
@@ -249,13 +282,22 @@ impl Reading {
                     Some(metadata) => metadata.name.contains("environment"),
                     None => line.is_none(),
                 };
-                let variable = self.variables.setting(&in_file.join("."));
-                let variable = variable.filter(|_| is_of_environment).map(variable_place);
-                let place = place.or(variable);
+                let of_key = in_file.join(".");
+                let variable = self.variables.setting(&of_key);
+                let variable = variable.or_else(|| self.variables.within(&of_key));
+                let variable = variable.filter(|_| is_of_environment).map(str::to_owned);
+                let place = place.or(variable.as_deref().map(variable_place));
                 if !self.is_without_wrong_value(&error, &in_file) {
                     let mut error = error.clone();
                     error.path = in_file[..error.path.len().min(in_file.len())].to_vec();
-                    let text = explain(&error, place.as_deref());
+                    let name_of = |entry: &str| self.name_of(entry).filter(|_| is_of_file);
+                    let key = key_words(&path_of_key(&error), name_of);
+                    let about = Found {
+                        place,
+                        value: value_at(&sources, &path).map(|value| value.to_actual()),
+                        variable,
+                    };
+                    let text = explain(&error, &key, &about);
                     let text = Renamed::explain(&self.names.renamed, &anyhow::anyhow!(text));
                     self.problems.push(text.to_string());
                 }
@@ -295,6 +337,12 @@ fn text_of(file: &Path) -> anyhow::Result<String> {
         let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
         anyhow::anyhow!("{name} line {line} is not UTF-8, expected a text in UTF-8")
     })
+}
+
+/// The value at a path, of the source that counts.
+fn value_at(sources: &[PresentNames], path: &[String]) -> Option<Value> {
+    let mut sources = sources.iter().rev();
+    sources.find_map(|source| source.value(path)).cloned()
 }
 
 fn variable_place(name: &str) -> String {

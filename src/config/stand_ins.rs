@@ -5,6 +5,8 @@
 
 use figment::value::{Dict, Value};
 
+use super::entries::entry_words;
+
 /// The keys that a table must have, by the path of the table. `*` stands for the index of an entry.
 const REQUIRED: [(&str, &[&str]); 7] = [
     ("namespace.*", &["name"]),
@@ -26,6 +28,8 @@ pub(super) struct StandIns {
     keys: Vec<String>,
     /// The name of an entry, and its path.
     names: Vec<(String, String)>,
+    /// The names given to entries with the name of another one, and their own.
+    twins: Vec<(String, String)>,
 }
 
 /// The values that stand in for a missing key.
@@ -67,16 +71,30 @@ impl StandIns {
         })
     }
 
-    /// A text in which entries with such a name are named by their place: `chain.0`.
+    /// Whether a name was given to an entry without one.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|(own, _)| own == name)
+    }
+
+    /// Adds the name given to an entry that has the name of another one, and its own.
+    pub(super) fn add_twin(&mut self, stand_in: String, name: String) {
+        self.twins.push((stand_in, name));
+    }
+
+    /// A text in which entries with such a name are named by their place: "the first `[[chain]]`".
     pub(super) fn named_by_place(&self, text: &str) -> String {
         let mut text = text.to_owned();
+        for (stand_in, name) in &self.twins {
+            text = text.replace(stand_in, name);
+        }
         for (name, path) in &self.names {
-            let (list, _) = path.rsplit_once('.').unwrap_or((path, ""));
+            let (list, index) = path.rsplit_once('.').unwrap_or((path, ""));
+            let words = entry_words(list, index.parse().unwrap_or_default());
             for (named, placed) in [
-                (format!("{list} {name}"), path.clone()),
-                (format!("{list} {name:?}"), path.clone()),
-                (format!(" of {name:?}"), format!(" of {path}")),
-                (format!("{name:?}"), path.clone()),
+                (format!("{list} {name}"), words.clone()),
+                (format!("{list} {name:?}"), words.clone()),
+                (format!(" of {name:?}"), format!(" of {words}")),
+                (format!("{name:?}"), words.clone()),
             ] {
                 text = text.replace(&named, &placed);
             }

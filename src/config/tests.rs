@@ -197,7 +197,7 @@ fn errors_are_in_the_words_of_an_operator() {
         ),
         (
             "[[namespace]]\nclass = \"history\"",
-            "`namespace.0.name` is missing",
+            "`name` of the first `[[namespace]]` is missing",
         ),
     ] {
         let error = read(text).unwrap_err().to_string();

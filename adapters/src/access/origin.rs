@@ -50,7 +50,7 @@ impl OriginPolicy {
                 _ => false,
             };
             scheme.is_some()
-                && host.is_some_and(|host| !host.as_str().contains('@'))
+                && host.is_some_and(|host| !host.as_str().contains('@') && is_name(host.host()))
                 && rest == "/"
                 && !is_default
                 && !origin.contains(|c: char| c.is_ascii_uppercase())
@@ -58,7 +58,7 @@ impl OriginPolicy {
         let is_known = is_origin || ["*", "null"].contains(&allowed);
         (!is_known).then(|| {
             format!(
-                "has {allowed:?}, which no page's origin equals, expected one as browsers send it, such as \"https://app.example.com\" or \"http://10.0.0.1:3000\": in lower case, without a path and without the usual port"
+                "has {allowed:?}, which no page's origin equals, expected one as browsers send it, such as \"https://app.example.com\" or \"http://10.0.0.1:3000\": in lower case, without a path, a wildcard and the usual port. `*` alone allows all"
             )
         })
     }
@@ -109,6 +109,12 @@ impl OriginPolicy {
             ),
         ))
     }
+}
+
+/// Whether a text is a name or an address: none has a wildcard, such as `*.example.com`.
+fn is_name(host: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+    !host.is_empty() && host.chars().all(is_allowed)
 }
 
 /// Middleware that refuses the requests of pages that may not connect, on every path.

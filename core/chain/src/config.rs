@@ -220,6 +220,14 @@ pub enum ConfigError {
     /// A chain has no endpoint.
     #[error("chain {0}: `endpoints` is empty, expected one at least")]
     NoEndpoint(u64),
+    /// Two endpoints of a chain have the same address: one node would count as two.
+    #[error("chain {chain}: `endpoints`: {address} is there twice, expected different endpoints")]
+    EndpointTwice {
+        /// The chain's id.
+        chain: u64,
+        /// The address, without its path.
+        address: Address,
+    },
     /// An endpoint's address is malformed.
     #[error("chain {chain}: `endpoints`: {error}")]
     Endpoint {
@@ -291,12 +299,21 @@ impl ChainConfig {
         if self.endpoints.is_empty() {
             problems.push(ConfigError::NoEndpoint(self.id));
         }
+        let mut addresses = Vec::new();
         for endpoint in &self.endpoints {
-            let checked = self.address(endpoint).and_then(|(_, ca_file)| {
+            let checked = self.address(endpoint).and_then(|(address, ca_file)| {
                 let tls = tls_config(ca_file.as_deref());
-                tls.map_err(|error| self.tls_error(error))
+                tls.map_err(|error| self.tls_error(error))?;
+                Ok(address)
             });
-            problems.extend(checked.err());
+            match checked {
+                Ok(address) if addresses.contains(&address) => {
+                    let chain = self.id;
+                    problems.push(ConfigError::EndpointTwice { chain, address });
+                }
+                Ok(address) => addresses.push(address),
+                Err(error) => problems.push(error),
+            }
         }
     }
 

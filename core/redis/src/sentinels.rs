@@ -29,6 +29,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// Time between two questions.
 const QUESTIONS: Duration = Duration::from_secs(1);
 
+/// Characters of a host that an error quotes.
+const MOST_QUOTED: usize = 64;
+
 /// The usual port of a sentinel.
 const PORT: u16 = 26_379;
 
@@ -71,8 +74,13 @@ impl Sentinels {
             // Without a port in the text, another one is usual than for a server.
             let address = RedisAddress::parse_with(&url, PORT);
             address.map_err(|_| {
-                "has an address that cannot be read, expected HOST:PORT, redis://:PASSWORD@HOST:PORT or rediss://HOST:PORT"
-                    .to_owned()
+                // A password is before the host, or in the place of the port.
+                let host = url.rsplit(['@', '/']).next().unwrap_or_default();
+                let host = host.split(':').next().unwrap_or_default();
+                let host: String = host.chars().take(MOST_QUOTED).collect();
+                format!(
+                    "has an address that cannot be read, of the host {host:?}, expected HOST:PORT, redis://:PASSWORD@HOST:PORT or rediss://HOST:PORT"
+                )
             })
         };
         let addresses = addresses.iter().map(read).collect::<Result<_, _>>()?;

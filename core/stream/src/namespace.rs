@@ -254,9 +254,13 @@ impl Namespaces {
             return Err(channel::ChannelNameError::BadNamespace(namespace.name).into());
         }
         if self.by_name.contains_key(&namespace.name) {
+            let fault = match Self::is_built_in(&namespace.name) {
+                true => "built in, expected another name",
+                false => "named twice, expected different names",
+            };
             return Err(StreamError::new(
                 ErrorCode::AlreadyExists,
-                format!("namespace {:?} is built in or named twice", namespace.name),
+                format!("namespace {:?} is {fault}", namespace.name),
             ));
         }
         self.put(namespace);

@@ -237,7 +237,12 @@ async fn check(keys: &[Key], fault_of: impl Fn(usize, &Key) -> Option<Fault>) {
         }
         let fault = fault_of(index, key);
         if fault == Some(Fault::Missing) && key.is_required() {
-            expected.push((key, format!(".{}` is missing", key.name)));
+            let table = key.header.trim_matches(['[', ']']);
+            let words = match key.header.starts_with("[[") {
+                true => format!("`{}` of the first `[[{table}]]` is missing", key.name),
+                false => format!("`{table}.{}` is missing", key.name),
+            };
+            expected.push((key, words));
             continue;
         }
         let value = fault.and_then(|fault| key.with(fault));
@@ -344,20 +349,26 @@ async fn faults_of_entries_without_a_name_are_told_by_their_place() {
         [[delivery.webhook]]\nurl = \"http://localhost\"\nsecrets = []\n";
     let found = lines(file, &[]).await;
     for expected in [
-        "`chain.0.id` is the text \"one\" (tidewire.toml line 2), expected a whole number, 0 at least",
-        "chain.0: `endpoints`: an endpoint has the scheme \"ftp\", expected ws, wss, http, https, or a path (tidewire.toml line 3)",
+        "`id` of the first `[[chain]]` is the text \"one\" (tidewire.toml line 2), expected a whole number, 0 at least",
+        "the first `[[chain]]`: `endpoints`: \"ftp://a\" has the scheme \"ftp\", expected ws, wss, http, https, or a path (tidewire.toml line 3)",
         "chain 5: `id` is there twice, expected different ids (tidewire.toml line 8)",
         "chain 5: `endpoints` is empty, expected one at least (tidewire.toml line 9)",
-        "`namespace.0.name` is missing (tidewire.toml line 10)",
-        "namespace.max_channels of namespace.0 is 0, expected 1 to 1000000000 (tidewire.toml line 11)",
-        "`delivery.webhook.0.name` is missing (tidewire.toml line 12)",
+        "`name` of the first `[[namespace]]` is missing (tidewire.toml line 10)",
+        "namespace.max_channels of the first `[[namespace]]` is 0, expected 1 to 1000000000 (tidewire.toml line 11)",
+        "`name` of the first `[[delivery.webhook]]` is missing (tidewire.toml line 12)",
     ] {
         let expected = format!("tidewire: {expected}");
         assert!(found.contains(&expected), "{expected} is not in {found:#?}");
     }
     for (start, line) in [
-        ("tidewire: delivery.webhook.0 url is refused: ", 13),
-        ("tidewire: delivery.webhook.0 secrets is empty, ", 14),
+        (
+            "tidewire: the first `[[delivery.webhook]]` url is refused: ",
+            13,
+        ),
+        (
+            "tidewire: the first `[[delivery.webhook]]` secrets is empty, ",
+            14,
+        ),
     ] {
         let end = format!("(tidewire.toml line {line})");
         let is_it = |text: &String| text.starts_with(start) && text.ends_with(&end);

@@ -21,6 +21,7 @@ mod cli;
 mod command_line;
 mod commands;
 mod config_faults;
+mod config_texts;
 mod configuration;
 mod deployment;
 mod docs;

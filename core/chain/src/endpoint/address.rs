@@ -6,6 +6,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use reqwest::Url;
+use tidewire_stream::quotable_url;
 
 /// The address of a node.
 #[derive(Clone, PartialEq, Eq)]
@@ -18,16 +19,26 @@ pub enum Address {
     Ipc(PathBuf),
 }
 
-/// The reason why a text is not an endpoint address. It does not contain the text, as that may
-/// hold an API key.
+/// The reason why a text is not an endpoint address. It quotes the scheme and the host alone, as the
+/// rest may hold an API key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// The text is not a URL.
-    #[error("an endpoint is not a valid URL: {0}, expected wss://…, https://… or a path")]
-    Malformed(String),
+    #[error("{text:?} is not a URL: {reason}, expected wss://…, https://… or a path")]
+    Malformed {
+        /// The part of the text that may be shown.
+        text: String,
+        /// The reason.
+        reason: String,
+    },
     /// The scheme is not supported.
-    #[error("an endpoint has the scheme {0:?}, expected ws, wss, http, https, or a path")]
-    Scheme(String),
+    #[error("{text:?} has the scheme {scheme:?}, expected ws, wss, http, https, or a path")]
+    Scheme {
+        /// The part of the text that may be shown.
+        text: String,
+        /// The scheme.
+        scheme: String,
+    },
 }
 
 impl FromStr for Address {
@@ -40,11 +51,22 @@ impl FromStr for Address {
         if text.starts_with(['/', '.']) {
             return Ok(Self::Ipc(text.into()));
         }
-        let url = Url::parse(text).map_err(|error| AddressError::Malformed(error.to_string()))?;
+        let url = Url::parse(text).map_err(|error| AddressError::Malformed {
+            text: quotable_url(text),
+            reason: error.to_string(),
+        })?;
         match url.scheme() {
             "ws" | "wss" => Ok(Self::WebSocket(url)),
             "http" | "https" => Ok(Self::Http(url)),
-            other => Err(AddressError::Scheme(other.to_owned())),
+            // `node.example:8545` has the host in the place of a scheme.
+            _ if !text.contains("://") => Err(AddressError::Malformed {
+                text: quotable_url(text),
+                reason: "it has no scheme".to_owned(),
+            }),
+            other => Err(AddressError::Scheme {
+                text: quotable_url(text),
+                scheme: other.to_owned(),
+            }),
         }
     }
 }
@@ -91,10 +113,30 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_address_is_refused_and_not_quoted() {
+    fn an_invalid_address_is_refused_and_quoted_without_secrets() {
         let error = |text: &str| text.parse::<Address>().unwrap_err().to_string();
-        assert!(error("ftp://secret").contains("\"ftp\""));
-        assert!(error("node.example").contains("expected wss://"));
-        assert!(!error("ht!tp://secret").contains("secret"));
+        for (text, expected) in [
+            (
+                "ftp://user:secret@node.example/secret",
+                "\"ftp://node.example\" has the scheme \"ftp\", expected",
+            ),
+            ("node.example/secret", "\"node.example\" is not a URL: "),
+            (
+                "user:secret@node.example/secret",
+                "\"node.example\" is not a URL: it has no scheme, expected wss://",
+            ),
+            (
+                "node.example:8545?key=secret",
+                "\"node.example:8545\" is not a URL: ",
+            ),
+            (
+                "ht!tp://node.example/secret",
+                "\"ht!tp://node.example\" is not a URL: ",
+            ),
+        ] {
+            let error = error(text);
+            assert!(error.starts_with(expected), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }

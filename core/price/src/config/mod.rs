@@ -31,6 +31,9 @@ pub const DEFAULT_SYMBOLS: [&str; 18] = [
 /// The most sources. Each has its own connections and a slot in every symbol.
 pub(crate) const MOST_SOURCES: usize = 64;
 
+/// Symbols that an error names at most, where none is near.
+const SYMBOLS_OF_HINT: usize = 5;
+
 /// The longest window: the aggregator keeps its trades in memory.
 const MAX_WINDOW: Duration = Duration::from_secs(60 * 60);
 
@@ -245,6 +248,39 @@ impl PriceConfig {
         }
     }
 
+    /// The configured symbol that is nearest to an unknown one, else some of them all.
+    fn symbol_hint(&self, name: &str) -> String {
+        if let Some(near) = nearest(name, self.symbols.iter().map(String::as_str)) {
+            return format!(", did you mean {near:?}?");
+        }
+        let some: Vec<_> = self.symbols.iter().take(SYMBOLS_OF_HINT).collect();
+        match some.is_empty() {
+            true => ", which is empty".to_owned(),
+            false => format!(", expected one of them, such as {some:?}"),
+        }
+    }
+
+    /// The symbols that sources have a name or a contract for, and that are not in `symbols`: they
+    /// have no effect. One text for each, with the nearest symbol.
+    #[must_use]
+    pub fn unused_symbols(&self) -> Vec<String> {
+        let mut unused = Vec::new();
+        for source in &self.source {
+            let ids = source.ids.keys().map(|symbol| ("ids", symbol));
+            let contracts = source.contracts.keys().map(|symbol| ("contracts", symbol));
+            for (key, symbol) in ids.chain(contracts) {
+                if !self.symbols.contains(symbol) {
+                    unused.push(format!(
+                        "prices.source {:?}: {key}.{symbol:?} has no effect: this symbol is not in `prices.symbols`{}",
+                        source.known_name(),
+                        self.symbol_hint(symbol)
+                    ));
+                }
+            }
+        }
+        unused
+    }
+
     /// The validated supply source, if one is configured.
     pub(crate) fn supply_spec(&self) -> Result<Option<SupplySpec>, ConfigError> {
         let source = self.supply_source.as_ref();
@@ -276,11 +312,10 @@ impl PriceConfig {
         let mut own = BTreeMap::new();
         for (name, config) in &self.symbol {
             if !self.symbols.contains(name) {
-                let near = nearest(name, self.symbols.iter().map(String::as_str));
-                let hint = near
-                    .map(|near| format!(", did you mean {near:?}?"))
-                    .unwrap_or_default();
-                problems.push(ConfigError::UnknownSymbol(name.clone(), hint));
+                problems.push(ConfigError::UnknownSymbol(
+                    name.clone(),
+                    self.symbol_hint(name),
+                ));
             }
             let key = |key: &str| format!("prices.symbol.{name:?}.{key}");
             let stale_after_ms = config.stale_after.and_then(|own| {

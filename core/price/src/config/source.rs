@@ -1,7 +1,7 @@
 //! Source configuration: `[[prices.source]]`, a venue that prices come from.
 
 use std::collections::BTreeMap;
-use tidewire_stream::redacted_url;
+use tidewire_stream::quotable_url;
 
 use serde::Deserialize;
 
@@ -141,17 +141,8 @@ impl SourceConfig {
         if is_url(url, schemes) {
             return Ok(());
         }
-        // Without a scheme there is no place for a password or a key to hide but a path.
-        let shown = match url.contains("://") {
-            true => redacted_url(url),
-            false => url
-                .split(['/', '?', '#', '@'])
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-        };
         let name = self.known_name().to_owned();
-        Err(ConfigError::SourceUrl(name, shown, expected))
+        Err(ConfigError::SourceUrl(name, quotable_url(url), expected))
     }
 
     fn read_id(&self, symbol: &str, id: &str) -> Result<String, ConfigError> {

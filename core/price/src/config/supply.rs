@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tidewire_stream::redacted_url;
+use tidewire_stream::quotable_url;
 
 use super::{ConfigError, milliseconds, source::is_url};
 
@@ -73,7 +73,7 @@ impl SupplySourceConfig {
     pub(super) fn problems(&self) -> Vec<ConfigError> {
         let mut problems = Vec::new();
         if !is_url(&self.url, ["http", "https"]) {
-            problems.push(ConfigError::SupplyUrl(redacted_url(&self.url)));
+            problems.push(ConfigError::SupplyUrl(quotable_url(&self.url)));
         }
         if !(1..=MOST_BYTES).contains(&self.most_bytes) {
             problems.push(ConfigError::SupplyBytes(self.most_bytes, MOST_BYTES));
