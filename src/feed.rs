@@ -81,28 +81,29 @@ impl OpenFeed {
         }
     }
 
-    /// Starts the feed in `tasks`, until cancelled.
+    /// Starts the feed in `tasks`, until cancelled. `replay` is the command that plays sample data.
     pub(crate) fn start(
         self,
         prices: &PriceEngine,
+        replay: String,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) {
         match self {
             Self::Live => {
                 prices.connect(tasks, cancel);
-                tasks.spawn(suggest_sample(prices.clone(), cancel.clone()));
+                tasks.spawn(suggest_sample(prices.clone(), replay, cancel.clone()));
             }
-            Self::Replay(replay, first) => {
+            Self::Replay(recording, first) => {
                 prices.run_clock(tasks, cancel);
-                tasks.spawn(play(replay, first, prices.clone(), cancel.clone()));
+                tasks.spawn(play(recording, first, prices.clone(), cancel.clone()));
             }
         }
     }
 }
 
 /// Logs how to go on without venues, once, if none delivers within [`PATIENCE`].
-async fn suggest_sample(prices: PriceEngine, cancel: CancellationToken) {
+async fn suggest_sample(prices: PriceEngine, replay: String, cancel: CancellationToken) {
     if cancel.run_until_cancelled(sleep(PATIENCE)).await.is_none() {
         return;
     }
@@ -116,7 +117,7 @@ async fn suggest_sample(prices: PriceEngine, cancel: CancellationToken) {
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     tracing::warn!(
         tried = names.join(", "),
-        "no venue answers: check the network and the proxy of this machine. To try the server on sample data meanwhile, stop it and run `tidewire replay --loop`"
+        "no venue answers: check the network and the proxy of this machine. To try the server on sample data meanwhile, stop it and run {replay}"
     );
 }
 

@@ -8,6 +8,7 @@ mod broker;
 mod chain_notifications;
 mod cli;
 mod clock_mark;
+mod command_hint;
 mod config;
 mod delivery;
 mod engine_store;

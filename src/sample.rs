@@ -51,6 +51,8 @@ const RULES: [(&str, &str); 4] = [
 
 /// Gives the sample user a wallet, notifications and alerts.
 pub(crate) struct SampleUser {
+    /// The command that prints a token of the user.
+    pub(crate) token_command: String,
     pub(crate) notify: NotifyRpc,
     pub(crate) alerts: AlertRpc,
     pub(crate) chains: ChainEngine,
@@ -85,7 +87,8 @@ impl SampleUser {
         tracing::info!(
             chain = sample::CHAIN_ID,
             wallet,
-            "`tidewire token --user {USER}` prints the token of a user with sample notifications and alerts"
+            "{} prints the token of a user with sample notifications and alerts",
+            self.token_command
         );
         let mut notification = Notification {
             title: "Sample data".to_owned(),

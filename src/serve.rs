@@ -10,6 +10,7 @@
 use std::{
     io::ErrorKind,
     net::TcpListener,
+    path::Path,
     sync::{Arc, mpsc::RecvTimeoutError},
     time::Duration,
 };
@@ -43,7 +44,7 @@ use crate::{
     broker,
     chain_notifications::ChainNotifications,
     cli::NullPublisher,
-    clock_mark,
+    clock_mark, command_hint,
     config::Config,
     delivery::DeliveryChannels,
     engine_store::EngineStore,
@@ -53,7 +54,7 @@ use crate::{
     histories, maintenance,
     notifications::Notifications,
     open_files,
-    sample::SampleUser,
+    sample::{self, SampleUser},
     security,
     server_series::SeriesSampler,
     telemetry,
@@ -332,7 +333,8 @@ impl Server {
             self.chains.notify_users(Arc::new(sink));
         }
         let alert = AlertRpc::new(self.stream.clone());
-        let series = ServerSeries::default();
+        let file = command_hint::config_file(&self.config);
+        let series = ServerSeries::of_server(file.as_deref().and_then(Path::to_str));
         let router = Router::new(&self.stream, &price, &watches, &notify, &alert);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
@@ -371,6 +373,10 @@ impl Server {
                 alerts: alert.clone(),
                 chains: self.chains.clone(),
                 symbols: self.prices.symbols(),
+                token_command: command_hint::command(
+                    &self.config,
+                    &format!("token --user {}", sample::USER),
+                ),
             };
             tasks.spawn(user.run(halt.clone()));
         }
@@ -390,7 +396,8 @@ impl Server {
         }
         tasks.spawn(self.candles.clone().run(halt.clone()));
         let lease = self.lease();
-        self.feed.start(&self.prices, tasks, halt);
+        let replay = command_hint::command(&self.config, "replay --loop");
+        self.feed.start(&self.prices, replay, tasks, halt);
         let (stream, metrics) = (self.stream.clone(), self.metrics);
         let health = HealthWatch {
             stream: self.stream.clone(),

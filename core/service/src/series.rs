@@ -10,15 +10,27 @@ const SAMPLES: usize = 360;
 
 /// The samples of the last hour. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct ServerSeries(Arc<Mutex<VecDeque<ServerSample>>>);
+pub struct ServerSeries {
+    samples: Arc<Mutex<VecDeque<ServerSample>>>,
+    config_file: Option<Arc<str>>,
+}
 
 impl ServerSeries {
     /// Time between two samples.
     pub const STEP: Duration = Duration::from_secs(10);
 
+    /// No samples yet, of a server with this configuration file.
+    #[must_use]
+    pub fn of_server(config_file: Option<&str>) -> Self {
+        Self {
+            config_file: config_file.map(Arc::from),
+            ..Self::default()
+        }
+    }
+
     /// Adds a sample. The oldest leaves.
     pub fn push(&self, sample: ServerSample) {
-        let mut samples = self.0.lock();
+        let mut samples = self.samples.lock();
         if samples.len() == SAMPLES {
             samples.pop_front();
         }
@@ -27,10 +39,11 @@ impl ServerSeries {
 
     /// All samples, oldest first.
     pub(crate) fn read(&self) -> GetServerSeriesResponse {
-        let samples = self.0.lock();
+        let samples = self.samples.lock();
         GetServerSeriesResponse {
             step_ms: u32::try_from(Self::STEP.as_millis()).unwrap_or(u32::MAX),
             samples: samples.iter().cloned().collect(),
+            config_file: self.config_file.as_deref().map(str::to_owned),
         }
     }
 }

@@ -573,3 +573,35 @@ async fn a_replay_at_full_speed_logs_little() {
     let log = log_until(folder.path(), &arguments, &[], "the mempool is read").await;
     assert!(log.len() < 30, "{log:#?}");
 }
+
+#[tokio::test]
+async fn commands_in_the_log_read_the_configuration_of_the_server() {
+    let config = "[prices]\nsymbols = [\"BTC-USD\"]\n[[prices.source]]\nkind = \"coinbase\"\nurl = \"ws://127.0.0.1:1\"\n";
+    let folder = folder_with(config);
+    let path = folder.path().canonicalize().unwrap();
+    let file = path.join("tidewire.toml").display().to_string();
+    let listen = ["--config", "tidewire.toml", "--listen", "127.0.0.1:0"];
+    for (arguments, command) in [
+        (&["serve"][..], "tidewire replay --loop --config"),
+        (
+            &["replay", "--loop"],
+            "tidewire token --user sample --config",
+        ),
+    ] {
+        let arguments = [arguments, &listen[..]].concat();
+        let log = log_until(&path, &arguments, &[], command).await;
+        let expected = format!("`{command} {file}`");
+        assert!(log.last().unwrap().contains(&expected), "{log:#?}");
+    }
+    let variables = [
+        ("TIDEWIRE_STORE__PATH", "my data"),
+        (
+            "TIDEWIRE_AUTH__HMAC_SECRET",
+            "0123456789012345678901234567890123456789",
+        ),
+    ];
+    let arguments = ["replay", "--loop", "--listen", "127.0.0.1:0"];
+    let log = log_until(&path, &arguments, &variables, "tidewire token").await;
+    let expected = "`TIDEWIRE_STORE__PATH='my data' tidewire token --user sample`, with TIDEWIRE_AUTH__HMAC_SECRET as the server has it, prints";
+    assert!(log.last().unwrap().contains(expected), "{log:#?}");
+}

@@ -1,18 +1,22 @@
 // Server with a store: starts the binary in a folder of its own, with no venues and no chains, or
 // with the built-in sample.
 import { execFileSync, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startFront } from "./front.mjs";
 import { TIMEOUT_MS } from "./harness.mjs";
 
-/** Starts a server, with further variables of its environment. `url` stays the same when it is started again. */
-export async function startServer(binary, { isSample = false, variables = {} } = {}) {
+/** Starts a server, with further variables of its environment, or with a configuration file. `url` stays the same when it is started again. */
+export async function startServer(binary, { isSample = false, variables = {}, file } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "tidewire-server-"));
   const own = Object.entries(process.env).filter(([name]) => !name.startsWith("TIDEWIRE_"));
   const environment = (listen) => ({ ...Object.fromEntries(own), ...(!isSample && { TIDEWIRE_PRICES__SYMBOLS: "[]" }), TIDEWIRE_SERVER__LISTEN: listen, ...variables });
-  const command = isSample ? ["replay", "--loop"] : ["serve"];
+  const config = join(realpathSync(folder), "my tidewire.toml");
+  if (file !== undefined) {
+    writeFileSync(config, file);
+  }
+  const command = [...(isSample ? ["replay", "--loop"] : ["serve"]), ...(file === undefined ? [] : ["--config", config])];
   let { child, address } = await run(binary, command, folder, environment("127.0.0.1:0"));
   // A built page in place of the server's: tests a change of the page without building the server.
   const page = process.env.CONSOLE_PAGE;
@@ -25,6 +29,8 @@ export async function startServer(binary, { isSample = false, variables = {} } =
   };
   return {
     url: front?.url ?? `http://${address}`,
+    /** The configuration file. */
+    config,
     /** Returns a token of this user. */
     token(user) {
       return execFileSync(binary, ["token", "--user", user], { cwd: folder, env: environment(address), encoding: "utf8" }).trim();

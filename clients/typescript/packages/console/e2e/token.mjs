@@ -3,9 +3,10 @@
 import { execFile, execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { startFront } from "./front.mjs";
 import { check, failed, openBrowser } from "./harness.mjs";
+import { startServer } from "./server.mjs";
 
 const binary = process.argv[2];
 if (binary === undefined) {
@@ -123,6 +124,26 @@ await check("each copied code says what is missing without a token", async () =>
     }
     await button.filter({ hasText: "Copy" }).waitFor();
   }
+});
+
+await check("commands name the configuration file of the server, and can be copied", async () => {
+  const configured = await startServer(resolve(binary), { file: `[auth]\nhmac_secret = "${"x".repeat(40)}"\n[server]\nlisten = "127.0.0.1:0"\n` });
+  const other = await browser.context.newPage();
+  await other.goto(`${configured.url}/#/inbox`);
+  const command = await other.getByRole("main").locator("code", { hasText: `tidewire token --user ada --config '${configured.config}'` }).innerText();
+  const { stdout } = await run("sh", ["-c", command.replace("tidewire", `'${resolve(binary)}'`)], process.env);
+  await other.getByRole("main").getByLabel("Token", { exact: true }).fill(stdout.trim());
+  await other.getByRole("main").getByRole("button", { name: "Sign in", exact: true }).click();
+  await other.locator("#inbox").waitFor();
+  await other.goto(`${configured.url}/#/setup`);
+  await other.getByText(`read from ${configured.config}`).waitFor();
+  await configured.close();
+});
+
+await check("a page that may not know the file says that there may be one", async () => {
+  const other = await browser.context.newPage();
+  await other.goto(`${url}/#/connections`);
+  await other.getByRole("main").getByText("with the server’s --config, if it has one").waitFor();
 });
 
 await browser.close();

@@ -5,6 +5,7 @@ import "./styles/parts.css";
 import "./styles/shell.css";
 import { createRoot } from "react-dom/client";
 import { startInbox } from "./inbox/current.ts";
+import { startCommandOptions } from "./lib/command.ts";
 import { followAddress } from "./lib/route.ts";
 import { startSession } from "./lib/session.ts";
 import { startTheme } from "./lib/theme.ts";
@@ -14,6 +15,7 @@ startTheme();
 followAddress();
 startInbox();
 startSession();
+startCommandOptions();
 const root = document.getElementById("root");
 if (root) {
   createRoot(root).render(<App />);

@@ -39,4 +39,6 @@ export interface ServerSample {
 export interface ServerSeries {
   readonly stepMs: number;
   readonly samples: readonly ServerSample[];
+  /** The configuration file, on the server's machine. */
+  readonly configFile?: string;
 }

@@ -40,6 +40,7 @@ describe("snippets", () => {
   });
 
   it("name the scope of a method for operators", () => {
+    expect(snippet("curl", ORIGIN, { kind: "channels", channels: ["a:b"] }, "ada", " --config /etc/t.toml")).toContain('"$(tidewire token --user ada --config /etc/t.toml)"');
     expect(snippet("curl", ORIGIN, { kind: "call", method: "AdminService/ListConnections", body: {} }, "ada")).toContain("tidewire token --user ada --scope admin");
   });
 

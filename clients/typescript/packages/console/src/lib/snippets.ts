@@ -1,5 +1,6 @@
 /** Code snippets of the Copy menus: how to get what the page shows from other programs. */
 import type { Json } from "@tidewire/client";
+import { shellWord } from "./shell-word.ts";
 
 /** The languages of the menus. */
 export const LANGUAGES = ["curl", "TypeScript", "Python", "Rust"] as const;
@@ -17,11 +18,12 @@ export type SnippetSubject =
 /**
  * Returns code that gets the subject from the server at `origin`. With a user it needs a token, and
  * reads that from the environment variable `TOKEN`, as the examples do: code is pasted and shared, a
- * token is neither. The first line says how to get one, and the code says so again where it is missing.
+ * token is neither. The first line says how to get one, with `options` that name the server's
+ * configuration, and the code says so again where it is missing.
  */
-export function snippet(language: Language, origin: string, subject: SnippetSubject, user?: string): string {
+export function snippet(language: Language, origin: string, subject: SnippetSubject, user?: string, options = ""): string {
   const hasToken = user !== undefined;
-  const head = hasToken ? `${language === "curl" || language === "Python" ? "#" : "//"} export TOKEN="$(${tokenCommand(subject, user)})"\n` : "";
+  const head = hasToken ? `${language === "curl" || language === "Python" ? "#" : "//"} export TOKEN="$(${tokenCommand(subject, user)}${options})"\n` : "";
   if (subject.kind === "channels") {
     return head + SUBSCRIBE[language](origin, subject.channels, hasToken);
   }
@@ -147,11 +149,6 @@ function pythonToken(hasToken: boolean): string {
 
 function pythonHeaders(hasToken: boolean): string {
   return hasToken ? `, headers={"Authorization": "Bearer " + token}` : "";
-}
-
-/** Quotes text as one word of a POSIX shell. */
-function shellWord(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
 /** Quotes text for Python, where the escapes of JSON mean the same. */

@@ -176,7 +176,7 @@ function ConfigurationCard({ metrics, isWithoutMetrics }: { readonly metrics: st
     },
   ];
   return (
-    <Card title="Configuration" ages hint={<code>tidewire.example.toml has every key</code>}>
+    <Card title="Configuration" ages hint={<code>{series.data?.configFile === undefined ? "" : `read from ${series.data.configFile}; `}tidewire.example.toml has every key</code>}>
       <Table
         caption="Configuration"
         columns={[

@@ -4,6 +4,7 @@ import { useDevelopmentUser } from "../lib/development-user.ts";
 import { useRoute } from "../lib/route.ts";
 import { signIn, signOut, useSession } from "../lib/session.ts";
 import { createStore, useStore } from "../lib/store.ts";
+import { Command } from "../ui/command.tsx";
 
 /** Counts requests to show the dialog. */
 const requests = createStore(0);
@@ -45,7 +46,7 @@ export function SignInForm({ onDone }: { readonly onDone?: () => void }): ReactE
         {note}
       </p>
       <p className="note">
-        <code>tidewire token --user {user}</code> prints a token for development, <code>--scope admin</code> one of an operator. This tab keeps it until you sign out or close it.
+        <Command args={`token --user ${user}`} /> prints a token for development, <code>--scope admin</code> one of an operator. This tab keeps it until you sign out or close it.
       </p>
     </form>
   );

@@ -166,7 +166,7 @@ function barText(state: ClientState): string {
 
 function reasonOf({ code, reason }: { readonly code: number; readonly reason: string }): string {
   if (/\bdrain/i.test(reason)) {
-    return "the server is restarting";
+    return "the server stops, for good or to start again";
   }
   // The words of the browsers for a request that reached nobody.
   const isUnreached = code === 1006 || /failed to fetch|networkerror|load failed/i.test(reason);

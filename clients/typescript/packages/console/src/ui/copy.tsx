@@ -1,6 +1,7 @@
 /** Copy menu: copies what a part of the page shows as code in curl, TypeScript, Python or Rust. */
 import { type KeyboardEvent, type ReactElement, useEffect, useId, useLayoutEffect, useRef, useState } from "react";
 import { base } from "../lib/base.ts";
+import { commandOptions } from "../lib/command.ts";
 import { useDevelopmentUser } from "../lib/development-user.ts";
 import { currentSession } from "../lib/session.ts";
 import { LANGUAGES, type Language, snippet, type SnippetSubject } from "../lib/snippets.ts";
@@ -67,7 +68,7 @@ export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): Reac
   const copy = (language: Language): void => {
     setOpen(false);
     button.current?.focus();
-    const code = snippet(language, base, subject(), asUser || currentSession().wantsToken ? user : undefined);
+    const code = snippet(language, base, subject(), asUser || currentSession().wantsToken ? user : undefined, commandOptions());
     // Without a secure context there is no clipboard at all, whatever the types say.
     const { clipboard } = navigator as { readonly clipboard?: Clipboard };
     (clipboard?.writeText(code) ?? Promise.reject(new Error("no clipboard"))).then(

@@ -5,6 +5,7 @@ import { age, clockOffset, compact, count } from "../lib/format.ts";
 import { isSilent, useSources } from "../lib/sources.ts";
 import { Card } from "./card.tsx";
 import { Chip, type Tone } from "./chip.tsx";
+import { Command } from "./command.tsx";
 import { Hint } from "./hint.tsx";
 import { Failure, Loading, useLost } from "./state.tsx";
 import { type Column, Table } from "./table.tsx";
@@ -68,7 +69,7 @@ export function NoVenueHint(): ReactElement | null {
     <Card title="No venue answers" className="notice">
       <p>
         Check the network and the proxy of this machine: the server tries on. To see Tidewire at work meanwhile, stop the server and run{" "}
-        <code>tidewire replay --loop</code>, which plays sample data.
+        <Command args="replay --loop" />, which plays sample data.
       </p>
     </Card>
   ) : null;
