@@ -22,6 +22,7 @@ use crate::{
 pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
     let http = Routes::new()
         .route("/", get(console::page))
+        .route("/favicon.ico", get(console::icon))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

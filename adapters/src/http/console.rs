@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 /// Built by `npm run build` in `clients/typescript`.
 const PAGE: &str = include_str!("../../../clients/typescript/packages/console/dist/index.html");
 
+/// The icon that browsers ask for beside pages without one, such as `/metrics`: that of the page.
+const ICON: &str = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'><rect width='32' height='32' rx='8' fill='#0b7285'/><path d='M5 19c4 0 4-6 8-6s4 6 8 6 4-6 6-6' fill='none' stroke='#fff' stroke-width='3' stroke-linecap='round'/></svg>";
+
 /// The page for browsers that accept gzip, a quarter of its size. Absent if it could not be
 /// compressed.
 static GZIPPED: LazyLock<Option<Bytes>> = LazyLock::new(|| gzip(PAGE).ok());
@@ -28,6 +31,20 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::from_str(&policy)
         .unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 });
+
+/// Answers `GET /favicon.ico`.
+pub(crate) async fn icon() -> Response {
+    let mut response = Response::new(ICON.into());
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "image/svg+xml"),
+        (header::CACHE_CONTROL, "max-age=86400"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
 
 /// Answers `GET /`.
 pub(crate) async fn page(request: HeaderMap) -> Response {

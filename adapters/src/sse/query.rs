@@ -31,6 +31,13 @@ impl StreamQuery {
     pub(super) fn read(pairs: Pairs) -> Result<Self, StreamError> {
         let names = ["channels", "token", "lastEventId", "heartbeatMs"];
         let [channels, token, last_event_id, heartbeat] = by_name(pairs, names)?;
+        // A client that subscribes later, by POST, leaves the parameter out.
+        if channels.as_deref().is_some_and(is_without_names) {
+            return Err(invalid(
+                "`channels` is empty, expected names with commas between, such as `channels=prices:BTC-USD`, or no such parameter"
+                    .to_owned(),
+            ));
+        }
         Ok(Self {
             channels,
             token,
@@ -76,6 +83,11 @@ fn by_name<const N: usize>(
         }
     }
     Ok(values)
+}
+
+/// Whether a list of channels has no name.
+fn is_without_names(channels: &str) -> bool {
+    channels.split(',').all(|name| name.trim().is_empty())
 }
 
 fn heartbeat_of(text: &str) -> Result<Duration, StreamError> {

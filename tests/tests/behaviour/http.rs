@@ -291,3 +291,12 @@ async fn allowed_origins_may_call() {
     assert_eq!(call("/v1/rpc/StreamService/Publish").await, 403);
     assert_eq!(call("/v1/sse/x?key=y").await, 403);
 }
+
+#[tokio::test]
+async fn browsers_find_an_icon_beside_every_path() {
+    let server = Server::start().await;
+    let icon = server.http().get(server.url("/favicon.ico"));
+    let icon = server.send(icon).await;
+    assert_eq!(icon.status, 200);
+    assert!(icon.body.starts_with("<svg "), "{}", icon.body);
+}

@@ -409,3 +409,17 @@ async fn a_cursor_of_many_channels_is_accepted_as_a_header() {
         stream.next_of("ping").await;
     }
 }
+
+#[tokio::test]
+async fn an_empty_list_of_channels_is_refused_by_name() {
+    let server = Server::start().await;
+    for query in ["?channels=", "?channels=,"] {
+        let refused = server.get(&format!("/v1/sse{query}")).await;
+        assert_eq!(refused.status, 400, "{query}");
+        let part = "`channels` is empty, expected names";
+        assert!(refused.body.contains(part), "{}", refused.body);
+    }
+    // A client that subscribes by POST names none.
+    let mut stream = SseStream::open(&server, "", &[]).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().kind, "welcome");
+}
