@@ -140,16 +140,12 @@ fn response(frame: &BybitFrame<'_>) -> VenueEvent<'static> {
 /// 2025. Inverse contracts have sizes and volumes in quote and turnovers in base. On other markets
 /// sizes are in base and turnovers in quote.
 fn is_inverse(name: &str) -> bool {
-    let Some(place) = name.rfind("USD") else {
-        return false;
-    };
-    match &name.as_bytes()[place + 3..] {
-        [] => true,
-        [month, year @ ..] => {
-            b"FGHJKMNQUVXZ".contains(month)
-                && year.len() == 2
-                && year.iter().all(u8::is_ascii_digit)
+    match name.as_bytes() {
+        [.., b'U', b'S', b'D'] => true,
+        [.., b'U', b'S', b'D', month, tens, units] => {
+            b"FGHJKMNQUVXZ".contains(month) && tens.is_ascii_digit() && units.is_ascii_digit()
         }
+        _ => false,
     }
 }
 

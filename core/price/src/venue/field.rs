@@ -2,12 +2,12 @@
 //!
 //! Texts are borrowed from the frame. Prices never pass through a float.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use rust_decimal::Decimal;
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, SeqAccess, Visitor},
+    de::{Error as _, IgnoredAny},
 };
 use serde_json::value::RawValue;
 use tidewire_proto::v1::TradeSide;
@@ -133,30 +133,55 @@ pub(super) fn entries<'a>(
     data: &'a RawValue,
     read: impl Fn(&'a str) -> Result<VenueEvent<'a>, ParseError>,
 ) -> Result<Events<'a>, ParseError> {
-    Ok(serde_json::Deserializer::from_str(data.get()).deserialize_seq(Entries(read))?)
+    let text = data.get();
+    if !text.starts_with('[') {
+        // Fails, and says what came instead.
+        serde_json::from_str::<Vec<IgnoredAny>>(text)?;
+    }
+    let values = Values {
+        rest: text.get(1..).unwrap_or_default(),
+    };
+    Ok(values
+        .map(|entry| read(entry).unwrap_or_else(VenueEvent::Fault))
+        .collect())
 }
 
-/// Reads the entries of a list without a list of their texts.
-struct Entries<F>(F);
+/// The values of a list, as they are written. The list is valid JSON already, so its values end
+/// where the brackets and quotes do, and need not be checked again.
+struct Values<'a> {
+    /// Begins within the list's brackets.
+    rest: &'a str,
+}
 
-impl<'de, F> Visitor<'de> for Entries<F>
-where
-    F: Fn(&'de str) -> Result<VenueEvent<'de>, ParseError>,
-{
-    type Value = Events<'de>;
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a str;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a sequence")
+    fn next(&mut self) -> Option<&'a str> {
+        let len = value_len(self.rest);
+        let (value, rest) = self.rest.split_at_checked(len)?;
+        // Without the comma. Nothing is left after the list's closing bracket.
+        self.rest = rest.strip_prefix(',').unwrap_or_default();
+        Some(value.trim_ascii()).filter(|value| !value.is_empty())
     }
+}
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut events = Events::new();
-        while let Some(entry) = list.next_element::<&'de RawValue>()? {
-            let event = (self.0)(entry.get());
-            events.push(event.unwrap_or_else(VenueEvent::Fault));
+/// Bytes before the comma or bracket that ends the first value.
+fn value_len(text: &str) -> usize {
+    let (mut depth, mut is_text) = (0_usize, false);
+    let mut bytes = text.bytes().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => is_text = !is_text,
+            // The byte after it ends no text.
+            b'\\' => _ = bytes.next(),
+            _ if is_text => {}
+            b'[' | b'{' => depth += 1,
+            b',' | b']' | b'}' if depth == 0 => return at,
+            b']' | b'}' => depth -= 1,
+            _ => {}
         }
-        Ok(events)
     }
+    text.len()
 }
 
 /// Parses a whole number in a text.
@@ -273,6 +298,9 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -297,6 +325,58 @@ mod tests {
             "2024-08-08T00:00:00:00Z",
         ] {
             assert_eq!(rfc3339_us(bad), None, "{bad}");
+        }
+    }
+
+    /// A value with its text, whatever its form.
+    fn value() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(|flag| json!(flag)),
+            any::<i64>().prop_map(|number| json!(number)),
+            any::<f64>().prop_map(|number| json!(number)),
+            r"[ -~é币\n]{0,12}".prop_map(|text| json!(text)),
+            r#"["\\\[\]\{\},a]{0,8}"#.prop_map(|text| json!(text)),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|list| json!(list)),
+                prop::collection::btree_map(r#"[a-z\["\\]{0,4}"#, inner, 0..4)
+                    .prop_map(|fields| json!(fields)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_has_the_values_of_its_json(
+            list in prop::collection::vec(value(), 0..6),
+            is_pretty in any::<bool>(),
+        ) {
+            let text = match is_pretty {
+                true => serde_json::to_string_pretty(&list),
+                false => serde_json::to_string(&list),
+            };
+            let text = text.unwrap();
+            let expected: Vec<&RawValue> = serde_json::from_str(&text).unwrap();
+            let found: Vec<_> = Values { rest: &text[1..] }.collect();
+            let expected: Vec<_> = expected.iter().map(|value| value.get()).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn entries_of_anything_but_a_list_are_refused() {
+        for (data, found) in [
+            ("{}", "map"),
+            (" \"[]\"", "string \"[]\""),
+            ("1", "integer `1`"),
+        ] {
+            let data: Box<RawValue> = serde_json::from_str(data).unwrap();
+            let error = entries(&data, |_| Ok(VenueEvent::Ignored)).unwrap_err();
+            assert_eq!(error.kind, FaultKind::WrongType);
+            let expected = format!("invalid type: {found}, expected a sequence");
+            assert!(error.detail.starts_with(&expected), "{error:?}");
         }
     }
 
