@@ -134,13 +134,26 @@ impl Authority {
     /// Never.
     #[must_use]
     pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor_of(None)
+    }
+
+    /// Like [`acceptor`](Self::acceptor), for clients that offer `protocol`.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn acceptor_of(&self, protocol: Option<&str>) -> TlsAcceptor {
         let identity = self.sign(&["localhost"]);
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has them")
             .with_no_client_auth()
             .with_single_cert(vec![identity.certificate.clone()], identity.private())
             .expect("a certificate and its key");
+        config.alpn_protocols = protocol
+            .map(|protocol| protocol.as_bytes().to_vec())
+            .into_iter()
+            .collect();
         TlsAcceptor::from(Arc::new(config))
     }
 

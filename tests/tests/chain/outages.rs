@@ -78,30 +78,52 @@ async fn a_chain_that_goes_on_is_named_no_more() {
 }
 
 #[tokio::test]
-async fn no_log_level_metric_or_call_shows_the_key_of_an_endpoint() {
+async fn no_log_level_metric_or_call_shows_the_key_of_a_url() {
     let node = Node::start().await;
     let faulty = FaultyNode::in_front_of(&node, pass_through).await;
     let marked = |url: String| format!("{url}/{KEY}/v1?key={KEY}");
+    let (closed_ws, closed_http) = ("ws://127.0.0.1:1", "http://127.0.0.1:1");
     let endpoints = [
         marked(faulty.http()),
         marked(faulty.ws()),
-        marked("http://127.0.0.1:1".to_owned()),
-        marked("ws://127.0.0.1:1".to_owned()),
+        marked(closed_http.to_owned()),
+        marked(closed_ws.to_owned()),
     ];
+    let supply = format!(
+        "[prices.supply_source]\nurl = {:?}\n",
+        marked(closed_http.to_owned())
+    );
     let builder =
         Server::builder().environment("TIDEWIRE_LOG", "trace,tungstenite=trace,hyper=trace");
-    let server = on_chain(builder, 31337, &endpoints).start().await;
+    let builder = builder
+        .set("prices", "symbols = [\"BTC-USD\"]")
+        .source("coinbase", "venue", &marked(closed_ws.to_owned()))
+        .source("pyth", "oracle", &marked(closed_http.to_owned()))
+        .table(&supply);
+    let server = on_chain(builder, 31337, &endpoints)
+        .without_readiness_check()
+        .start()
+        .await;
     wait_for_block(&server, 31337).await;
     node.mine(3).await;
-    let request = json!({"chain": 31337});
-    let newest = server
-        .call("WatchService/GetLatestBlock", None, &request)
-        .await;
-    let metrics = server.get("/metrics").await;
-    let sources = server
-        .call("PriceService/ListSources", None, &json!({}))
-        .await;
-    for text in [newest.body, metrics.body, sources.body, server.log()] {
+    for failure in [
+        "cannot reach venue",
+        "cannot reach oracle",
+        "the supply source failed",
+    ] {
+        server.log_line(failure).await;
+    }
+    let mut texts = vec![server.get("/metrics").await.body, server.log()];
+    for (method, request) in [
+        ("WatchService/GetLatestBlock", json!({"chain": 31337})),
+        ("PriceService/ListSources", json!({})),
+        ("PriceService/GetPrice", json!({"symbol": "BTC-USD"})),
+        ("PriceService/GetMarketOverview", json!({})),
+    ] {
+        texts.push(server.call(method, None, &request).await.body);
+    }
+    texts.push(server.get("/readyz").await.body);
+    for text in texts {
         assert!(!text.contains(KEY), "{text}");
     }
     assert!(server.log().contains("TRACE") || server.log().contains("DEBUG"));

@@ -25,9 +25,19 @@ struct TlsProxy {
 
 impl TlsProxy {
     async fn in_front_of(node: &Node, authority: &Authority, address: &str) -> Self {
+        Self::of_protocol(node, authority, address, None).await
+    }
+
+    /// A proxy that passes on what is negotiated as `protocol`, and nothing else.
+    async fn of_protocol(
+        node: &Node,
+        authority: &Authority,
+        address: &str,
+        protocol: Option<&'static str>,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = authority.acceptor();
+        let acceptor = authority.acceptor_of(protocol);
         let http = node.http();
         let upstream = http.strip_prefix("http://").unwrap().to_owned();
         let mut connections = JoinSet::new();
@@ -39,6 +49,10 @@ impl TlsProxy {
                     let Ok(mut inside) = acceptor.accept(socket).await else {
                         return;
                     };
+                    let negotiated = inside.get_ref().1.alpn_protocol();
+                    if negotiated != protocol.map(str::as_bytes) {
+                        return;
+                    }
                     let Ok(mut outside) = TcpStream::connect(upstream).await else {
                         return;
                     };
@@ -120,6 +134,11 @@ async fn an_untrusted_endpoint_is_replaced_by_another() {
             }
         });
         count.await;
+        let line = server.log_line("the chain stands still").await;
+        let host = front.url(scheme);
+        for part in ["WARN", "chain=31337", &host, "certificate"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
         let request = json!({ "chain": 31337 });
         let answer = server
             .call("WatchService/GetLatestBlock", None, &request)
@@ -129,6 +148,20 @@ async fn an_untrusted_endpoint_is_replaced_by_another() {
         let server = on(&with_plain).start().await;
         wait_for_block(&server, 31337).await;
     }
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_where_a_node_offers_it() {
+    let (node, folder) = (Node::start().await, TempDir::new().unwrap());
+    let authority = Authority::new();
+    let ca_file = authority.write(folder.path());
+    let front = TlsProxy::of_protocol(&node, &authority, "127.0.0.1:0", Some("h2")).await;
+    let endpoint = format!(
+        "{{ url = {:?}, ca_file = {ca_file:?} }}",
+        front.url("https")
+    );
+    let server = on(&endpoint).start().await;
+    wait_for_block(&server, 31337).await;
 }
 
 #[tokio::test]
