@@ -335,8 +335,10 @@ fn parse_hash(text: &str) -> Result<B256, ChainError> {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::Address;
+    use alloy::{primitives::Address, rpc::types::Transaction};
+    use serde_json::json;
     use tidewire_proto::v1::TransactionState;
+    use tidewire_store::{Batch, MemoryStore};
     use tidewire_stream::{
         AnonymousPolicy, Authenticator, ManualClock, Namespaces, StreamCore, StreamOptions,
     };
@@ -346,6 +348,7 @@ mod tests {
     use crate::{
         BlockData, BlockRef, ChainUpdate,
         fork_choice::{Continuity, RetractedContent, SequencedUpdate},
+        mempool::PendingTransactions,
         processor::Processor,
         transaction::TransactionOptions,
     };
@@ -357,24 +360,29 @@ mod tests {
 
     /// An engine of one chain that cannot be reached, and the core that it publishes to.
     fn engine() -> (ChainEngine, Arc<StreamCore>) {
+        engine_with(None)
+    }
+
+    fn engine_with(store: Option<SharedStore>) -> (ChainEngine, Arc<StreamCore>) {
         let clock = ManualClock::at(0);
         let policy = AnonymousPolicy::Read;
         let authenticator = Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
         let options = StreamOptions::default();
         let namespaces = Namespaces::built_in();
         let stream = StreamCore::in_memory(namespaces, authenticator, clock.clone(), options);
-        let engine = ChainEngine::new(&[config()], stream.clone(), clock, None).unwrap();
+        let engine = ChainEngine::new(&[config()], stream.clone(), clock, store).unwrap();
         (engine, stream)
     }
 
     /// Runs the processor of the engine's chain. Returns where its updates go in.
-    fn run(engine: &ChainEngine) -> mpsc::Sender<SequencedUpdate> {
+    async fn run(engine: &ChainEngine) -> mpsc::Sender<SequencedUpdate> {
         let journal = engine.0.journal_task.lock().take().unwrap();
         tokio::spawn(journal.run(CancellationToken::new()));
         let chain = &engine.0.chains[&1];
         let (transactions, wallets) = chain.trackers();
         let deps = chain.deps(engine.0.journal.clone());
-        let processor = Processor::new(deps, transactions, wallets, None);
+        let mut processor = Processor::new(deps, transactions, wallets, None);
+        processor.restore().await.unwrap();
         let (sender, updates) = mpsc::channel(1);
         let (inputs, _) = chain.connect(updates);
         tokio::spawn(processor.run(inputs));
@@ -412,7 +420,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_subscription_to_a_transaction_beyond_the_maximum_is_refused() {
         let (engine, _stream) = engine();
-        let _updates = run(&engine);
+        let _updates = run(&engine).await;
         let slots = engine.0.chains[&1].slots().clone();
         let max = TransactionOptions::new(1).max_watches as u64;
         let hash = |number: u64| B256::left_padding_from(&number.to_be_bytes());
@@ -454,7 +462,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_published_block_is_the_newest_one_already() {
         let (engine, stream) = engine();
-        let updates = run(&engine);
+        let updates = run(&engine).await;
         assert_eq!(engine.latest_block(1), Err(ChainError::NoBlock(1)));
         updates.send(first_block(7)).await.unwrap();
         published(&stream).await;
@@ -468,7 +476,7 @@ mod tests {
             (RetractedContent::Unknown, true),
         ] {
             let (engine, stream) = engine();
-            let updates = run(&engine);
+            let updates = run(&engine).await;
             let filter = EventFilter {
                 addresses: vec![format!("{:?}", Address::with_last_byte(9))],
                 ..EventFilter::default()
@@ -481,6 +489,44 @@ mod tests {
             published(&stream).await;
             let after = engine.events_epoch(channel.rest()).unwrap();
             assert_eq!(after != before, has_gap);
+        }
+    }
+
+    /// A transaction of the first nonce of an account.
+    fn transaction(value: u8) -> Transaction {
+        let transaction = json!({
+            "type": "0x2", "chainId": "0x1", "nonce": "0x0", "gas": "0x5208", "input": "0x",
+            "maxFeePerGas": "0x2", "maxPriorityFeePerGas": "0x1", "accessList": [],
+            "r": "0x1", "s": "0x1", "yParity": "0x0", "v": "0x0", "value": format!("{value:#x}"),
+            "hash": B256::with_last_byte(value), "from": Address::with_last_byte(1),
+            "to": Address::with_last_byte(2),
+            "blockHash": null, "blockNumber": null, "transactionIndex": null,
+        });
+        serde_json::from_value(transaction).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pending_transactions_are_watched_before_the_first_block_after_a_restart() {
+        let (replaced, by) = (B256::with_last_byte(1), B256::with_last_byte(2));
+        // The processor takes waiting inputs in any order.
+        for _ in 0..16 {
+            let store: SharedStore = Arc::new(MemoryStore::default());
+            let mut pending = PendingTransactions::default();
+            pending.insert(&transaction(1), vec![Address::with_last_byte(2)]);
+            let mut writes = Batch::new();
+            pending.stage(1, &mut writes);
+            store.commit(writes).await.unwrap();
+            let (engine, stream) = engine_with(Some(store));
+            let updates = run(&engine).await;
+            let mut update = first_block(7);
+            let block = Arc::get_mut(&mut update.update.included).unwrap();
+            block.transactions.push(transaction(2));
+            updates.send(update).await.unwrap();
+            published(&stream).await;
+            let key = replaced.to_string();
+            let status = engine.status(1, &key, Vec::new()).await.unwrap();
+            assert_eq!(status.state(), TransactionState::Replaced);
+            assert_eq!(status.replaced_by, Some(by.to_string()));
         }
     }
 

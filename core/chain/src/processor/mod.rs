@@ -205,6 +205,8 @@ impl Processor {
                 Err(error) => tracing::warn!(chain, %error, "a stored watch is unreadable"),
             }
         }
+        // The first block may hold them already, or what replaced them.
+        self.update_pending_watches();
         Ok(())
     }
 
