@@ -13,6 +13,7 @@ use alloy::{
 };
 use alloy_network_primitives::TransactionResponse as _;
 use serde_json::Value;
+use smallvec::SmallVec;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
@@ -158,11 +159,13 @@ impl TransactionTracker {
                 Interest::Durable(user) => {
                     let users = watch.durable.get_or_insert_default();
                     let user = user.map(String::into_boxed_str);
-                    if let Some(user) = user.filter(|user| !users.contains(user)) {
+                    if let Some(user) = user
+                        && let Err(place) = users.binary_search(&user)
+                    {
                         if users.len() >= MAX_USERS {
                             return Err(WatchError::TooManyUsers);
                         }
-                        users.insert(user);
+                        users.insert(place, user);
                     }
                     self.table.mark_changed(hash);
                 }
@@ -311,7 +314,9 @@ impl TransactionTracker {
         }
         if let Some(watch) = self.table.get_mut(&hash) {
             let users = stored.user.into_iter().chain(stored.further_users);
-            let users = users.map(String::into_boxed_str).collect();
+            let mut users: SmallVec<_> = users.map(String::into_boxed_str).collect();
+            users.sort_unstable();
+            users.dedup();
             watch.durable = (!stored.only_rules).then_some(users);
             watch.rules = stored.rules;
             watch.abi = stored.abi.into();

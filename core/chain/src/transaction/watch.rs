@@ -1,9 +1,8 @@
 //! Watch: one watched transaction, its phase, and who is interested in it.
 
-use std::collections::BTreeSet;
-
 use alloy::primitives::{Address, B256, U256};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::WatchSlot;
 
@@ -97,8 +96,8 @@ pub(super) struct Watch {
     pub(super) is_missed: bool,
     /// Interests of sessions.
     pub(super) sessions: u32,
-    /// The interest of a back end: the users whom it concerns.
-    pub(super) durable: Option<BTreeSet<Box<str>>>,
+    /// The interest of a back end: the users whom it concerns, sorted. Nearly always there is one.
+    pub(super) durable: Option<SmallVec<[Box<str>; 1]>>,
     /// Whether rules are interested.
     pub(super) rules: bool,
     /// Error signatures that the watchers brought along.
