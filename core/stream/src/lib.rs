@@ -55,7 +55,7 @@ pub use options::{BatchInterval, StreamOptions};
 pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPublication, Urgency};
 pub use publication_batch::PublicationBatch;
 pub use publisher::{DurablePublisher, Publisher};
-pub use redacted_url::{quotable_url, redacted_url};
+pub use redacted_url::{quotable_url, redact_url, redacted_url};
 pub use session::{
     CloseReason, Command, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
     FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch,
