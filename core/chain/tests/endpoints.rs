@@ -344,3 +344,45 @@ async fn each_request_by_height_confirms_the_block_after_its_reads() {
     }
     assert_eq!(read_count, 120);
 }
+
+#[tokio::test]
+async fn no_error_holds_the_key_of_an_endpoints_url() {
+    const KEY: &str = "sk9MARKEDKEY77";
+    let page = |padding: usize| {
+        let padding = "x".repeat(padding);
+        json!(format!("<p>{padding} /v3/{KEY} was not found</p>"))
+    };
+    for (status, body) in [
+        (404, page(0)),
+        // The excerpt of the page would end within the key.
+        (404, page(185)),
+        (404, page(480)),
+        (429, page(0)),
+        (502, page(0)),
+        (200, page(0)),
+        (
+            200,
+            json!({"jsonrpc": "2.0", "id": 0, "result": null, "error": KEY}),
+        ),
+    ] {
+        let script = body.clone();
+        let node = HttpNode::start(move |_| (status, script.clone())).await;
+        let error = keyed(&node, KEY).await.to_string();
+        assert!(!error.contains("sk9MARK"), "{status} {body}: {error}");
+    }
+    for code in [-32000, -32600, -32602, -32005, -32001, -32601, 3] {
+        let node = HttpNode::answering(move |call| {
+            error(call, code, &format!("project {KEY} is disabled"))
+        })
+        .await;
+        let error = keyed(&node, KEY).await.to_string();
+        assert!(error.contains("project [redacted] is disabled"), "{error}");
+    }
+}
+
+/// The error of a call to a node whose URL holds a key.
+async fn keyed(node: &HttpNode, key: &str) -> RpcError {
+    let url = format!("{}/v3/{key}", node.url).parse().unwrap();
+    let pool = EndpointPool::new(CHAIN, vec![(url, None)], Duration::from_secs(20)).unwrap();
+    call(&pool, balance(1)).await.unwrap_err()
+}

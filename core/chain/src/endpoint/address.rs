@@ -1,12 +1,13 @@
 //! Endpoint address: parses the URL or path of a node, and prints it without secrets.
 //!
 //! The path and the query of a URL often hold an API key. Logs and metrics therefore show the
-//! scheme and the host alone: `wss://node.example/v3/KEY` is printed as `wss://node.example`.
+//! scheme and the host alone: `wss://node.example/v3/KEY` is printed as `wss://node.example`. A
+//! node may quote its URL, so these parts are removed from its texts too.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use reqwest::Url;
-use tidewire_stream::quotable_url;
+use tidewire_stream::{quotable_url, redact_url};
 
 /// The address of a node.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,6 +40,16 @@ pub enum AddressError {
         /// The scheme.
         scheme: String,
     },
+}
+
+impl Address {
+    /// A text of the node without the parts of the URL that may hold a key.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        match self {
+            Self::WebSocket(url) | Self::Http(url) => redact_url(text, url.as_str()),
+            Self::Ipc(_) => text.to_owned(),
+        }
+    }
 }
 
 impl FromStr for Address {

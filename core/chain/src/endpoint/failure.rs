@@ -92,6 +92,34 @@ impl Failure {
         !matches!(self, Self::Refused { .. })
     }
 
+    /// The same failure, with each text of the endpoint changed.
+    pub(super) fn map_text(self, change: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Unreachable(text) => Self::Unreachable(change(&text)),
+            Self::RateLimited { after, message } => Self::RateLimited {
+                after,
+                message: change(&message),
+            },
+            Self::Unsupported(text) => Self::Unsupported(change(&text)),
+            Self::Unavailable { code, message } => Self::Unavailable {
+                code,
+                message: change(&message),
+            },
+            Self::NotFound(text) => Self::NotFound(change(&text)),
+            Self::Refused {
+                code,
+                message,
+                data,
+            } => Self::Refused {
+                code,
+                message: change(&message),
+                data,
+            },
+            Self::Invalid(text) => Self::Invalid(change(&text)),
+            other @ (Self::TimedOut(_) | Self::Incomplete | Self::WrongChain { .. }) => other,
+        }
+    }
+
     /// The failure as callers of an [`RpcClient`](crate::RpcClient) see it.
     #[must_use]
     pub fn into_rpc_error(self, chain: u64) -> RpcError {

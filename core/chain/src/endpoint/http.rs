@@ -14,6 +14,7 @@ use alloy::{
 };
 use flate2::read::GzDecoder;
 use reqwest::{Client, Response, StatusCode, Url, header};
+use tidewire_stream::redact_url;
 use tower_service::Service;
 
 use super::failure::{retry_after, without_url};
@@ -38,7 +39,8 @@ impl Http {
     }
 
     async fn send(self, request: RequestPacket) -> Result<ResponsePacket, TransportError> {
-        let post = self.client.post(self.url).json(&request);
+        let excerpt = |body: &[u8]| excerpt(body, &self.url);
+        let post = self.client.post(self.url.clone()).json(&request);
         let post = post.header(header::ACCEPT_ENCODING, "gzip");
         let response = post.headers(request.headers()).send().await;
         let response = response.map_err(|error| transport_error(&error))?;
@@ -106,10 +108,20 @@ fn transport_error(error: &reqwest::Error) -> TransportError {
     TransportErrorKind::custom_str(&message)
 }
 
-/// The first 500 bytes of a body. It may be a whole HTML page.
-fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body.get(..500).unwrap_or(body));
-    text.into_owned()
+/// Bytes of a body that are read for its excerpt.
+const EXCERPT_SOURCE: usize = 4_096;
+
+/// Characters of an excerpt.
+const EXCERPT: usize = 500;
+
+/// The start of a body, for an error message. It may be a whole HTML page, which may quote the
+/// URL: the parts that may hold a key are removed before the text is cut.
+fn excerpt(body: &[u8], url: &Url) -> String {
+    let text = String::from_utf8_lossy(body.get(..EXCERPT_SOURCE).unwrap_or(body));
+    redact_url(&text, url.as_str())
+        .chars()
+        .take(EXCERPT)
+        .collect()
 }
 
 impl Service<RequestPacket> for Http {

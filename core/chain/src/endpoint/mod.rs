@@ -147,6 +147,15 @@ impl Endpoint {
         &self.address
     }
 
+    /// A text of the node without the parts of its URL that may hold a key.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        self.address.redact(text)
+    }
+
+    fn redact_failure(&self, failure: Failure) -> Failure {
+        failure.map_text(|text| self.redact(text))
+    }
+
     /// The time for which the endpoint still backs off; zero if it does not.
     pub(crate) fn backoff(&self) -> Duration {
         self.health.lock().backoff(Instant::now())
@@ -202,13 +211,15 @@ impl Endpoint {
     /// Records a response that contradicts the chain. The endpoint backs off.
     pub(crate) fn report_invalid(&self, reason: &str) {
         self.metrics.invalid_responses.increment(1);
+        // It may quote the response.
+        let reason = self.redact(reason);
         tracing::warn!(chain = self.chain, endpoint = %self.address, reason, "an endpoint returned an invalid response");
-        self.record_failure(&Failure::Invalid(reason.to_owned()));
+        self.record_failure(&Failure::Invalid(reason));
     }
 
     /// Records why the connection ended. The next call reconnects.
     pub(crate) fn disconnect(&self, failure: &Failure) {
-        self.record_failure(failure);
+        self.record_failure(&self.redact_failure(failure.clone()));
         self.drop_connection();
     }
 
@@ -265,7 +276,7 @@ impl Endpoint {
     /// Parses a result. A malformed one counts as a failure of the endpoint.
     pub(crate) fn parse<T: DeserializeOwned>(&self, result: &RawValue) -> Result<T, Failure> {
         serde_json::from_str(result.get()).map_err(|error| {
-            let failure = Failure::Invalid(error.to_string());
+            let failure = Failure::Invalid(self.redact(&error.to_string()));
             self.record_failure(&failure);
             failure
         })
@@ -369,7 +380,9 @@ impl Endpoint {
         match self.with_timeout(request).await {
             Ok(responses) => {
                 self.timeouts.store(0, Ordering::Relaxed);
-                responses
+                let responses = responses.into_iter();
+                let redact = |failure| self.redact_failure(failure);
+                responses.map(|response| response.map_err(redact)).collect()
             }
             Err(failure) => vec![Err(failure); calls.len()],
         }
@@ -459,7 +472,7 @@ impl Endpoint {
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         match tokio::time::timeout(self.call_timeout, request).await {
-            Ok(result) => result,
+            Ok(result) => result.map_err(|failure| self.redact_failure(failure)),
             Err(_) => Err(Failure::TimedOut(self.call_timeout)),
         }
     }
