@@ -22,6 +22,9 @@ const MOST_BLOCKS: u64 = 10_000_000;
 /// Longest symbol of a coin, in bytes.
 const MAX_SYMBOL_BYTES: usize = 16;
 
+/// The last type of transaction that Ethereum has.
+const LAST_KNOWN_TYPE: u8 = 4;
+
 /// Tokens that a chain can list.
 const MAX_TOKENS: usize = 10_000;
 
@@ -75,6 +78,9 @@ pub struct ChainConfig {
     /// Whether blocks may hold transactions or receipts of the chain itself, which are outside
     /// the header's roots and bloom: the state-sync transactions of Polygon.
     pub system_transactions: Option<bool>,
+    /// The types of transactions that the chain has besides Ethereum's. A block with one of them is
+    /// not proved against its roots. The default is the chain's profile.
+    pub transaction_types: Option<Vec<u8>>,
     /// Signatures of custom errors, such as `error NotYet(uint256 at)`. They explain failed
     /// transactions. Those of the token standards are built in.
     #[serde(default)]
@@ -291,6 +297,7 @@ impl ChainConfig {
             chain.check_numbers(&mut problems);
             chain.check_durations(&mut problems);
             chain.check_texts(&mut problems);
+            chain.check_types(&mut problems);
         }
         problems
     }
@@ -358,6 +365,17 @@ impl ChainConfig {
                 let expected = format!("{} to {}", format_duration(min), format_duration(max));
                 let found = format_duration(found).to_string();
                 problems.push(self.out_of_bounds(key, found, expected));
+            }
+        }
+    }
+
+    /// The types that cannot be hashed do not include those that can.
+    fn check_types(&self, problems: &mut Vec<ConfigError>) {
+        for one in self.transaction_types.iter().flatten() {
+            if *one <= LAST_KNOWN_TYPE {
+                let expected = "types that Ethereum does not have, 0x05 to 0xff".to_owned();
+                let found = format!("{one:#04x}");
+                problems.push(self.out_of_bounds("transaction_types", found, expected));
             }
         }
     }

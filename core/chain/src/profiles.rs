@@ -142,6 +142,35 @@ const PROFILES: [Profile; 24] = [
     unchecked(1_313_161_554, 1_000, Finality::Unsaid),
 ];
 
+/// The transaction types that the blocks of a chain hold besides Ethereum's. Such a transaction
+/// cannot be hashed here, so a block that holds one is not proved against its roots. On every other
+/// chain an unknown type fails the proof.
+pub(crate) fn own_types(id: u64) -> &'static [u8] {
+    match id {
+        // Deposits of the OP Stack: OP Mainnet, Unichain, Fraxtal, Orderly, World Chain, Lisk,
+        // Soneium, Mantle, Base, Mode, Ink, Blast, Zora; the test networks of OP, Unichain,
+        // World Chain, Mantle, Base, Ink and Blast.
+        10 | 130 | 252 | 291 | 480 | 1_135 | 1_868 | 5_000 | 8_453 | 34_443 | 57_073 | 81_457
+        | 7_777_777 | 11_155_420 | 1_301 | 4_801 | 5_003 | 84_532 | 763_373 | 168_587_773 => {
+            &[0x7E]
+        }
+        // Polygon and its test network: state-sync transactions.
+        137 | 80_002 => &[0x7F],
+        // zkSync Era and its test network: own accounts, priority and upgrade transactions.
+        324 | 300 => &[0x71, 0xFE, 0xFF],
+        // Celo and its test networks: fees in other currencies, and deposits.
+        42_220 | 44_787 | 11_142_220 => &[0x7A, 0x7B, 0x7C, 0x7E],
+        // Arbitrum One and Nova, and the test network: deposits, contracts, retryables, internals
+        // and transactions of the first Arbitrum.
+        42_161 | 42_170 | 421_614 => &[0x64, 0x65, 0x66, 0x68, 0x69, 0x6A, 0x78],
+        // Berachain and its test network: distribution of rewards.
+        80_094 | 80_069 => &[0x7E],
+        // Scroll and its test network: messages from Ethereum.
+        534_352 | 534_351 => &[0x7E],
+        _ => &[],
+    }
+}
+
 /// The symbol of a chain's coin, if it is known.
 pub(crate) fn coin(id: u64) -> Option<&'static str> {
     Some(match id {
@@ -198,6 +227,12 @@ mod tests {
     #[test]
     fn the_documentation_has_every_profile() {
         let docs = include_str!("../../../docs/chains.md");
+        for profile in PROFILES {
+            let types = own_types(profile.id).iter();
+            let types: Vec<_> = types.map(|one| format!("{one:#04x}")).collect();
+            let row = format!("| {} | `{}` |", profile.id, types.join("`, `"));
+            assert_eq!(docs.contains(&row), !types.is_empty(), "{row}");
+        }
         for profile in PROFILES {
             let off = [
                 (profile.header_hash, "`header_hash`"),

@@ -13,6 +13,8 @@
 //!
 //! # Limits
 //! - Fields that a chain adds to its responses, and does not hash, are ignored.
+//! - Transactions of types that only one chain has cannot be hashed. A block that holds one is not
+//!   proved against its roots, and only on chains that have such types ([`TransactionTypes`]).
 //! - Content that no hash covers is not proved. The sender of a transaction is an example: the
 //!   node reports it.
 //!
@@ -32,7 +34,10 @@ use alloy::{
 };
 use serde_json::value::RawValue;
 
-use crate::{BlockRef, ChainConfig, profiles::Profile};
+use crate::{
+    BlockRef, ChainConfig,
+    profiles::{Profile, own_types},
+};
 
 /// The proofs that a chain requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,33 @@ pub struct ProofPolicy {
     pub bloom: ProofCheck,
     /// Whether blocks hold transactions of the chain itself, outside the roots and the bloom.
     pub system_transactions: SystemTransactions,
+    /// The transaction types that the chain has besides Ethereum's.
+    pub own_types: TransactionTypes,
+}
+
+/// A set of transaction types.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TransactionTypes([u128; 2]);
+
+impl TransactionTypes {
+    /// No type.
+    pub const NONE: Self = Self([0; 2]);
+
+    /// The set of these types.
+    #[must_use]
+    pub fn new(types: &[u8]) -> Self {
+        let mut set = Self::default();
+        for one in types {
+            set.0[usize::from(one >> 7)] |= 1 << (one & 0x7F);
+        }
+        set
+    }
+
+    /// Whether the set has a type.
+    #[must_use]
+    pub fn contains(&self, one: u8) -> bool {
+        self.0[usize::from(one >> 7)] & (1 << (one & 0x7F)) != 0
+    }
 }
 
 /// Whether blocks may hold transactions or receipts outside their header's roots and bloom.
@@ -111,6 +143,12 @@ impl ProofPolicy {
                 true => SystemTransactions::Expected,
                 false => SystemTransactions::Refused,
             },
+            own_types: TransactionTypes::new(
+                config
+                    .transaction_types
+                    .as_deref()
+                    .unwrap_or_else(|| own_types(config.id)),
+            ),
         }
     }
 }
@@ -141,6 +179,19 @@ pub enum ProofError {
         /// The computed hash.
         found: B256,
     },
+    /// A transaction or receipt has a type that neither Ethereum nor the chain has.
+    #[error(
+        "transaction {transaction} has the type {found}, which cannot be hashed; add it to `transaction_types` only if the chain has this type"
+    )]
+    UnknownType {
+        /// The transaction.
+        transaction: B256,
+        /// Its type, as the node wrote it.
+        found: String,
+    },
+    /// A receipt has an unknown type that its transaction does not have.
+    #[error("the receipt of transaction {0} has another type than the transaction")]
+    ReceiptType(B256),
     /// The transactions have another root.
     #[error(
         "the transactions do not hash to the header's root; set `transactions_root = false` only if the chain's transactions never do"
@@ -195,20 +246,31 @@ pub fn transactions<'a>(
     transactions: impl IntoIterator<Item = &'a Transaction>,
     root: B256,
 ) -> Result<(), ProofError> {
-    let mut encoded = Vec::new();
-    for transaction in transactions {
-        // The hash is computed, as the node could report any.
-        let bytes = transaction.inner.inner().encoded_2718();
-        let (reported, found) = (*transaction.inner.tx_hash(), keccak256(&bytes));
-        if reported != found {
-            return Err(ProofError::TransactionHash { reported, found });
-        }
-        encoded.push(bytes);
-    }
+    let encoded = transactions.into_iter().map(encoded);
+    let encoded: Vec<_> = encoded.collect::<Result<_, _>>()?;
     if ordered_trie_root_encoded(&encoded) == root {
         return Ok(());
     }
     Err(ProofError::Transactions)
+}
+
+/// Checks a transaction against its own hash.
+///
+/// # Errors
+/// The transaction is changed.
+pub fn transaction(transaction: &Transaction) -> Result<(), ProofError> {
+    encoded(transaction).map(|_| ())
+}
+
+/// The encoding of a transaction, which hashes to its hash.
+fn encoded(transaction: &Transaction) -> Result<Vec<u8>, ProofError> {
+    // The hash is computed, as the node could report any.
+    let bytes = transaction.inner.inner().encoded_2718();
+    let (reported, found) = (*transaction.inner.tx_hash(), keccak256(&bytes));
+    if reported != found {
+        return Err(ProofError::TransactionHash { reported, found });
+    }
+    Ok(bytes)
 }
 
 /// Checks receipts against the root in their header.

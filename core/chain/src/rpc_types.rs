@@ -12,6 +12,9 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{BlockRef, Call, receipt::outcome};
 
+/// Characters of an unknown type that are kept.
+const MAX_TYPE_CHARS: usize = 16;
+
 /// The fields of a header that link blocks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -81,10 +84,21 @@ impl BlockJson {
 }
 
 /// Whether the type of a transaction or receipt is known. Only a known type can be hashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EncodingKind {
     Known,
-    Unknown,
+    /// The type as the node wrote it.
+    Unknown(Box<str>),
+}
+
+impl EncodingKind {
+    /// The number of an unknown type, if it is one.
+    pub(crate) fn unknown_type(&self) -> Option<u8> {
+        match self {
+            Self::Known => None,
+            Self::Unknown(text) => u8::from_str_radix(text.strip_prefix("0x")?, 16).ok(),
+        }
+    }
 }
 
 /// Parses a transaction. One of an unknown type becomes a legacy transaction with the same
@@ -178,7 +192,7 @@ fn kind_of(fields: &Map<String, Value>) -> EncodingKind {
         | Some(
             "0x0" | "0x00" | "0x1" | "0x01" | "0x2" | "0x02" | "0x3" | "0x03" | "0x4" | "0x04",
         ) => EncodingKind::Known,
-        Some(_) => EncodingKind::Unknown,
+        Some(other) => EncodingKind::Unknown(other.chars().take(MAX_TYPE_CHARS).collect()),
     }
 }
 
@@ -225,7 +239,8 @@ mod tests {
         });
         let raw = serde_json::value::to_raw_value(&text).unwrap();
         let (transaction, kind) = parse_transaction(&raw).unwrap();
-        assert_eq!(kind, EncodingKind::Unknown);
+        assert_eq!(kind, EncodingKind::Unknown("0x7e".into()));
+        assert_eq!(kind.unknown_type(), Some(0x7E));
         use alloy::consensus::Transaction as _;
         assert_eq!(*transaction.inner.tx_hash(), B256::repeat_byte(9));
         assert_eq!(transaction.value(), U256::from(7));

@@ -95,6 +95,8 @@ impl LoadError {
         match self {
             Self::Failure(failure) => failure,
             Self::Invalid(reason) => {
+                // It may quote the response.
+                let reason = endpoint.redact(&reason);
                 endpoint.report_invalid(&format!("block {}: {reason}", block.number));
                 Failure::Invalid(reason)
             }
@@ -162,6 +164,7 @@ async fn load_from(
         proofs,
         bloom: body.logs_bloom,
         system: system_transaction_hash(block),
+        unknown: HashMap::new(),
     };
     content.add_transactions(&body)?;
     let response = responses.next().unwrap_or(Err(Failure::Incomplete));
@@ -240,6 +243,8 @@ struct Content {
     bloom: Option<Bloom>,
     /// The hash of the transaction that the chain itself may add.
     system: B256,
+    /// The transactions of unknown types.
+    unknown: HashMap<B256, EncodingKind>,
 }
 
 impl Content {
@@ -248,10 +253,9 @@ impl Content {
         self.proofs.system_transactions == SystemTransactions::Expected && hash == self.system
     }
 
-    /// Adds the transactions, with the positions that the block gives them. If one has an unknown
-    /// type, none is proved, as it cannot be hashed.
+    /// Adds the transactions, with the positions that the block gives them. Where one has a type
+    /// of the chain's own, which cannot be hashed, the others are proved by their hashes alone.
     fn add_transactions(&mut self, body: &BlockJson) -> Result<(), LoadError> {
-        let mut all_known = true;
         let mut transactions: Vec<Transaction> = Vec::with_capacity(body.transactions.len());
         for (index, raw) in body.transactions.iter().enumerate() {
             let (mut transaction, kind) = match parse_transaction(raw) {
@@ -259,20 +263,47 @@ impl Content {
                 Err(error) => return invalid(format!("a transaction cannot be parsed: {error}")),
             };
             let hash = *transaction.inner.tx_hash();
-            all_known &= kind == EncodingKind::Known || self.is_system(hash);
+            if kind != EncodingKind::Known && !self.is_system(hash) {
+                if self.proofs.transactions == ProofCheck::Required {
+                    self.check_own_type(hash, &kind)?;
+                }
+                self.unknown.insert(hash, kind);
+            }
             transaction.block_hash = Some(self.data.block.hash);
             transaction.block_number = Some(self.data.block.number);
             transaction.transaction_index = Some(index as u64);
             transactions.push(transaction);
         }
-        if self.proofs.transactions == ProofCheck::Required && all_known {
-            let proved = transactions
-                .iter()
-                .filter(|transaction| !self.is_system(*transaction.inner.tx_hash()));
-            proof::transactions(proved, body.transactions_root.unwrap_or_default())?;
+        if self.proofs.transactions == ProofCheck::Required {
+            let mut proved = transactions.iter().filter(|transaction| {
+                let hash = transaction.inner.tx_hash();
+                !self.is_system(*hash) && !self.unknown.contains_key(hash)
+            });
+            if self.unknown.is_empty() {
+                proof::transactions(proved, body.transactions_root.unwrap_or_default())?;
+            } else {
+                proved.try_for_each(proof::transaction)?;
+            }
         }
         self.data.transactions = transactions;
         Ok(())
+    }
+
+    /// Checks that the chain has this type, which cannot be hashed.
+    fn check_own_type(&self, transaction: B256, kind: &EncodingKind) -> Result<(), ProofError> {
+        match kind {
+            EncodingKind::Unknown(found)
+                if !kind
+                    .unknown_type()
+                    .is_some_and(|one| self.proofs.own_types.contains(one)) =>
+            {
+                Err(ProofError::UnknownType {
+                    transaction,
+                    found: found.to_string(),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Adds receipts, in the order of the transactions. Those of the chain itself may lack their
@@ -285,7 +316,16 @@ impl Content {
                 Ok(parsed) => parsed,
                 Err(error) => return invalid(format!("a receipt cannot be parsed: {error}")),
             };
-            all_known &= kind == EncodingKind::Known || self.is_system(receipt.transaction_hash);
+            let hash = receipt.transaction_hash;
+            if kind != EncodingKind::Known && !self.is_system(hash) {
+                all_known = false;
+                if self.proofs.receipts == ProofCheck::Required {
+                    self.check_own_type(hash, &kind)?;
+                    if self.unknown.get(&hash) != Some(&kind) {
+                        return Err(ProofError::ReceiptType(hash).into());
+                    }
+                }
+            }
             if receipt.block_hash != Some(self.data.block.hash) {
                 return invalid("a receipt is of another transaction or block");
             }

@@ -4,6 +4,7 @@ use alloy::primitives::{Address, U256, address};
 use serde_json::{Value, json, value::to_raw_value};
 
 use super::*;
+use crate::proof::TransactionTypes;
 use crate::sample::block::{Account, Action, BlockSeed, SampleBlock, make, transaction};
 
 const ADA: Address = address!("5a3b1e00000000000000000000000000000000a1");
@@ -15,6 +16,7 @@ const STRICT: ProofPolicy = ProofPolicy {
     receipts: ProofCheck::Required,
     bloom: ProofCheck::Required,
     system_transactions: SystemTransactions::Refused,
+    own_types: TransactionTypes::NONE,
 };
 
 /// A block of two payments of tokens.
@@ -79,6 +81,7 @@ fn content(sample: &SampleBlock, proofs: ProofPolicy) -> Content {
         proofs,
         bloom: Some(sample.header.logs_bloom),
         system: system_transaction_hash(block),
+        unknown: HashMap::new(),
     }
 }
 
@@ -182,18 +185,44 @@ fn changed_content_is_refused_where_the_check_is_on() {
 }
 
 #[test]
-fn content_of_an_unknown_type_is_not_proved() {
+fn an_unknown_type_fails_the_proof_unless_the_chain_has_it() {
     let sample = block();
+    let with_deposits = ProofPolicy {
+        own_types: TransactionTypes::new(&[0x7E]),
+        ..STRICT
+    };
     for at in [0, 1] {
         let (mut transactions, mut receipts) =
             (json_of(&sample.transactions), json_of(&sample.receipts));
-        transactions[at]["type"] = json!("0x7e");
-        let data = load_json(&sample, STRICT, &transactions, &receipts).unwrap();
-        assert_eq!(data.transactions.len(), 2);
+        // A receipt alone of such a type.
         receipts[at]["type"] = json!("0x7e");
+        let reason = load_json(&sample, with_deposits, &transactions, &receipts).unwrap_err();
+        assert!(
+            reason.contains("another type than the transaction"),
+            "{reason}"
+        );
+        let reason = load_json(&sample, STRICT, &transactions, &receipts).unwrap_err();
+        assert!(
+            reason.contains("0x7e") && reason.contains("transaction_types"),
+            "{reason}"
+        );
         receipts[at]["cumulativeGasUsed"] = json!("0x1");
-        let data = load_json(&sample, STRICT, &transactions, &receipts).unwrap();
-        assert_eq!(data.receipts.len(), 2);
+        transactions[at]["type"] = json!("0x7e");
+        let data = load_json(&sample, with_deposits, &transactions, &receipts).unwrap();
+        assert_eq!((data.transactions.len(), data.receipts.len()), (2, 2));
+        // The others are still proved by their own hashes.
+        let mut forged = transactions.clone();
+        forged[1 - at]["value"] = json!("0x1");
+        let reason = load_json(&sample, with_deposits, &forged, &receipts).unwrap_err();
+        assert!(reason.contains("hashes to"), "{reason}");
+        for kind in ["0x7f", "0x7e0", "7e", ""] {
+            transactions[at]["type"] = json!(kind);
+            receipts[at]["type"] = json!(kind);
+            for proofs in [STRICT, with_deposits] {
+                let reason = load_json(&sample, proofs, &transactions, &receipts).unwrap_err();
+                assert!(reason.contains("transaction_types"), "{kind}: {reason}");
+            }
+        }
     }
 }
 
