@@ -185,6 +185,22 @@ fn refusing_batches(most: usize, how: &'static str) -> impl Fn(&Value) -> (u16, 
                 answers[1] = answers[0].clone();
                 (200, json!(answers))
             }
+            "status 429" => (429, json!({"error": "too many requests in batch"})),
+            "an error from the eleventh on" => {
+                for (index, call) in request.as_array().unwrap().iter().enumerate().skip(most) {
+                    answers[index] = error(call, -32003, "response too large");
+                }
+                (200, json!(answers))
+            }
+            "a rate limit each" => {
+                let limited = request.as_array().unwrap().iter();
+                (
+                    200,
+                    limited
+                        .map(|call| error(call, -32005, "batch exceeds the limit of calls"))
+                        .collect(),
+                )
+            }
             "an error each" => {
                 let refused = request.as_array().unwrap().iter();
                 (
@@ -210,6 +226,9 @@ async fn batches_shrink_until_every_call_is_answered() {
         "one missing",
         "one twice",
         "an error each",
+        "status 429",
+        "an error from the eleventh on",
+        "a rate limit each",
     ] {
         for most in [1, 10] {
             let node = HttpNode::start(refusing_batches(most, how)).await;
@@ -227,6 +246,32 @@ async fn batches_shrink_until_every_call_is_answered() {
             assert!(sizes.max().unwrap() <= most, "{how}, {most}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_never_answered_is_halved() {
+    // A batch of more than ten waits for ever.
+    let node = HttpNode::hanging(
+        |request| request.as_array().is_some_and(|all| all.len() > 10),
+        echo,
+    )
+    .await;
+    let address = vec![(node.url.parse().unwrap(), None)];
+    let endpoints = EndpointPool::new(CHAIN, address, Duration::from_millis(500)).unwrap();
+    let calls: Vec<_> = (0..50).map(balance).collect();
+    let expected: Vec<_> = (0..50).map(|n| Ok(json!(format!("{n:#x}")))).collect();
+    assert_eq!(endpoints.call_all(calls).await, expected);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_to_blame_is_no_refusal_of_a_method() {
+    let node = HttpNode::start(refusing_batches(10, "an error from the eleventh on")).await;
+    let other = HttpNode::answering(echo).await;
+    let endpoints = pool(&[&node, &other]);
+    endpoints.call_all((0..50).map(balance).collect()).await;
+    // The endpoint does not rest for the method: it is still called first.
+    assert_eq!(call(&endpoints, balance(5)).await, Ok(json!("0x5")));
+    assert!(other.take_requests().is_empty());
 }
 
 #[tokio::test]

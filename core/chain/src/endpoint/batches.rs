@@ -1,7 +1,8 @@
 //! Batch size: the number of calls that an endpoint answers in one HTTP request.
 //!
 //! Providers limit batches by number, by bytes or by plan, and refuse in different ways: with a
-//! status, with another document, or by leaving answers out. The size is therefore learned. It
+//! status, with another document, by leaving answers out, with errors from some call on, with a
+//! rate limit, or not at all. The size is therefore learned. It
 //! begins at 50, is halved by each batch that is not answered as a whole, down to single calls,
 //! and doubled again after ten minutes.
 //!

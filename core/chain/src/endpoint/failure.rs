@@ -6,7 +6,7 @@
 //! | `RateLimited` | call another endpoint; this one backs off for as long as it demands |
 //! | `Unsupported`, `Unavailable` | call another endpoint; this one rests for the method |
 //! | `NotFound` | call another endpoint; this one stays healthy |
-//! | `Incomplete` | make the call again, in a smaller batch |
+//! | `Incomplete`, and others of a batch whose calls succeed alone | make the calls again, in smaller batches |
 //! | `Refused` | return the error: every node would refuse the call |
 //!
 //! Only a revert and invalid parameters are every node's answer. Whatever else a provider
@@ -177,7 +177,12 @@ impl Failure {
     pub(super) fn may_be_of_batch(&self) -> bool {
         matches!(
             self,
-            Self::Incomplete | Self::Invalid(_) | Self::Unavailable { .. } | Self::Unreachable(_)
+            Self::Incomplete
+                | Self::Invalid(_)
+                | Self::Unavailable { .. }
+                | Self::Unreachable(_)
+                | Self::RateLimited { .. }
+                | Self::TimedOut(_)
         )
     }
 

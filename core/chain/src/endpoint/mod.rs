@@ -328,40 +328,47 @@ impl Endpoint {
         responses.into_iter().flatten().collect()
     }
 
-    /// Makes calls in one request. If that is refused because of its size, makes them in smaller
-    /// ones.
+    /// Makes calls in one request. If some of them fail because of its size, makes those in smaller
+    /// ones. The first failed call alone shows whether the batch is to blame.
     async fn call_batch(&self, calls: &[Call]) -> Vec<Response> {
         let began = Instant::now();
         let mut responses = self.request(calls).await;
         let may_shrink = calls.len() > 1 && matches!(self.address, Address::Http(_));
-        let open: Vec<_> = responses
-            .iter()
-            .enumerate()
-            .filter(|(_, response)| may_shrink && is_of_batch(response))
-            .map(|(index, _)| index)
-            .collect();
-        if open.len() == calls.len() {
-            // The first call alone shows whether the batch is to blame.
-            let (first, rest) = calls.split_at(1);
-            let first = self.call_in_batches(first).await;
-            if first.iter().any(is_of_batch) {
-                return responses;
-            }
-            self.shrink_batches(calls.len());
-            responses = first;
-            responses.extend(self.call_in_batches(rest).await);
+        let failed = responses.iter().enumerate();
+        let failed = failed.filter(|(_, response)| may_shrink && is_of_batch(response));
+        let failed: Vec<_> = failed.map(|(index, _)| index).collect();
+        let is_missing = |index: &usize| matches!(responses[*index], Err(Failure::Incomplete));
+        let missing = failed.iter().copied().find(is_missing);
+        let Some(first) = missing.or_else(|| failed.first().copied()) else {
+            self.record_responses(calls, &responses, began);
             return responses;
-        }
-        let missing: Vec<_> = open
-            .into_iter()
-            .filter(|index| matches!(responses.get(*index), Some(Err(Failure::Incomplete))))
+        };
+        // An answer that is missing has no other cause.
+        let is_incomplete = missing.is_some();
+        let alone = self.call_in_batches(&calls[first..=first]).await;
+        let is_to_blame = is_incomplete || !alone.iter().any(is_of_batch);
+        // The first call has been recorded, and the failures of a batch that is to blame are none
+        // of the endpoint's or of a method's.
+        let is_recorded = |index: &usize| match is_to_blame {
+            true => !failed.contains(index),
+            false => *index != first && failed.len() < calls.len(),
+        };
+        let recorded: Vec<_> = (0..calls.len()).filter(is_recorded).collect();
+        let recorded_calls: Vec<_> = recorded.iter().map(|index| calls[*index].clone()).collect();
+        let recorded: Vec<_> = recorded
+            .iter()
+            .map(|index| responses[*index].clone())
             .collect();
-        self.record_responses(calls, &responses, began);
-        if !missing.is_empty() {
+        self.record_responses(&recorded_calls, &recorded, began);
+        if let Some(response) = alone.into_iter().next() {
+            responses[first] = response;
+        }
+        if is_to_blame {
             self.shrink_batches(calls.len());
-            let again: Vec<_> = missing.iter().map(|index| calls[*index].clone()).collect();
+            let others: Vec<_> = failed.into_iter().filter(|index| *index != first).collect();
+            let again: Vec<_> = others.iter().map(|index| calls[*index].clone()).collect();
             let again = self.call_in_batches(&again).await;
-            for (index, response) in missing.into_iter().zip(again) {
+            for (index, response) in others.into_iter().zip(again) {
                 responses[index] = response;
             }
         }
@@ -401,7 +408,7 @@ impl Endpoint {
             self.health.lock().record_success(latency);
             *self.trouble.lock() = None;
         }
-        let mut recorded = Vec::new();
+        let (mut recorded, mut refused) = (Vec::new(), Vec::new());
         for (call, response) in calls.iter().zip(responses) {
             let failure = match response {
                 // Some endpoints return null where they refuse.
@@ -412,8 +419,10 @@ impl Endpoint {
                 }
                 Err(failure) => failure,
             };
-            if failure.is_of_method(call.method) {
+            // Many calls of one method in a request are one refusal.
+            if failure.is_of_method(call.method) && !refused.contains(&call.method) {
                 self.refuse_method(call.method, failure);
+                refused.push(call.method);
             }
             // A request that failed as a whole counts once. Trouble with one call of several, or
             // with a contract's code, is not the endpoint's.

@@ -15,6 +15,9 @@ pub(crate) const CHAIN: u64 = 7;
 /// The response to a request: a status and a body.
 type Script = dyn Fn(&Value) -> (u16, Value) + Send + Sync;
 
+/// The status of a response that is never sent.
+pub(crate) const NEVER: u16 = 0;
+
 /// A node that serves HTTP by a script, and records the requests but for those of its chain id.
 pub(crate) struct HttpNode {
     pub(crate) url: String,
@@ -42,6 +45,19 @@ impl HttpNode {
         script: impl Fn(&Value) -> Value + Send + Sync + 'static,
     ) -> Self {
         Self::start(move |request| (200, each(request, &script))).await
+    }
+
+    /// A node that answers each call by a script, and never answers the requests that `hangs`
+    /// holds for.
+    pub(crate) async fn hanging(
+        hangs: impl Fn(&Value) -> bool + Send + Sync + 'static,
+        script: impl Fn(&Value) -> Value + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(move |request| match hangs(request) {
+            true => (NEVER, Value::Null),
+            false => (200, each(request, &script)),
+        })
+        .await
     }
 
     pub(crate) fn take_requests(&self) -> Vec<Value> {
@@ -91,6 +107,9 @@ async fn serve(mut socket: TcpStream, script: Arc<Script>, recorded: Arc<Mutex<V
                 script(&request)
             }
         };
+        if status == NEVER {
+            std::future::pending::<()>().await;
+        }
         let body = body.to_string();
         let head = format!(
             "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n",
