@@ -74,3 +74,20 @@ pub struct ChainUpdate {
     /// The height of the newest final block. None if no node reports one.
     pub finalized: Option<u64>,
 }
+
+impl ChainUpdate {
+    /// The newest final height after this update, from the one before it.
+    ///
+    /// It only rises, but for a reorg that retracts blocks that were called final: an endpoint was
+    /// wrong about them.
+    ///
+    /// # Example
+    /// Height 9 was final. A reorg retracts the blocks 8 to 12, so that nothing is known to be final
+    /// until a node names a final block again.
+    #[must_use]
+    pub fn finalized_after(&self, before: Option<u64>) -> Option<u64> {
+        let lowest = self.retracted.iter().map(|data| data.block.number).min();
+        let is_kept = |height: &u64| lowest.is_none_or(|lowest| *height < lowest);
+        before.filter(is_kept).max(self.finalized)
+    }
+}

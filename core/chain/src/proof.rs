@@ -37,6 +37,7 @@ use serde_json::value::RawValue;
 use crate::{
     BlockRef, ChainConfig,
     profiles::{Profile, own_types},
+    rpc_types::{EncodingKind, parse_transaction},
 };
 
 /// The proofs that a chain requires.
@@ -153,6 +154,21 @@ impl ProofPolicy {
     }
 }
 
+impl ProofPolicy {
+    /// Checks that the chain has an unknown type of transaction.
+    pub(crate) fn check_type(&self, transaction: B256, found: &str) -> Result<(), ProofError> {
+        let digits = found.strip_prefix("0x");
+        let number = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if number.is_some_and(|number| self.own_types.contains(number)) {
+            return Ok(());
+        }
+        Err(ProofError::UnknownType {
+            transaction,
+            found: found.to_owned(),
+        })
+    }
+}
+
 /// The reason why content does not match its hash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
@@ -179,6 +195,9 @@ pub enum ProofError {
         /// The computed hash.
         found: B256,
     },
+    /// A transaction cannot be parsed.
+    #[error("a transaction cannot be parsed: {0}")]
+    Malformed(String),
     /// A transaction or receipt has a type that neither Ethereum nor the chain has.
     #[error(
         "transaction {transaction} has the type {found}, which cannot be hashed; add it to `transaction_types` only if the chain has this type"
@@ -271,6 +290,34 @@ fn encoded(transaction: &Transaction) -> Result<Vec<u8>, ProofError> {
         return Err(ProofError::TransactionHash { reported, found });
     }
     Ok(bytes)
+}
+
+/// Checks the JSON of a transaction that a node returned outside of its block against its own hash.
+///
+/// # Errors
+/// The transaction is changed or malformed, or has a type that the chain does not have. One of a
+/// type of the chain's own cannot be checked, and passes.
+pub(crate) fn single_transaction(raw: &RawValue, proofs: ProofPolicy) -> Result<(), ProofError> {
+    if proofs.transactions == ProofCheck::Waived {
+        return Ok(());
+    }
+    let (parsed, kind) =
+        parse_transaction(raw).map_err(|error| ProofError::Malformed(error.to_string()))?;
+    let hash = *parsed.inner.tx_hash();
+    let block = parsed.block_number.zip(parsed.block_hash);
+    let is_system = block.is_some_and(|(number, block)| {
+        let block = BlockRef {
+            number,
+            hash: block,
+            parent: B256::ZERO,
+        };
+        hash == system_transaction_hash(block)
+    });
+    match kind {
+        _ if is_system && proofs.system_transactions == SystemTransactions::Expected => Ok(()),
+        EncodingKind::Known => transaction(&parsed),
+        EncodingKind::Unknown(found) => proofs.check_type(hash, &found),
+    }
 }
 
 /// Checks receipts against the root in their header.

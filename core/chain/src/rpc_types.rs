@@ -91,16 +91,6 @@ pub(crate) enum EncodingKind {
     Unknown(Box<str>),
 }
 
-impl EncodingKind {
-    /// The number of an unknown type, if it is one.
-    pub(crate) fn unknown_type(&self) -> Option<u8> {
-        match self {
-            Self::Known => None,
-            Self::Unknown(text) => u8::from_str_radix(text.strip_prefix("0x")?, 16).ok(),
-        }
-    }
-}
-
 /// Parses a transaction. One of an unknown type becomes a legacy transaction with the same
 /// hash, sender, recipient, value and data. Rollups have such types, for example deposits.
 ///
@@ -240,7 +230,6 @@ mod tests {
         let raw = serde_json::value::to_raw_value(&text).unwrap();
         let (transaction, kind) = parse_transaction(&raw).unwrap();
         assert_eq!(kind, EncodingKind::Unknown("0x7e".into()));
-        assert_eq!(kind.unknown_type(), Some(0x7E));
         use alloy::consensus::Transaction as _;
         assert_eq!(*transaction.inner.tx_hash(), B256::repeat_byte(9));
         assert_eq!(transaction.value(), U256::from(7));

@@ -9,11 +9,16 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::B256;
+use alloy::{
+    eips::Encodable2718 as _,
+    primitives::{B256, keccak256},
+    rpc::types::Transaction,
+};
 use http_node::{CHAIN, HttpNode, each, error, result};
 use serde_json::{Value, json};
 use tidewire_chain::{
     Call, ExpectedResult, ReceiptId, RpcClient as _, RpcError, endpoint::EndpointPool,
+    proof::ProofPolicy,
 };
 
 /// The first parameter of a call.
@@ -317,6 +322,43 @@ async fn what_one_endpoint_does_not_have_is_asked_for_elsewhere() {
         Ok(Value::Null),
         "an endpoint that fails does not hide the other's null"
     );
+}
+
+#[tokio::test]
+async fn a_transaction_must_hash_to_the_hash_that_is_asked_for() {
+    let mut right = json!({
+        "type": "0x0", "hash": B256::ZERO, "nonce": "0x5", "gas": "0x5208", "gasPrice": "0x1",
+        "value": "0x9", "input": "0x", "r": "0x1", "s": "0x1", "v": "0x1b",
+        "from": format!("0x{}", "a1".repeat(20)), "to": format!("0x{}", "b2".repeat(20)),
+        "blockHash": null, "blockNumber": null, "transactionIndex": null,
+    });
+    let parsed: Transaction = serde_json::from_value(right.clone()).unwrap();
+    let hash = keccak256(parsed.inner.inner().encoded_2718());
+    right["hash"] = json!(hash);
+    let config = json!({"id": CHAIN, "endpoints": []});
+    let proofs = ProofPolicy::of(&serde_json::from_value(config).unwrap());
+    let asked = || {
+        Call::new("eth_getTransactionByHash", json!([hash]))
+            .expecting(ExpectedResult::Transaction(hash))
+    };
+    for (field, other) in [
+        ("nonce", json!("0x0")),
+        ("value", json!("0xffff")),
+        ("to", json!(format!("0x{}", "c3".repeat(20)))),
+        ("type", json!("0x7f")),
+    ] {
+        let (mut forged, expected) = (right.clone(), right.clone());
+        forged[field] = other;
+        let liar = HttpNode::answering(move |call| result(call, forged.clone())).await;
+        let honest = HttpNode::answering(move |call| result(call, expected.clone())).await;
+        let both = pool(&[&liar, &honest]).with_proofs(proofs);
+        assert_eq!(call(&both, asked()).await, Ok(right.clone()), "{field}");
+        let alone = call(&pool(&[&liar]).with_proofs(proofs), asked()).await;
+        assert!(
+            matches!(alone, Err(RpcError::Unreachable { .. })),
+            "{field}: {alone:?}"
+        );
+    }
 }
 
 #[tokio::test]

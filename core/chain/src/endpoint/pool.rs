@@ -7,14 +7,21 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     Address, Endpoint, Failure, TlsError,
     connection::Tls,
     tls::{http_client, tls_config},
 };
-use crate::{Call, RpcClient, RpcError, rpc_client::ResultMatch};
+use crate::{
+    Call, ExpectedResult, RpcClient, RpcError,
+    proof::{self, ProofError, ProofPolicy},
+    rpc_client::ResultMatch,
+};
 
 /// Endpoints that one call is tried on. More would make the caller wait for several timeouts.
 const MAX_TRIES: usize = 4;
@@ -26,6 +33,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct EndpointPool {
     chain: u64,
+    /// The proofs that a transaction must pass. None: its hash field is believed.
+    proofs: Option<ProofPolicy>,
     endpoints: Arc<[Arc<Endpoint>]>,
 }
 
@@ -50,8 +59,27 @@ impl EndpointPool {
         });
         Ok(Self {
             chain,
+            proofs: None,
             endpoints: endpoints.collect::<Result<_, TlsError>>()?,
         })
+    }
+
+    /// The same pool, in which a transaction must hash to the hash that is asked for, as far as the
+    /// proofs of the chain demand it.
+    #[must_use]
+    pub fn with_proofs(mut self, proofs: ProofPolicy) -> Self {
+        self.proofs = Some(proofs);
+        self
+    }
+
+    pub(crate) fn chain(&self) -> u64 {
+        self.chain
+    }
+
+    /// Checks a transaction that a node returned outside of its block against its hash.
+    pub(crate) fn check_transaction(&self, raw: &RawValue) -> Result<(), ProofError> {
+        let proofs = self.proofs;
+        proofs.map_or(Ok(()), |proofs| proof::single_transaction(raw, proofs))
     }
 
     pub(crate) fn endpoints(&self) -> &[Arc<Endpoint>] {
@@ -122,6 +150,31 @@ impl EndpointPool {
     }
 }
 
+impl EndpointPool {
+    /// Checks that a result is the expected one. Null if the endpoint does not have it.
+    fn check(&self, endpoint: &Endpoint, call: &Call, result: Value) -> Result<Value, Failure> {
+        let reason = match call.expected.compare(&result) {
+            ResultMatch::Expected => match self.prove(call, &result) {
+                Ok(()) => return Ok(result),
+                Err(error) => format!("{}: {error}", call.method),
+            },
+            ResultMatch::Missing => return Ok(Value::Null),
+            ResultMatch::Invalid => {
+                format!("{} returned another result than asked for", call.method)
+            }
+        };
+        endpoint.report_invalid(&reason);
+        Err(Failure::Invalid(endpoint.redact(&reason)))
+    }
+
+    fn prove(&self, call: &Call, result: &Value) -> Result<(), ProofError> {
+        match (call.expected, to_raw_value(result)) {
+            (ExpectedResult::Transaction(_), Ok(raw)) => self.check_transaction(&raw),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl RpcClient for EndpointPool {
     async fn call_all(&self, calls: Vec<Call>) -> Vec<Result<Value, RpcError>> {
         // Null is kept while no endpoint has the result.
@@ -148,7 +201,7 @@ impl RpcClient for EndpointPool {
             let responses = endpoint.call_all(&open_calls).await;
             for (index, response) in open.into_iter().zip(responses) {
                 let result = response.and_then(|result| endpoint.parse(&result));
-                let result = result.and_then(|result| check(&endpoint, &calls[index], result));
+                let result = result.and_then(|result| self.check(&endpoint, &calls[index], result));
                 let is_missing = matches!(&results[index], Some(Ok(_)));
                 if !is_missing || result.as_ref().is_ok_and(|result| !result.is_null()) {
                     results[index] = Some(result);
@@ -162,19 +215,6 @@ impl RpcClient for EndpointPool {
                 result.map_err(|failure| failure.into_rpc_error(self.chain))
             })
             .collect()
-    }
-}
-
-/// Checks that a result is the expected one. Null if the endpoint does not have it.
-fn check(endpoint: &Endpoint, call: &Call, result: Value) -> Result<Value, Failure> {
-    match call.expected.compare(&result) {
-        ResultMatch::Expected => Ok(result),
-        ResultMatch::Missing => Ok(Value::Null),
-        ResultMatch::Invalid => {
-            let reason = format!("{} returned another result than asked for", call.method);
-            endpoint.report_invalid(&reason);
-            Err(Failure::Invalid(reason))
-        }
     }
 }
 

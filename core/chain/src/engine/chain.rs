@@ -26,7 +26,7 @@ use crate::{
     journal::Journal,
     mempool::MempoolListener,
     notice::{NoticeTracker, PaymentLimits},
-    processor::{Command, Deps, Inputs, Processor, Requester, block_message},
+    processor::{Command, Deps, InclusionProver, Inputs, Processor, Requester, block_message},
     proof::ProofPolicy,
     transaction::{
         BlockNumHash, Interest, RequestOwner, TransactionOptions, TransactionTracker, WatchSlots,
@@ -78,8 +78,9 @@ impl Chain {
         store: Option<SharedStore>,
     ) -> Result<Self, ConfigError> {
         let pool = EndpointPool::new(config.id, config.addresses()?, config.call_timeout);
+        let pool = pool.map_err(|error| config.tls_error(error))?;
         Ok(Self {
-            pool: pool.map_err(|error| config.tls_error(error))?,
+            pool: pool.with_proofs(ProofPolicy::of(&config)),
             block_store: BlockStore::new(config.id, store.clone()),
             store,
             clock,
@@ -183,6 +184,12 @@ impl Chain {
             provenance: self.config.provenance,
             reorg_limit: self.config.reorg_limit(),
             pool: self.pool.clone(),
+            prover: InclusionProver {
+                pool: self.pool.clone(),
+                proofs: ProofPolicy::of(&self.config),
+                agreement: self.config.agreement,
+                block_store: self.block_store.clone(),
+            },
             block_store: self.block_store.clone(),
             journal,
             store: self.store.clone(),

@@ -36,7 +36,7 @@ use crate::{
 const BLOCK_RECEIPTS: &str = "eth_getBlockReceipts";
 
 /// Loads a block from the first endpoint that returns all of it.
-pub(super) async fn load(
+pub(crate) async fn load(
     pool: &EndpointPool,
     block: BlockRef,
     proofs: ProofPolicy,
@@ -263,9 +263,11 @@ impl Content {
                 Err(error) => return invalid(format!("a transaction cannot be parsed: {error}")),
             };
             let hash = *transaction.inner.tx_hash();
-            if kind != EncodingKind::Known && !self.is_system(hash) {
+            if let EncodingKind::Unknown(found) = &kind
+                && !self.is_system(hash)
+            {
                 if self.proofs.transactions == ProofCheck::Required {
-                    self.check_own_type(hash, &kind)?;
+                    self.proofs.check_type(hash, found)?;
                 }
                 self.unknown.insert(hash, kind);
             }
@@ -289,23 +291,6 @@ impl Content {
         Ok(())
     }
 
-    /// Checks that the chain has this type, which cannot be hashed.
-    fn check_own_type(&self, transaction: B256, kind: &EncodingKind) -> Result<(), ProofError> {
-        match kind {
-            EncodingKind::Unknown(found)
-                if !kind
-                    .unknown_type()
-                    .is_some_and(|one| self.proofs.own_types.contains(one)) =>
-            {
-                Err(ProofError::UnknownType {
-                    transaction,
-                    found: found.to_string(),
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Adds receipts, in the order of the transactions. Those of the chain itself may lack their
     /// transaction, and come last.
     fn add_receipts(&mut self, raw: &[Box<RawValue>], root: Option<B256>) -> Result<(), LoadError> {
@@ -317,10 +302,12 @@ impl Content {
                 Err(error) => return invalid(format!("a receipt cannot be parsed: {error}")),
             };
             let hash = receipt.transaction_hash;
-            if kind != EncodingKind::Known && !self.is_system(hash) {
+            if let EncodingKind::Unknown(found) = &kind
+                && !self.is_system(hash)
+            {
                 all_known = false;
                 if self.proofs.receipts == ProofCheck::Required {
-                    self.check_own_type(hash, &kind)?;
+                    self.proofs.check_type(hash, found)?;
                     if self.unknown.get(&hash) != Some(&kind) {
                         return Err(ProofError::ReceiptType(hash).into());
                     }

@@ -16,7 +16,7 @@ use crate::{
 const MAX_HEADERS_BY_HASH: u64 = 3;
 
 /// Fetches a header. None if the endpoint does not have it.
-pub(super) async fn fetch_header(
+pub(crate) async fn fetch_header(
     endpoint: &Endpoint,
     call: Call,
     proofs: ProofPolicy,
@@ -47,7 +47,7 @@ pub(super) async fn parse_pushed_header(
 }
 
 /// Parses a header, and rejects one that does not hash to its hash.
-fn parse_header(
+pub(crate) fn parse_header(
     endpoint: &Endpoint,
     raw: &RawValue,
     proofs: ProofPolicy,
@@ -80,7 +80,7 @@ impl HeaderFetcher {
         number: u64,
     ) -> Result<(), Failure> {
         let tip = tree.tip().map_or(number, |tip| tip.number);
-        if number > tip + MAX_HEADERS_BY_HASH
+        if number > tip.saturating_add(MAX_HEADERS_BY_HASH)
             && self
                 .fetch_range(tree, reporter, tip + 1, hash, number)
                 .await

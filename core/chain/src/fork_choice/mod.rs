@@ -34,6 +34,8 @@ mod head_tracker;
 mod headers;
 mod heads;
 
+pub(crate) use block_loader::load;
 pub(crate) use head_listener::HeadListener;
 pub(crate) use head_tracker::{Continuity, HeadTracker, RetractedContent, SequencedUpdate};
+pub(crate) use headers::{fetch_header, parse_header};
 pub(crate) use heads::{HeadSource, Heads, PollIntervals};

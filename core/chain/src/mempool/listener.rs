@@ -181,12 +181,20 @@ impl MempoolListener {
             endpoint.call_all(&calls).await
         };
         let fetched = responses.into_iter().filter_map(Result::<_, Failure>::ok);
+        let mut is_reported = false;
         for raw in whole.into_iter().chain(fetched) {
             // A transaction that left the mempool meanwhile is null, and skipped.
             let Ok((transaction, _)) = parse_transaction(&raw) else {
                 continue;
             };
             if self.concerns_wallet(&transaction) {
+                if let Err(error) = self.pool.check_transaction(&raw) {
+                    if !is_reported {
+                        endpoint.report_invalid(&format!("its mempool: {error}"));
+                    }
+                    is_reported = true;
+                    continue;
+                }
                 self.out
                     .send(Box::new(transaction))
                     .await

@@ -120,7 +120,7 @@ impl NoticeTracker {
         let at = num_hash(block);
         self.head = Some(at);
         self.head_time_ms = block.timestamp;
-        self.finalized = self.finalized.max(update.finalized);
+        self.finalized = update.finalized_after(self.finalized);
         for event in events {
             if let Data::WalletUpdate(update) = &event.event
                 && let Some(wallet_update::Data::Transaction(sent)) = &update.data
@@ -558,8 +558,9 @@ impl NoticeTracker {
         let Some(head) = self.head else {
             return false;
         };
-        let depth = (head.number + 1).saturating_sub(number);
-        let by_depth = (head.number + 1).checked_sub(self.rules.finality_depth);
+        let next = head.number.saturating_add(1);
+        let depth = next.saturating_sub(number);
+        let by_depth = next.checked_sub(self.rules.finality_depth);
         let last_final = self.finalized.or(by_depth);
         depth >= self.rules.required.into() || last_final.is_some_and(|last| number <= last)
     }

@@ -4,9 +4,11 @@
 //! out through the journal, in one transaction with the state that must survive a restart.
 //!
 //! Requests about watched transactions run beside the processor, so that a slow node delays no
-//! block. Those of clients wait in a fair order: see `request_queue`. The wallet updates of a block are read before the block is published, within the
-//! time limits of calls. Commands about transactions are in `status`.
+//! block. Those of clients wait in a fair order: see `request_queue`. Receipts are proved as blocks
+//! are: see `inclusion`. The wallet updates of a block are read before the block is published,
+//! within the time limits of calls. Commands about transactions are in `status`.
 
+mod inclusion;
 mod request_queue;
 mod status;
 
@@ -24,10 +26,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+pub(crate) use self::inclusion::InclusionProver;
 use self::{request_queue::RequestQueue, status::StatusRequest};
 use crate::{
-    BlockData, ChainError, ChainUpdate, ChannelEvent, Provenance, RpcClient as _, RpcError,
-    WalletIndex,
+    BlockData, ChainError, ChainUpdate, ChannelEvent, Provenance, RpcError, WalletIndex,
     block_store::BlockStore,
     channel::{blocks_channel, transaction_channel, wallet_channel},
     endpoint::EndpointPool,
@@ -113,6 +115,7 @@ pub(crate) struct Deps {
     /// Blocks that a reorg can take back at most.
     pub(crate) reorg_limit: usize,
     pub(crate) pool: EndpointPool,
+    pub(crate) prover: InclusionProver,
     pub(crate) block_store: BlockStore,
     pub(crate) journal: Journal,
     pub(crate) store: Option<SharedStore>,
@@ -598,17 +601,9 @@ impl Processor {
 
     /// Sends requests in a task of their own. The responses come back to the processor.
     fn spawn(&mut self, origin: Origin, requests: Vec<NodeRequest>) {
-        let pool = self.deps.pool.clone();
-        let sent = self.in_flight.spawn(async move {
-            let calls: Vec<_> = requests.iter().map(NodeRequest::calls).collect();
-            let counts: Vec<_> = calls.iter().map(Vec::len).collect();
-            let responses = pool.call_all(calls.into_iter().flatten().collect()).await;
-            let mut responses = responses.into_iter();
-            let batch = requests.into_iter().zip(counts);
-            batch
-                .map(|(request, count)| (request, responses.by_ref().take(count).collect()))
-                .collect()
-        });
+        let prover = self.deps.prover.clone();
+        let respond = async move { prover.respond(requests).await };
+        let sent = self.in_flight.spawn(respond);
         self.origins.insert(sent.id(), origin);
     }
 }

@@ -31,6 +31,19 @@ pub enum NodeRequest {
         /// The transaction as a call, to find out why it failed.
         call: Box<Value>,
     },
+    /// The receipt of a transaction in a block of a height that the tracker does not have. It is
+    /// only believed once the block is proved to be canonical: whoever makes the call does so
+    /// first, and otherwise responds with null.
+    Inclusion {
+        /// The transaction.
+        hash: B256,
+        /// The block that should hold it.
+        at: BlockNumHash,
+        /// The oldest block that is known to be canonical.
+        anchor: Option<BlockNumHash>,
+        /// The transaction as a call, to find out why it failed.
+        call: Box<Value>,
+    },
     /// Why a transaction failed.
     Reason {
         /// The transaction.
@@ -73,6 +86,14 @@ impl NodeRequest {
                 };
                 vec![id.call()]
             }
+            Self::Inclusion { hash, at, .. } => {
+                let id = ReceiptId {
+                    transaction: *hash,
+                    block: at.hash,
+                    index: None,
+                };
+                vec![id.call()]
+            }
             Self::Reason {
                 hash,
                 at,
@@ -103,6 +124,7 @@ impl NodeRequest {
         match self {
             Self::Transaction(hash)
             | Self::Receipt { hash, .. }
+            | Self::Inclusion { hash, .. }
             | Self::Reason { hash, .. }
             | Self::Nonce { hash, .. } => *hash,
         }

@@ -1,8 +1,8 @@
 //! Responses: effects of node responses on a watch, and the reason of a failed transaction.
 //!
 //! A node may lag behind the chain, or answer for another transaction. A response is therefore
-//! believed only where it fits the chain that the updates show. A missing response proves
-//! nothing.
+//! believed only where it fits the chain that the updates show. At a height that they do not show,
+//! the block must first be proved to be canonical. A missing response proves nothing.
 
 use alloy::primitives::B256;
 use serde_json::Value;
@@ -10,6 +10,7 @@ use tidewire_proto::v1::TransactionState;
 
 use super::{
     NodeRequest, TrackerOutput, TransactionTracker,
+    canonical::Membership,
     requests::{NodeTransaction, bytes, gas_limit, number, quantity},
     watch::{BlockNumHash, Phase},
 };
@@ -64,6 +65,30 @@ impl TransactionTracker {
                     && id.matches(receipt)
                 {
                     self.apply_receipt(hash, at, call, receipt, now_ms, &mut output);
+                }
+            }
+            NodeRequest::Inclusion {
+                hash,
+                at,
+                anchor,
+                call,
+            } => {
+                let id = ReceiptId {
+                    transaction: hash,
+                    block: at.hash,
+                    index: None,
+                };
+                let receipt = responses
+                    .first()
+                    .and_then(|response| response.as_ref().ok());
+                let receipt = receipt.filter(|receipt| id.matches(receipt));
+                // A resync meanwhile leaves nothing to which the proof links.
+                let is_linked = |anchor| self.chain.membership(anchor) == Membership::Canonical;
+                match receipt.filter(|_| anchor.is_none_or(is_linked)) {
+                    Some(receipt) => {
+                        self.apply_inclusion(hash, at, call, receipt, now_ms, &mut output);
+                    }
+                    None => self.reject_inclusion(hash, now_ms, &mut output),
                 }
             }
             NodeRequest::Reason {
@@ -135,12 +160,29 @@ impl TransactionTracker {
         };
         self.table.set_account(hash, found.account);
         self.set_transfer(&hash, &found.call);
-        let canonical = found.at.filter(|at| self.chain.is_canonical(*at));
+        let membership = found.at.map(|at| (at, self.chain.membership(at)));
+        let canonical = membership.and_then(|(at, membership)| {
+            let is_canonical = membership == Membership::Canonical;
+            is_canonical.then_some(at)
+        });
+        let anchor = self.chain.oldest();
         let Some(watch) = self.table.get_mut(&hash) else {
             return;
         };
         watch.misses = 0;
         let (index, call) = (found.index, found.call);
+        let is_open = watch.phase.block().is_none() || watch.phase.is_unsettled();
+        if let Some((at, Membership::Unknown)) = membership {
+            if is_open {
+                output.requests.push(NodeRequest::Inclusion {
+                    hash,
+                    at,
+                    anchor,
+                    call,
+                });
+            }
+            return;
+        }
         match (watch.phase.clone(), canonical) {
             (Phase::Unknown | Phase::Pending { .. }, Some(at)) => {
                 let phase = Phase::Included { at, outcome: None };
@@ -175,6 +217,49 @@ impl TransactionTracker {
                 self.publish(hash, now_ms, output);
             }
             _ => {}
+        }
+    }
+
+    /// Applies a receipt from a block that is proved to be canonical.
+    fn apply_inclusion(
+        &mut self,
+        hash: B256,
+        at: BlockNumHash,
+        call: Box<Value>,
+        receipt: &Value,
+        now_ms: i64,
+        output: &mut TrackerOutput,
+    ) {
+        let Some(watch) = self.table.get(&hash) else {
+            return;
+        };
+        let is_open = watch.phase.block().is_none() || watch.phase.is_unsettled();
+        if !is_open || self.chain.membership(at) == Membership::Other {
+            return;
+        }
+        if watch.phase.block() != Some(at) {
+            let phase = Phase::Included { at, outcome: None };
+            self.table.set_phase(hash, phase, now_ms);
+        }
+        self.apply_receipt(hash, at, call, receipt, now_ms, output);
+    }
+
+    /// Applies that a node's word about the block of a transaction could not be proved. The
+    /// transaction exists, and counts as pending until a later check.
+    fn reject_inclusion(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
+        let Some(watch) = self.table.get(&hash) else {
+            return;
+        };
+        let is_first = watch.phase == Phase::Unknown;
+        if !is_first && !watch.phase.is_unsettled() {
+            return;
+        }
+        let phase = Phase::Pending { reorged: false };
+        self.table.set_phase(hash, phase, now_ms);
+        let interval = self.options.check_interval().min(PENDING_CHECK_MS);
+        self.table.schedule(hash, now_ms + interval);
+        if is_first {
+            self.publish(hash, now_ms, output);
         }
     }
 

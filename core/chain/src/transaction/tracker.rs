@@ -248,7 +248,7 @@ impl TransactionTracker {
             self.retract(block, now_ms, &mut output);
         }
         let block = &update.included;
-        self.chain.include(block, update.finalized);
+        self.chain.include(update);
         self.count_confirmations(now_ms, &mut output);
         for (position, transaction) in block.transactions.iter().enumerate() {
             self.include(block, position, transaction, now_ms, &mut output);
@@ -333,6 +333,7 @@ impl TransactionTracker {
     fn retract(&mut self, block: &BlockData, now_ms: i64, output: &mut TrackerOutput) {
         let at = num_hash(block);
         self.chain.retract(&at);
+        self.reopen(&at, now_ms, output);
         for hash in self.table.take_block(&at) {
             let watch = self.table.get(&hash);
             // Without an outcome the inclusion was never published, so neither is its end.
@@ -343,6 +344,30 @@ impl TransactionTracker {
             if was_published {
                 self.publish(hash, now_ms, output);
             }
+        }
+    }
+
+    /// Watches the transactions again that ended in a block which a reorg retracts although it was
+    /// called final.
+    fn reopen(&mut self, at: &BlockNumHash, now_ms: i64, output: &mut TrackerOutput) {
+        for (hash, ended) in self.ended.take_block(at) {
+            tracing::warn!(chain = self.options.chain, %hash, number = at.number, "a reorg retracts a final transaction: an endpoint called its block final too early");
+            if self.table.contains(&hash) {
+                continue;
+            }
+            let slot = self.slots.occupy(hash);
+            let phase = Phase::Pending { reorged: true };
+            self.table
+                .insert(slot, ended.account, phase, now_ms, now_ms);
+            if let Some(watch) = self.table.get_mut(&hash) {
+                watch.durable = ended.durable;
+                watch.rules = ended.rules;
+                watch.transfer = ended.transfer;
+                watch.abi = ended.abi;
+            }
+            self.table.mark_changed(hash);
+            self.table.schedule(hash, now_ms);
+            self.publish(hash, now_ms, output);
         }
     }
 
@@ -462,8 +487,18 @@ impl TransactionTracker {
                 status.set_state(TransactionState::Finalized);
                 self.push(hash, status.clone(), output);
             }
+            let at = watch.phase.block();
+            let ended = EndedWatch {
+                status,
+                at,
+                account: watch.account,
+                transfer: watch.transfer.clone(),
+                durable: watch.durable.clone(),
+                rules: watch.rules,
+                abi: watch.abi.clone(),
+            };
             self.table.remove(&hash);
-            self.ended.insert(hash, status);
+            self.ended.insert(hash, ended);
         }
     }
 
@@ -628,11 +663,24 @@ impl TransactionTracker {
     }
 }
 
-/// The final statuses of the newest watches that ended.
+/// A watch that a final block ended. A reorg of that block continues it.
+#[derive(Debug)]
+struct EndedWatch {
+    status: TransactionStatus,
+    /// The final block.
+    at: Option<BlockNumHash>,
+    account: Option<(Address, u64)>,
+    transfer: Option<Box<Transfer>>,
+    durable: Option<BTreeSet<Box<str>>>,
+    rules: bool,
+    abi: Box<[String]>,
+}
+
+/// The newest watches that ended, with their final statuses.
 #[derive(Debug)]
 struct EndedStatuses {
     max: usize,
-    statuses: HashMap<B256, TransactionStatus>,
+    statuses: HashMap<B256, EndedWatch>,
     order: VecDeque<B256>,
 }
 
@@ -646,11 +694,22 @@ impl EndedStatuses {
     }
 
     fn get(&self, hash: &B256) -> Option<&TransactionStatus> {
-        self.statuses.get(hash)
+        self.statuses.get(hash).map(|ended| &ended.status)
     }
 
-    fn insert(&mut self, hash: B256, status: TransactionStatus) {
-        if self.statuses.insert(hash, status).is_none() {
+    /// Takes those that this block ended.
+    fn take_block(&mut self, at: &BlockNumHash) -> Vec<(B256, EndedWatch)> {
+        let is_of_block = |_: &B256, ended: &mut EndedWatch| ended.at == Some(*at);
+        let taken: Vec<_> = self.statuses.extract_if(is_of_block).collect();
+        if !taken.is_empty() {
+            let statuses = &self.statuses;
+            self.order.retain(|hash| statuses.contains_key(hash));
+        }
+        taken
+    }
+
+    fn insert(&mut self, hash: B256, ended: EndedWatch) {
+        if self.statuses.insert(hash, ended).is_none() {
             self.order.push_back(hash);
         }
         if self.order.len() > self.max

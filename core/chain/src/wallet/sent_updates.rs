@@ -17,7 +17,7 @@ use tidewire_proto::{
 };
 use tidewire_store::{Batch, Table};
 
-use crate::ReceiptId;
+use crate::{ChainUpdate, ReceiptId};
 
 /// Sent updates by chain and height. Existing stores have this name.
 const SENT: Table = Table("chain.told");
@@ -209,6 +209,11 @@ impl SentUpdates {
         Retraction::Complete(block.updates)
     }
 
+    /// Lowers the newest final height, if a reorg retracts a block that was called final.
+    pub(super) fn correct_finalized(&mut self, update: &ChainUpdate) {
+        self.finalized = update.finalized_after(self.finalized);
+    }
+
     /// Returns the transactions that the newest block makes confirmed or final, and forgets
     /// the blocks that no reorg can reach.
     pub(super) fn advance(
@@ -219,10 +224,10 @@ impl SentUpdates {
         now_ms: i64,
     ) -> Updates {
         self.finalized = self.finalized.max(finalized);
-        let by_depth = (head + 1).checked_sub(rules.finality_depth);
+        let by_depth = head.saturating_add(1).checked_sub(rules.finality_depth);
         // The chain's own finality overrides depth.
         let last_final = self.finalized.or(by_depth);
-        let last_confirmed = (head + 1).checked_sub(rules.required.into());
+        let last_confirmed = head.saturating_add(1).checked_sub(rules.required.into());
         let mut sent = Vec::new();
         for block in &mut self.blocks {
             let has_reached = |last: Option<u64>| last.is_some_and(|last| block.number <= last);
@@ -295,7 +300,7 @@ impl SentUpdates {
 
     fn prune(&mut self, head: u64, rules: ConfirmationRules) {
         while let Some(oldest) = self.blocks.front() {
-            let is_safe = oldest.number + rules.reorg_limit < head;
+            let is_safe = oldest.number.saturating_add(rules.reorg_limit) < head;
             if oldest.stage < Stage::Final || !is_safe {
                 return;
             }

@@ -343,6 +343,7 @@ impl WalletTracker {
 
     fn settle(&mut self, update: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
         let head = update.included.block.number;
+        self.sent.correct_finalized(update);
         let updates = self
             .sent
             .advance(head, update.finalized, self.rules, now_ms);
@@ -403,7 +404,7 @@ impl WalletTracker {
                         );
                     }
                     self.trace_pause = (self.trace_pause * 2).clamp(1, MAX_TRACE_PAUSE);
-                    self.trace_from = number + self.trace_pause;
+                    self.trace_from = number.saturating_add(self.trace_pause);
                 }
             }
         }

@@ -11,11 +11,13 @@ use alloy::{
     primitives::{B256, keccak256},
 };
 use serde_json::{Value, json};
-use support::{RECEIPT_FAULTS, account, hash, transaction};
+use support::{RECEIPT_FAULTS, account, hash, refused, transaction};
 use tidewire_chain::{
     RpcError,
     decode::CustomErrors,
-    transaction::{Interest, TransactionOptions, TransactionTracker, is_provisional_end},
+    transaction::{
+        Interest, NodeRequest, TransactionOptions, TransactionTracker, is_provisional_end,
+    },
 };
 use tidewire_proto::v1::TransactionState as State;
 use world::{SECOND, World, options};
@@ -548,4 +550,73 @@ fn a_status_says_whether_its_watch_ended_without_a_final_block() {
         world.mine(&[]);
     }
     assert!(!is_provisional_end(&world.published.pop().unwrap()));
+}
+
+#[test]
+fn a_block_of_an_unknown_height_counts_once_it_is_proved() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    let at = world.mine(&[sent]);
+    // A server that starts later does not have this block.
+    world.restart();
+    let anchor = world.mine(&[]);
+    let ask = |world: &mut World| {
+        let request = NodeRequest::Transaction(sent);
+        let response = world.node.respond(&request.calls()[0]);
+        let now = world.now;
+        world.tracker.apply_responses(request, &[response], now)
+    };
+    let interest = Interest::Session;
+    world.tracker.watch(sent, interest, world.now).unwrap();
+    let output = ask(&mut world);
+    assert!(output.statuses.is_empty(), "{output:?}");
+    let [request @ NodeRequest::Inclusion { .. }] = output.requests.as_slice() else {
+        panic!("{output:?}");
+    };
+    assert!(
+        matches!(request, NodeRequest::Inclusion { at: found, anchor: Some(oldest), .. }
+            if *found == at && *oldest == anchor)
+    );
+    let now = world.now;
+    for unproved in [Ok(Value::Null), Err(refused(-32_000, None))] {
+        let output = world
+            .tracker
+            .apply_responses(request.clone(), &[unproved], now);
+        world.take(output);
+        assert_eq!(world.status(&sent).state(), State::Pending);
+    }
+    let proved = world.node.respond(&request.calls()[0]);
+    let output = world
+        .tracker
+        .apply_responses(request.clone(), &[proved], now);
+    world.take(output);
+    let status = world.status(&sent);
+    assert_eq!(status.state(), State::Confirming);
+    assert_eq!(status.block_number, Some(at.number));
+}
+
+#[test]
+fn a_reorg_of_a_block_that_was_called_final_corrects_the_state() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    world.watch(sent);
+    world.mine(&[]);
+    let mut update = world.node.mine(&[sent]);
+    update.finalized = Some(update.included.block.number);
+    let output = world.tracker.apply(&update, world.now);
+    world.take(output);
+    assert_eq!(world.status(&sent).state(), State::Finalized);
+    world.mine(&[]);
+    world.reorg(2, &[]);
+    let status = world.status(&sent);
+    assert_eq!(status.state(), State::Pending);
+    assert_eq!(status.reorged, Some(true));
+    // It is watched again: another block includes it.
+    let again = world.send(1, 0, 5);
+    world.mine(&[again]);
+    assert_eq!(world.status(&sent).state(), State::Confirming);
+    for _ in 0..6 {
+        world.mine(&[]);
+    }
+    assert_eq!(world.status(&sent).state(), State::Finalized);
 }
