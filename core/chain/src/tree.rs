@@ -175,8 +175,9 @@ impl HeaderTree {
             return Plan::Canonical;
         }
         let reach = self.limit as u64;
-        if head.number > tip.number + reach {
-            return Plan::TooFar(tip.number + reach);
+        let farthest = tip.number.saturating_add(reach);
+        if head.number > farthest {
+            return Plan::TooFar(farthest);
         }
         let oldest = self.canonical.front().map_or(0, |block| block.number);
         let mut block = *head;

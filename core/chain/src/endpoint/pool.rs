@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use serde::de::DeserializeOwned;
 use serde_json::{
     Value,
     value::{RawValue, to_raw_value},
@@ -111,13 +110,18 @@ impl EndpointPool {
         endpoints.map(|(_, _, endpoint)| endpoint.clone()).collect()
     }
 
-    /// The time since which no endpoint has returned a result, and the reason of each. None while
-    /// one does.
-    pub(crate) fn outage(&self) -> Option<(Duration, String)> {
+    /// The time since which every endpoint is in trouble, and the reason of each: it returns no
+    /// result, or has the trouble that is known of the endpoint with an index. None while one works.
+    pub(crate) fn outage(
+        &self,
+        known: impl Fn(usize) -> Option<(Duration, String)>,
+    ) -> Option<(Duration, String)> {
         let mut shortest = Duration::MAX;
         let mut reasons = Vec::with_capacity(self.endpoints.len());
-        for endpoint in self.endpoints.iter() {
-            let (age, reason) = endpoint.trouble()?;
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            // Calls may have results while none of them is a head: the longer trouble counts.
+            let troubles = endpoint.trouble().into_iter().chain(known(index));
+            let (age, reason) = troubles.max_by_key(|(age, _)| *age)?;
             shortest = shortest.min(age);
             reasons.push(format!("{}: {reason}", endpoint.address()));
         }
@@ -128,25 +132,6 @@ impl EndpointPool {
     /// is no sign that its blocks can be used.
     pub(crate) fn is_distrusted(&self) -> bool {
         self.endpoints.iter().all(|one| one.is_distrusted())
-    }
-
-    /// Calls one endpoint after the other until one returns a result.
-    pub(crate) async fn call<T: DeserializeOwned>(
-        &self,
-        call: Call,
-        height: u64,
-    ) -> Result<T, Failure> {
-        let mut last = no_endpoint();
-        let order = self.by_health_for(height, &[call.method]);
-        for endpoint in order.into_iter().take(MAX_TRIES) {
-            tokio::time::sleep(endpoint.backoff().min(MAX_WAIT)).await;
-            match endpoint.call(call.clone()).await {
-                Ok(result) => return Ok(result),
-                Err(failure) if failure.is_local() => last = failure,
-                Err(failure) => return Err(failure),
-            }
-        }
-        Err(last)
     }
 }
 

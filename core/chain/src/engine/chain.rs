@@ -21,7 +21,9 @@ use crate::{
     ChainConfig, ChainError, ConfigError, Finality, Provenance,
     block_store::BlockStore,
     endpoint::EndpointPool,
-    fork_choice::{HeadListener, HeadTracker, Heads, PollIntervals, SequencedUpdate},
+    fork_choice::{
+        HeadListener, HeadTracker, Heads, PollIntervals, SequencedUpdate, fork_choice_grace,
+    },
     interest::{InterestRegistry, WalletLookup},
     journal::Journal,
     mempool::MempoolListener,
@@ -128,7 +130,9 @@ impl Chain {
                 "the chain continues from a stored block"
             );
         }
-        let updates = self.spawn_fork_choice(tree, tasks, cancel);
+        let grace = fork_choice_grace(self.config.block_time());
+        let heads = Arc::new(Heads::new(self.pool.endpoints().len(), grace));
+        let updates = self.spawn_fork_choice(heads.clone(), tree, tasks, cancel);
         let (inputs, pending) = self.connect(updates);
         let mempool = MempoolListener {
             chain: id,
@@ -142,6 +146,7 @@ impl Chain {
             chain: id,
             name: self.config.label(),
             pool: self.pool.clone(),
+            heads,
             newest: self.newest.clone(),
             has_outage: self.has_outage.clone(),
         };
@@ -225,11 +230,11 @@ impl Chain {
     /// stands. Returns the updates of the chain.
     fn spawn_fork_choice(
         &self,
+        heads: Arc<Heads>,
         tree: HeaderTree,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> mpsc::Receiver<SequencedUpdate> {
-        let heads = Arc::new(Heads::new(self.pool.endpoints().len()));
         for (index, endpoint) in self.pool.endpoints().iter().enumerate() {
             let listener = HeadListener {
                 chain: self.config.id,

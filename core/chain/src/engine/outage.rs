@@ -4,6 +4,9 @@
 //! The first report comes within five seconds, and further ones every minute. Each names the
 //! endpoints by scheme and host, with the newest reason of each.
 //!
+//! An endpoint is of no use as well while it answers, but returns no head, or only heads that cannot
+//! be linked or loaded.
+//!
 //! An outage ends with a result. If every endpoint returned an invalid response lately, a new
 //! block is needed, or two minutes without one more: such an endpoint returns results between
 //! its invalid blocks, and clients would hear of an end and a beginning each time.
@@ -21,7 +24,7 @@ use tidewire_proto::v1::Block;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoint::EndpointPool;
+use crate::{endpoint::EndpointPool, fork_choice::Heads};
 
 /// The time without any result after which a chain has an outage.
 const FIRST_REPORT: Duration = Duration::from_secs(3);
@@ -38,6 +41,8 @@ pub(super) struct OutageMonitor {
     /// The configured name of the chain.
     pub(super) name: String,
     pub(super) pool: EndpointPool,
+    /// The heads of the endpoints.
+    pub(super) heads: Arc<Heads>,
     /// The newest block of the chain.
     pub(super) newest: Arc<Mutex<Option<Block>>>,
     /// Whether the chain has an outage, as requests read it.
@@ -56,7 +61,7 @@ impl OutageMonitor {
             sleep(CHECK_INTERVAL).await;
             let newest = self.newest.lock().as_ref().map(|block| block.hash.clone());
             let observation = Observation {
-                trouble: self.pool.outage(),
+                trouble: self.pool.outage(|index| self.heads.trouble(index)),
                 is_distrusted: self.pool.is_distrusted(),
                 newest,
             };

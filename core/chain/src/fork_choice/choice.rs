@@ -3,11 +3,16 @@
 //! [`ForkChoice::choose`] decides which head the chain follows, and so whether a reorg
 //! happens. The rules are listed in the [module](super).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use alloy::primitives::B256;
-use futures::future::join_all;
-use tokio::time::Instant;
+use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use tidewire_stream::Backoff;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{HeadSource, Heads, headers::fetch_header};
 use crate::{
@@ -17,6 +22,20 @@ use crate::{
     rpc_types::{header_by_number, header_by_tag},
     tree::{HeadPosition, HeaderTree, Plan},
 };
+
+/// The pauses in which the heads of an endpoint are not followed, because they took too long to link:
+/// the first one, and the longest.
+const FIRST_HOLD: Duration = Duration::from_secs(2);
+const LAST_HOLD: Duration = Duration::from_secs(30);
+
+/// The time after a pause after which pauses begin with the first one again.
+const HOLD_MEMORY: Duration = Duration::from_secs(300);
+
+/// The longest time that an endpoint has to link its head while others have heads to follow.
+const MAX_LINK_TIME: Duration = Duration::from_secs(2);
+
+/// The longest wait for the responses of other endpoints.
+pub(super) const POLL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Heads that are ignored at the same time. Endpoints that invent heads cost no more memory.
 const MAX_IGNORED: usize = 64;
@@ -30,6 +49,11 @@ pub(super) enum HeadChoice {
     Wait(Duration),
     /// Choose again at the next report.
     Idle,
+}
+
+/// The time for which a doubtful state must last before it counts.
+pub(crate) fn fork_choice_grace(block_time: Duration) -> Duration {
+    block_time.clamp(Duration::from_millis(500), Duration::from_secs(15))
 }
 
 /// The configured bounds of the fork choice.
@@ -50,6 +74,8 @@ pub(super) struct ForkChoice {
     heads: Arc<Heads>,
     rules: Rules,
     ignored: IgnoredHeads,
+    /// The endpoints whose heads are not followed for a while.
+    held: HashMap<usize, Hold>,
     /// Since when only lower heads of other branches are reported.
     lower: GracePeriod,
     /// Since when the reported heads do not link to the chain.
@@ -68,9 +94,10 @@ impl ForkChoice {
                 agreement: config.agreement,
                 catch_up: config.catch_up,
                 proofs: ProofPolicy::of(config),
-                grace: block_time.clamp(Duration::from_millis(500), Duration::from_secs(15)),
+                grace: fork_choice_grace(block_time),
             },
             ignored: IgnoredHeads::default(),
+            held: HashMap::new(),
             lower: GracePeriod::default(),
             unlinked: GracePeriod::default(),
             agreed: None,
@@ -86,12 +113,21 @@ impl ForkChoice {
             .enumerate()
             .filter_map(|(index, head)| Some((index, (*head)?)))
             .collect();
+        // With heads of held endpoints alone, those are better than none.
+        let has_other = candidates
+            .iter()
+            .any(|(index, _)| self.held_for(*index).is_zero());
+        let pause = |(index, head): &(usize, BlockRef)| {
+            let held = self.held_for(*index);
+            let held = if has_other { held } else { Duration::ZERO };
+            self.ignored.remaining(head).max(held)
+        };
         let ignored_for = candidates
             .iter()
-            .map(|(_, head)| self.ignored.remaining(head))
+            .map(pause)
             .filter(|remaining| !remaining.is_zero())
             .min();
-        candidates.retain(|(_, head)| self.ignored.remaining(head).is_zero());
+        candidates.retain(|candidate| pause(candidate).is_zero());
         candidates.sort_by_key(|(_, head)| std::cmp::Reverse(head.number));
         let tip = tree.tip();
         let is_supported =
@@ -100,6 +136,9 @@ impl ForkChoice {
         let mut has_lower = false;
         for (index, head) in candidates {
             let position = tree.position(&head);
+            if position == HeadPosition::Canonical {
+                self.heads.report_usable(index);
+            }
             if matches!(position, HeadPosition::SameHeight | HeadPosition::Lower) {
                 self.heads.poll_at_full_speed();
             }
@@ -144,7 +183,8 @@ impl ForkChoice {
             return false;
         };
         let response = fetch_header(endpoint, header_by_tag("latest"), self.rules.proofs);
-        let Ok(Some(head)) = response.await else {
+        // A slow endpoint must not hold the choice between the others' heads.
+        let Ok(Ok(Some(head))) = timeout(POLL_LIMIT, response).await else {
             return false;
         };
         self.heads.report(index, head, HeadSource::Poll);
@@ -173,12 +213,15 @@ impl ForkChoice {
                     && !heads.get(*other).is_some_and(is_same)
             });
             let proofs = self.rules.proofs;
-            let responses = others
-                .map(|(_, endpoint)| fetch_header(endpoint, header_by_number(head.number), proofs));
-            let responses = join_all(responses).await;
-            let has_block =
-                |response: &&Result<_, _>| matches!(response, Ok(Some(header)) if header == head);
-            count += responses.iter().filter(has_block).count();
+            let mut responses: FuturesUnordered<_> = others
+                .map(|(_, endpoint)| fetch_header(endpoint, header_by_number(head.number), proofs))
+                .collect();
+            // A slow endpoint delays nothing once enough others have the block.
+            while count < required
+                && let Some(response) = responses.next().await
+            {
+                count += usize::from(matches!(response, Ok(Some(header)) if header == *head));
+            }
         }
         if count >= required {
             self.agreed = Some(head.hash);
@@ -200,7 +243,8 @@ impl ForkChoice {
                 self.heads.report(index, head, HeadSource::Poll);
             }
         });
-        join_all(polls).await;
+        // A slow endpoint reports its head later.
+        let _ = timeout(POLL_LIMIT, join_all(polls)).await;
     }
 
     /// Whether another endpoint's head is on the chain, or may still turn out to link to it.
@@ -235,6 +279,67 @@ impl ForkChoice {
         head.number.saturating_sub(tip) > self.rules.catch_up
     }
 
+    /// Does not follow the heads of an endpoint for a while, which is returned, as long as others
+    /// have heads.
+    pub(super) fn hold(&mut self, endpoint: usize) -> Duration {
+        let now = Instant::now();
+        let hold = self.held.entry(endpoint).or_insert_with(|| Hold {
+            backoff: Backoff::new(FIRST_HOLD, LAST_HOLD),
+            until: now,
+        });
+        if now.saturating_duration_since(hold.until) > HOLD_MEMORY {
+            hold.backoff.reset();
+        }
+        let pause = hold.backoff.next_pause();
+        hold.until = now + pause;
+        pause
+    }
+
+    fn held_for(&self, endpoint: usize) -> Duration {
+        let until = self.held.get(&endpoint).map(|hold| hold.until);
+        until.map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(Instant::now())
+        })
+    }
+
+    /// Waits until an endpoint had its time to link its head, and then until another endpoint has
+    /// another head above this height.
+    pub(super) fn others_are_ahead(
+        &self,
+        reporter: usize,
+        head: BlockRef,
+        height: u64,
+    ) -> impl Future<Output = ()> + use<> {
+        let (heads, time) = (self.heads.clone(), self.rules.grace.min(MAX_LINK_TIME));
+        let is_ignored: HashSet<B256> = self.ignored.0.keys().copied().collect();
+        async move {
+            sleep(time).await;
+            loop {
+                let all = heads.all().into_iter().enumerate();
+                let others = all.filter(|(index, _)| *index != reporter);
+                let mut others = others.filter_map(|(_, other)| other);
+                if others.any(|other| {
+                    other.number > height
+                        && other.hash != head.hash
+                        && !is_ignored.contains(&other.hash)
+                }) {
+                    return;
+                }
+                heads.changed().await;
+            }
+        }
+    }
+
+    /// Records that a head of an endpoint cannot be followed.
+    pub(super) fn report_unusable(&self, reporter: usize, reason: &str) {
+        self.heads.report_unusable(reporter, reason);
+    }
+
+    /// Records that the chain has a new block.
+    pub(super) fn record_progress(&self) {
+        self.heads.record_progress();
+    }
+
     /// Ignores a head for this time.
     pub(super) fn ignore(&mut self, head: &BlockRef, time: Duration) {
         self.ignored.insert(head, time);
@@ -261,6 +366,13 @@ impl ForkChoice {
     pub(super) async fn changed(&self) {
         self.heads.changed().await;
     }
+}
+
+/// The time in which the heads of an endpoint are not followed.
+#[derive(Debug)]
+struct Hold {
+    backoff: Backoff,
+    until: Instant,
 }
 
 /// Heads that cannot be followed, each until some time.

@@ -20,6 +20,9 @@ use crate::{
 /// The shortest pause before a failed endpoint is tried again.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
+/// The longest pause before an endpoint is polled again that returned no head.
+const FAILED_POLL_PAUSE: Duration = Duration::from_secs(1);
+
 /// Listens to the heads of one endpoint.
 pub(crate) struct HeadListener {
     pub(crate) chain: u64,
@@ -52,6 +55,7 @@ impl HeadListener {
                 Ok(subscription) => self.listen_to(subscription).await,
                 Err(Failure::Unsupported(_)) => ListenError::Unsupported,
                 Err(failure) => {
+                    self.report_silence(&failure);
                     tracing::debug!(chain = self.chain, endpoint = %self.endpoint.address(), %failure, "the subscription to heads failed");
                     ListenError::Disconnected
                 }
@@ -65,9 +69,11 @@ impl HeadListener {
 
     async fn poll_forever(&self) {
         loop {
-            // The endpoint records a failure itself, and backs off.
-            let _ = self.poll().await;
-            self.heads.poll_due(self.intervals).await;
+            // The endpoint records a failed call itself, and backs off.
+            match self.poll().await {
+                Ok(_) => self.heads.poll_due(self.intervals).await,
+                Err(_) => sleep(self.intervals.full.min(FAILED_POLL_PAUSE)).await,
+            }
             sleep(self.endpoint.backoff()).await;
         }
     }
@@ -94,6 +100,7 @@ impl HeadListener {
                         }
                     }
                     SubscriptionEvent::Closed(failure) => {
+                        self.report_silence(&failure);
                         self.endpoint.disconnect(&failure);
                         return ListenError::Disconnected;
                     }
@@ -114,13 +121,20 @@ impl HeadListener {
     async fn poll(&self) -> Result<BlockRef, Failure> {
         let response = fetch_header(&self.endpoint, header_by_tag("latest"), self.proofs);
         let missing = || Failure::NotFound("a head".to_owned());
-        let head = response.await?.ok_or_else(missing)?;
+        let head = response.await.and_then(|head| head.ok_or_else(missing));
+        let head = head.inspect_err(|failure| self.report_silence(failure))?;
         Ok(self.report(head, HeadSource::Poll))
     }
 
     async fn report_pushed(&self, head: &RawValue) -> Result<BlockRef, Failure> {
-        let head = parse_pushed_header(&self.endpoint, head, self.proofs).await?;
+        let head = parse_pushed_header(&self.endpoint, head, self.proofs).await;
+        let head = head.inspect_err(|failure| self.report_silence(failure))?;
         Ok(self.report(head, HeadSource::Subscription))
+    }
+
+    fn report_silence(&self, failure: &Failure) {
+        let reason = self.endpoint.redact(&failure.to_string());
+        self.heads.report_silence(self.index, &reason);
     }
 
     fn report(&self, head: BlockRef, source: HeadSource) -> BlockRef {

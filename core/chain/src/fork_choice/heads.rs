@@ -4,6 +4,9 @@
 //! operator calls, so it slows down while pushed heads advance the chain in time. It returns
 //! to full speed when a pushed head is overdue or endpoints disagree.
 //!
+//! A report expires some time after its endpoint failed: an endpoint that is gone supports no head.
+//! An endpoint is in trouble while it reports no head, and while its head cannot be followed.
+//!
 //! # Example
 //! With a block every 12 s, a polled endpoint is called every 4 s. While pushed heads arrive in
 //! time it is called once a minute. If no pushed head advances the chain for 18 s, it is called
@@ -31,17 +34,50 @@ pub(crate) enum HeadSource {
 /// The newest head of each endpoint.
 #[derive(Debug)]
 pub(crate) struct Heads {
-    by_endpoint: Mutex<Vec<Option<(BlockRef, HeadSource)>>>,
+    by_endpoint: Mutex<Vec<Entry>>,
+    /// The time after a failure for which the head before it still counts. A single failure is no
+    /// reason to leave a branch.
+    grace: Duration,
     changed: Notify,
     /// When a pushed head last advanced the chain. None: polling at full speed is due.
     last_push: watch::Sender<Option<Instant>>,
 }
 
+/// What is known of one endpoint's head.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    report: Option<(BlockRef, HeadSource)>,
+    /// Since when the endpoint reports no head.
+    silent: Option<HeadTrouble>,
+    /// Since when its heads cannot be followed.
+    unusable: Option<HeadTrouble>,
+}
+
+/// The start of a trouble, and its newest reason.
+#[derive(Debug, Clone)]
+struct HeadTrouble {
+    since: Instant,
+    reason: String,
+}
+
+impl HeadTrouble {
+    /// Goes on with a new reason.
+    fn go_on(trouble: &mut Option<Self>, reason: &str) {
+        let since = trouble
+            .as_ref()
+            .map_or_else(Instant::now, |before| before.since);
+        let reason = reason.to_owned();
+        *trouble = Some(Self { since, reason });
+    }
+}
+
 impl Heads {
-    /// An empty table for this number of endpoints.
-    pub(crate) fn new(endpoints: usize) -> Self {
+    /// An empty table for this number of endpoints. A head counts for `grace` after its endpoint
+    /// failed.
+    pub(crate) fn new(endpoints: usize, grace: Duration) -> Self {
         Self {
-            by_endpoint: Mutex::new(vec![None; endpoints]),
+            by_endpoint: Mutex::new(vec![Entry::default(); endpoints]),
+            grace,
             changed: Notify::new(),
             last_push: watch::channel(None).0,
         }
@@ -50,18 +86,59 @@ impl Heads {
     /// Records the head of an endpoint.
     pub(crate) fn report(&self, endpoint: usize, head: BlockRef, source: HeadSource) {
         if let Some(entry) = self.by_endpoint.lock().get_mut(endpoint) {
-            *entry = Some((head, source));
+            entry.report = Some((head, source));
+            entry.silent = None;
         }
         self.changed.notify_one();
     }
 
-    /// The head of each endpoint, by its index.
+    /// Records that an endpoint reports no head: a call failed, or returned none.
+    pub(crate) fn report_silence(&self, endpoint: usize, reason: &str) {
+        if let Some(entry) = self.by_endpoint.lock().get_mut(endpoint) {
+            HeadTrouble::go_on(&mut entry.silent, reason);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Records that the head of an endpoint cannot be followed.
+    pub(super) fn report_unusable(&self, endpoint: usize, reason: &str) {
+        if let Some(entry) = self.by_endpoint.lock().get_mut(endpoint) {
+            HeadTrouble::go_on(&mut entry.unusable, reason);
+        }
+    }
+
+    /// Records that the head of an endpoint is on the chain.
+    pub(super) fn report_usable(&self, endpoint: usize) {
+        if let Some(entry) = self.by_endpoint.lock().get_mut(endpoint) {
+            entry.unusable = None;
+        }
+    }
+
+    /// Records that the chain has a new block: the heads are judged anew.
+    pub(super) fn record_progress(&self) {
+        for entry in self.by_endpoint.lock().iter_mut() {
+            entry.unusable = None;
+        }
+    }
+
+    /// The time since which an endpoint has no head that can be followed, and the reason. None while
+    /// it has one.
+    pub(crate) fn trouble(&self, endpoint: usize) -> Option<(Duration, String)> {
+        let entries = self.by_endpoint.lock();
+        let entry = entries.get(endpoint)?;
+        let trouble = entry.silent.as_ref().or(entry.unusable.as_ref())?;
+        Some((trouble.since.elapsed(), trouble.reason.clone()))
+    }
+
+    /// The head of each endpoint, by its index. None of one that is gone.
     pub(crate) fn all(&self) -> Vec<Option<BlockRef>> {
         let entries = self.by_endpoint.lock();
-        entries
-            .iter()
-            .map(|entry| entry.map(|(head, _)| head))
-            .collect()
+        let head = |entry: &Entry| {
+            let silent = entry.silent.as_ref();
+            let is_gone = silent.is_some_and(|silent| silent.since.elapsed() >= self.grace);
+            entry.report.filter(|_| !is_gone).map(|(head, _)| head)
+        };
+        entries.iter().map(head).collect()
     }
 
     /// Waits for the next report of any endpoint. A report since the last wait ends the wait
@@ -72,8 +149,10 @@ impl Heads {
 
     /// Records that the chain advanced to the head of this endpoint.
     pub(crate) fn record_advance(&self, endpoint: usize) {
-        let entry = self.by_endpoint.lock().get(endpoint).copied().flatten();
-        if entry.is_some_and(|(_, source)| source == HeadSource::Subscription) {
+        let entries = self.by_endpoint.lock();
+        let report = entries.get(endpoint).and_then(|entry| entry.report);
+        drop(entries);
+        if report.is_some_and(|(_, source)| source == HeadSource::Subscription) {
             self.last_push.send_replace(Some(Instant::now()));
         }
     }
@@ -145,7 +224,7 @@ mod tests {
             hash: B256::ZERO,
             parent: B256::ZERO,
         };
-        let heads = Heads::new(2);
+        let heads = Heads::new(2, BLOCK);
         heads.report(0, head, HeadSource::Subscription);
         heads.report(1, head, HeadSource::Poll);
         heads
@@ -156,6 +235,21 @@ mod tests {
         let began = Instant::now();
         heads.poll_due(PollIntervals::of(BLOCK)).await;
         began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_counts_for_a_while_after_its_endpoint_failed() {
+        let heads = heads();
+        heads.report_silence(0, "gone");
+        assert!(heads.all()[0].is_some());
+        advance(BLOCK).await;
+        heads.report_silence(0, "still gone");
+        assert_eq!(heads.all()[0], None);
+        assert_eq!(heads.trouble(0), Some((BLOCK, "still gone".to_owned())));
+        assert!(heads.all()[1].is_some() && heads.trouble(1).is_none());
+        let head = heads.all()[1].unwrap();
+        heads.report(0, head, HeadSource::Poll);
+        assert!(heads.all()[0].is_some() && heads.trouble(0).is_none());
     }
 
     #[tokio::test(start_paused = true)]

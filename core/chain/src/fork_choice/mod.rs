@@ -20,6 +20,9 @@
 //! - A head at the height of the tip is followed once no endpoint reports the tip any more.
 //! - A lower head on another branch is followed likewise, if this lasts for a grace period.
 //!   One address may hide many nodes, and a node that lags on an old branch is no reorg.
+//! - A head counts no longer once its endpoint has failed for a grace period.
+//! - A head whose ancestors are missing, or take too long to read, loses against the heads of other
+//!   endpoints, and so do further heads of its endpoint for a while.
 //! - With `agreement = n`, all this holds only for a head that `n` endpoints have.
 //!
 //! # Example
@@ -35,6 +38,7 @@ mod headers;
 mod heads;
 
 pub(crate) use block_loader::load;
+pub(crate) use choice::fork_choice_grace;
 pub(crate) use head_listener::HeadListener;
 pub(crate) use head_tracker::{Continuity, HeadTracker, RetractedContent, SequencedUpdate};
 pub(crate) use headers::{fetch_header, parse_header};
