@@ -1,4 +1,5 @@
-//! Unknown types: transactions and receipts of other chains, and extra fields in headers.
+//! Unknown types: transactions and receipts of other chains, which the configuration names, and
+//! extra fields in headers.
 
 use alloy::primitives::B256;
 use serde_json::{Value, json};
@@ -113,7 +114,7 @@ async fn blocks_with_unknown_types_are_published_and_their_contents_are_watched(
         let accounts = node.accounts().await;
         let contract = logger(&node, &accounts[0]).await;
         let faulty = FaultyNode::in_front_of(&node, script).await;
-        let rest = "confirmations = 2\nfinality = 4";
+        let rest = "confirmations = 2\nfinality = 4\ntransaction_types = [0x7e, 0x6a, 0x55]";
         let server = on_chain_with(Server::builder(), 31337, &[over(&faulty)], rest);
         let server = server.start().await;
         wait_for_block(&server, 31337).await;

@@ -43,7 +43,7 @@ pub(crate) struct Heads {
     last_push: watch::Sender<Option<Instant>>,
 }
 
-/// What is known of one endpoint's head.
+/// The head of one endpoint, and its troubles.
 #[derive(Debug, Clone, Default)]
 struct Entry {
     report: Option<(BlockRef, HeadSource)>,
