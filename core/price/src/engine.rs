@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Weak},
     time::Duration,
@@ -17,7 +18,7 @@ use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source};
 use tidewire_stream::{Publisher, SharedClock, redacted_url};
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -29,12 +30,16 @@ use crate::{
     config::{SourceConfig, SourceSpec, SupplySpec},
     recording::{RecordedSource, Replay, ReplaySpeed, ReplayStart, sample_supplies},
     source::{FrameSink, SourceTask},
+    supervisor::reason,
     supply::SupplyTask,
     tls::tls_config,
 };
 
 /// The time between two ticks of the aggregator.
 const TICK: Duration = Duration::from_millis(100);
+
+/// The shortest time between two logged faults of ticks.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Frames that may wait for the recording's file. When the queue is full, the venues wait.
 const RECORDER_QUEUE: usize = 1_024;
@@ -68,6 +73,28 @@ struct LiveConnections {
 impl std::fmt::Debug for PriceEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PriceEngine").finish_non_exhaustive()
+    }
+}
+
+/// Ticks that a panic ended. Without them, no price would become stale any more.
+#[derive(Default)]
+struct TickFaults {
+    logged_at: Option<Instant>,
+}
+
+impl TickFaults {
+    /// Counts a tick that panicked, and logs one a minute at most. The next tick goes on.
+    fn note(&mut self, tick: std::thread::Result<()>) {
+        let Err(panic) = tick else { return };
+        metrics::counter!("tidewire_price_tick_faults_total").increment(1);
+        if self.logged_at.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
+            return;
+        }
+        self.logged_at = Some(Instant::now());
+        tracing::error!(
+            reason = reason(&*panic),
+            "a fault of this server ended a tick of the prices; the next one goes on"
+        );
     }
 }
 
@@ -235,9 +262,11 @@ impl PriceEngine {
         tasks.spawn(async move {
             let mut ticks = interval(TICK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            let mut faults = TickFaults::default();
             while cancel.run_until_cancelled(ticks.tick()).await.is_some() {
                 if !engine.time.is_playing() {
-                    engine.aggregator.lock().tick(engine.now_us());
+                    let tick = || engine.aggregator.lock().tick(engine.now_us());
+                    faults.note(catch_unwind(AssertUnwindSafe(tick)));
                 }
             }
         });

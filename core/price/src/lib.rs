@@ -20,6 +20,7 @@ mod market;
 mod provider;
 pub mod recording;
 mod source;
+mod supervisor;
 mod supply;
 mod symbol;
 mod tls;

@@ -24,6 +24,7 @@ use crate::{
     clock::now_us,
     config::{MAX_SUPPLY, SupplySpec},
     http_client,
+    supervisor::restart_on_panic,
     venue::excerpt,
 };
 
@@ -55,7 +56,8 @@ impl SupplyTask {
     /// Polls until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         // Dropping the future leaves no partial update.
-        cancel.run_until_cancelled(self.poll_forever()).await;
+        let tasks = restart_on_panic("supply source", || self.poll_forever(), |_| {});
+        cancel.run_until_cancelled(tasks).await;
     }
 
     async fn poll_forever(&self) {

@@ -108,7 +108,7 @@ pub(super) fn confidence(
 fn half_distance(low: Decimal, high: Decimal) -> Option<Decimal> {
     // Offers may cross for a moment.
     let distance = high.checked_sub(low)?;
-    Some(distance.abs() / Decimal::TWO)
+    distance.abs().checked_div(Decimal::TWO)
 }
 
 /// The middle of some prices, which it sorts.
@@ -122,12 +122,17 @@ pub(super) fn middle(prices: &mut [Decimal]) -> Option<Decimal> {
     Some(upper)
 }
 
-/// Halved first where the sum would overflow.
-fn mean(a: Decimal, b: Decimal) -> Decimal {
-    match a.checked_add(b) {
-        Some(sum) => sum / Decimal::TWO,
-        None => a / Decimal::TWO + b / Decimal::TWO,
-    }
+/// The mean of two prices, the lower first. It lies between them, also where their sum is too large
+/// for a decimal: the sum of two halves that were rounded up would be too.
+fn mean(low: Decimal, high: Decimal) -> Decimal {
+    let halved = low
+        .checked_add(high)
+        .and_then(|sum| sum.checked_div(Decimal::TWO));
+    let stepped = || {
+        let half = high.checked_sub(low)?.checked_div(Decimal::TWO)?;
+        low.checked_add(half)
+    };
+    halved.or_else(stepped).unwrap_or(low)
 }
 
 #[cfg(test)]
@@ -147,6 +152,14 @@ mod tests {
             },
         };
         of.iter().enumerate().map(contribution).collect()
+    }
+
+    #[test]
+    fn the_mean_of_the_greatest_numbers_lies_between_them() {
+        let (most, next) = (Decimal::MAX, Decimal::MAX - Decimal::ONE);
+        assert_eq!(middle(&mut [most, most]), Some(most));
+        let mean = middle(&mut [most, next]).unwrap();
+        assert!((next..=most).contains(&mean), "{mean}");
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub struct Aggregator {
     window_symbols: Vec<usize>,
     windows_advanced_us: i64,
     deadlines: Deadlines<QuoteIndex>,
+    /// Quotes that have ended, whose symbols' prices are not yet published without them.
+    ended: Vec<QuoteIndex>,
     market: Market,
     overview_channel: ChannelName,
     publisher: Arc<dyn Publisher>,
@@ -122,6 +124,7 @@ impl Aggregator {
             window_symbols: Vec::new(),
             windows_advanced_us: 0,
             deadlines: Deadlines::default(),
+            ended: Vec::new(),
             market: Market::new(market_symbols, config.supply.clone()),
             overview_channel: channel("market:overview")?,
             publisher,

@@ -45,7 +45,8 @@ pub(super) fn exclude_outliers(candidates: &mut [Candidate], limit: Decimal) {
     if is_close(candidates, limit) {
         return;
     }
-    readmit(candidates, limit / Decimal::TWO);
+    let half = limit.checked_div(Decimal::TWO);
+    readmit(candidates, half.unwrap_or_default());
     exclude_furthest_first(candidates, limit);
 }
 

@@ -177,7 +177,8 @@ impl Aggregator {
             quote.deadline_us = None;
         }
         self.converted.retain(|index| !ended.contains(index));
-        self.publish_ended(ended, now_us);
+        self.ended.extend(ended);
+        self.publish_ended(now_us);
         self.market.remove_source(id.index);
         self.sources[id.index].remove();
         Ok(id)

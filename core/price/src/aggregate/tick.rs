@@ -22,10 +22,9 @@ impl Aggregator {
     /// deadlines that are due, not with the number of symbols. Once a second, the market overview
     /// adds up the figures of all symbols.
     pub fn tick(&mut self, now_us: i64) {
-        let mut ended = Vec::new();
-        self.end_lost(now_us, &mut ended);
-        self.end_silent(now_us, &mut ended);
-        self.publish_ended(ended, now_us);
+        self.end_lost(now_us);
+        self.end_silent(now_us);
+        self.publish_ended(now_us);
         self.advance_windows(now_us);
         let (symbols, sources) = (&self.symbols, &self.sources);
         let live = |symbol: usize| symbols[symbol].live_price();
@@ -38,16 +37,20 @@ impl Aggregator {
         }
     }
 
-    /// Publishes the prices without these ended quotes.
-    pub(super) fn publish_ended(&mut self, mut ended: Vec<QuoteIndex>, now_us: i64) {
+    /// Publishes the prices without the ended quotes.
+    pub(super) fn publish_ended(&mut self, now_us: i64) {
         // Publishing waits until all of them have ended: when two sources end at once, neither
         // shows for a moment as the only one.
-        ended.sort_unstable();
-        for index in &ended {
-            self.publish_quote(*index, now_us);
+        self.ended.sort_unstable_by(|a, b| b.cmp(a));
+        for position in (0..self.ended.len()).rev() {
+            self.publish_quote(self.ended[position], now_us);
         }
-        ended.dedup_by_key(|index| index.symbol);
-        for QuoteIndex { symbol, quote } in ended {
+        // Each symbol is taken out before it is published, so that a panic of one leaves the others
+        // to the next tick.
+        while let Some(QuoteIndex { symbol, quote }) = self.ended.pop() {
+            while self.ended.last().is_some_and(|next| next.symbol == symbol) {
+                self.ended.pop();
+            }
             let timestamp_us = self.symbols[symbol].quotes[quote].timestamp_us;
             self.publish_aggregate(symbol, timestamp_us, now_us);
         }
@@ -71,7 +74,7 @@ impl Aggregator {
     }
 
     /// Ends the quotes of connections that did not come back within [`LOST_GRACE_US`].
-    fn end_lost(&mut self, now_us: i64, ended: &mut Vec<QuoteIndex>) {
+    fn end_lost(&mut self, now_us: i64) {
         for (source, status) in self.sources.iter_mut().enumerate() {
             for (link, state) in status.links.iter_mut().enumerate() {
                 let is_over = |lost_us: &mut i64| lost_us.saturating_add(LOST_GRACE_US) <= now_us;
@@ -82,7 +85,7 @@ impl Aggregator {
                     let quote = &mut self.symbols[index.symbol].quotes[index.quote];
                     if quote.liveness == Liveness::Live && quote.link == link {
                         quote.liveness = Liveness::Disconnected;
-                        ended.push(*index);
+                        self.ended.push(*index);
                     }
                 }
             }
@@ -90,7 +93,7 @@ impl Aggregator {
     }
 
     /// Ends the quotes that have been silent too long.
-    fn end_silent(&mut self, now_us: i64, ended: &mut Vec<QuoteIndex>) {
+    fn end_silent(&mut self, now_us: i64) {
         while let Some((deadline_us, index)) = self.deadlines.pop_due(now_us) {
             let symbol = &mut self.symbols[index.symbol];
             let stale_after_us = symbol.stale_after_us();
@@ -108,7 +111,7 @@ impl Aggregator {
             quote.deadline_us = None;
             if quote.liveness == Liveness::Live {
                 quote.liveness = Liveness::Silent;
-                ended.push(index);
+                self.ended.push(index);
             }
         }
     }

@@ -25,7 +25,10 @@ use super::{
     chart::{Chart, TickOutcome},
     codec,
 };
-use crate::{PriceEngine, PriceError, Symbol, aggregate::PriceObservation, error::unknown_symbol};
+use crate::{
+    PriceEngine, PriceError, Symbol, aggregate::PriceObservation, error::unknown_symbol,
+    supervisor::restart_on_panic,
+};
 
 /// Time between two publications of a forming candle.
 const PUBLISH: Duration = Duration::from_millis(250);
@@ -386,6 +389,10 @@ impl Candles {
 
     /// Publishes and saves until cancelled, and then saves once more.
     pub async fn run(self, cancel: CancellationToken) {
+        restart_on_panic("candles", || self.publish_and_save(&cancel), |_| {}).await;
+    }
+
+    async fn publish_and_save(&self, cancel: &CancellationToken) {
         let mut ticks = interval(PUBLISH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pruned_hour = 0;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::connection::{EndReason, VenueConnection, connect, read_frames, read_until};
 pub(crate) use self::frame_sink::FrameSink;
 use self::{sse::SseError, subscriptions::Parts};
-use crate::{LinkState, config::SourceSpec, venue::Refusal};
+use crate::{LinkState, config::SourceSpec, supervisor::restart_on_panic, venue::Refusal};
 
 /// The shortest time between two logged failures of a source.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -59,7 +59,15 @@ impl SourceTask {
     /// Connects and reconnects until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         // Dropping the future between two frames interrupts no frame.
-        cancel.run_until_cancelled(self.reconnect_forever()).await;
+        let tasks = restart_on_panic(
+            &self.spec.name,
+            || self.reconnect_forever(),
+            |reason| {
+                let reason = format!("a fault of this server ended the connection: {reason}");
+                self.sink.set_link_state(&LinkState::Lost(reason));
+            },
+        );
+        cancel.run_until_cancelled(tasks).await;
     }
 
     async fn reconnect_forever(&self) {

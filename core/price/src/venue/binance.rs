@@ -14,7 +14,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, change_percent, decode, missing, positive, refusal, request_id, statistic},
+    field::{Text, change_percent, decode, missing, price, refusal, request_id, size, statistic},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -229,8 +229,8 @@ fn trade(
             Some(id) => TradeId::Aggregate(id.a),
             None => TradeId::Single(frame.t.ok_or_else(|| missing("t"))?),
         },
-        price: positive("p", &frame.p)?,
-        size: size(&frame.s, positive("q", &frame.q)?),
+        price: price("p", &frame.p)?,
+        size: trade_size(&frame.s, size("q", &frame.q)?),
         side: match fields.flag("m", frame.m) {
             Some(true) => TradeSide::Sell,
             Some(false) => TradeSide::Buy,
@@ -249,7 +249,7 @@ fn is_coin_margined(name: &str) -> bool {
         .is_some_and(|(pair, _)| pair.ends_with("USD"))
 }
 
-fn size(name: &str, number: Decimal) -> Size {
+fn trade_size(name: &str, number: Decimal) -> Size {
     if is_coin_margined(name) {
         Size::Contracts(number)
     } else {
@@ -275,7 +275,7 @@ fn ticker(event: &[u8], of_whole: Documented) -> Result<VenueEvent<'_>, ParseErr
     let open = fields.statistic("o", Documented::Text, frame.o);
     let from_open = || change_percent(open, statistic(Some(&frame.c)));
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(positive("c", &frame.c)?),
+        last: Some(price("c", &frame.c)?),
         last_id: frame.last_id,
         bid: fields.offer("b", of_whole, frame.b),
         ask: fields.offer("a", of_whole, frame.a),

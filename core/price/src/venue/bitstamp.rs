@@ -12,7 +12,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, KeepAlive, Limits, ParseError, Size, Trade, TradeId, VenueEvent,
-    field::{Text, decode, positive, refusal},
+    field::{Text, decode, price, refusal, size},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -128,8 +128,8 @@ fn trade<'a>(frame: &BitstampFrame<'a>) -> Result<VenueEvent<'a>, ParseError> {
     Ok(VenueEvent::Trade(Trade {
         name,
         id: TradeId::Sparse(trade.id),
-        price: positive("price_str", &trade.price_str)?,
-        size: Size::Base(positive("amount_str", &trade.amount_str)?),
+        price: price("price_str", &trade.price_str)?,
+        size: Size::Base(size("amount_str", &trade.amount_str)?),
         side: match fields.integer("type", Documented::Number, trade.side) {
             Some(0) => TradeSide::Buy,
             Some(1) => TradeSide::Sell,

@@ -12,7 +12,7 @@ use smallvec::smallvec;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, decode, entries, positive, refusal, request_id},
+    field::{Text, decode, entries, price, refusal, request_id, size},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -158,11 +158,11 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     }
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Sparse(number(&frame.i)),
-        price: positive("p", &frame.p)?,
+        price: price("p", &frame.p)?,
         size: if is_inverse(&frame.s) {
-            Size::Quote(positive("v", &frame.v)?)
+            Size::Quote(size("v", &frame.v)?)
         } else {
-            Size::Base(positive("v", &frame.v)?)
+            Size::Base(size("v", &frame.v)?)
         },
         side: fields.side("S", frame.side),
         venue_time_us: fields.epoch("T", Documented::Number, frame.time),
@@ -196,7 +196,7 @@ fn ticker<'a>(
     let volume = fields.statistic("volume24h", of_whole, frame.volume);
     let turnover = fields.statistic("turnover24h", of_whole, frame.turnover);
     Ok(VenueEvent::Ticker(Ticker {
-        last: last.map(|last| positive("lastPrice", last)).transpose()?,
+        last: last.map(|last| price("lastPrice", last)).transpose()?,
         last_id: None,
         // The spot market has none.
         bid: fields.offer("bid1Price", Documented::OptionalText, frame.bid1_price),

@@ -12,7 +12,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, change_percent, decode, missing, positive, refusal, statistic},
+    field::{Text, change_percent, decode, missing, price, refusal, size, statistic},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -99,8 +99,8 @@ fn trade(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let mut fields = SideFields::default();
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(id),
-        price: positive("price", &needed("price", frame.price)?)?,
-        size: Size::Base(positive("size", &needed("size", frame.size)?)?),
+        price: price("price", &needed("price", frame.price)?)?,
+        size: Size::Base(size("size", &needed("size", frame.size)?)?),
         // The side is the maker's, so the taker's is the opposite.
         side: match fields.side("side", frame.side) {
             TradeSide::Buy => TradeSide::Sell,
@@ -115,15 +115,15 @@ fn trade(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
 
 fn ticker(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let last = needed("price", frame.price)?;
-    let price = statistic(Some(&last));
+    let number = statistic(Some(&last));
     let mut fields = SideFields::default();
     let open = fields.statistic("open_24h", Documented::Text, frame.open_24h);
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(positive("price", &last)?),
+        last: Some(price("price", &last)?),
         last_id: frame.trade_id,
         bid: fields.offer("best_bid", Documented::Text, frame.best_bid),
         ask: fields.offer("best_ask", Documented::Text, frame.best_ask),
-        change_percent: change_percent(open, price),
+        change_percent: change_percent(open, number),
         volume: Volume::in_base(fields.statistic("volume_24h", Documented::Text, frame.volume_24h)),
         // The time of the last match.
         stamp: fields

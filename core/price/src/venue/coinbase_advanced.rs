@@ -14,7 +14,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
-    field::{Text, decode, entries, integer, positive, refusal},
+    field::{Text, decode, entries, integer, price, refusal, size},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -154,8 +154,8 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let mut fields = SideFields::default();
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(integer("trade_id", &frame.trade_id)?),
-        price: positive("price", &frame.price)?,
-        size: Size::Base(positive("size", &frame.size)?),
+        price: price("price", &frame.price)?,
+        size: Size::Base(size("size", &frame.size)?),
         // The documentation does not define whose side `side` is.
         side: TradeSide::Unspecified,
         venue_time_us: fields.rfc3339("time", Documented::Text, frame.time),
@@ -169,7 +169,7 @@ fn ticker<'a>(entry: &'a str, timestamp: RawField<'_>) -> Result<VenueEvent<'a>,
     let mut fields = SideFields::default();
     let (change, volume) = (frame.price_percent_chg_24_h, frame.volume_24_h);
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(positive("price", &frame.price)?),
+        last: Some(price("price", &frame.price)?),
         last_id: None,
         bid: fields.offer("best_bid", Documented::Text, frame.best_bid),
         ask: fields.offer("best_ask", Documented::Text, frame.best_ask),

@@ -2,7 +2,7 @@
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 
-use super::{Size, Volume, field::positive};
+use super::{Size, Volume, field::size};
 use crate::Symbol;
 
 /// The value of one contract, as an amount of base or of quote.
@@ -44,7 +44,7 @@ impl Contract {
                 asset if asset == symbol.quote() => ContractUnit::Quote,
                 _ => return None,
             };
-            let amount = positive("amount", amount).ok()?;
+            let amount = size("amount", amount).ok()?;
             Some(Self { amount, unit })
         };
         read().ok_or_else(|| ContractError {

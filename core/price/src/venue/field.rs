@@ -62,22 +62,50 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_
     }
 }
 
-/// Parses a price or size exactly: a number above zero.
-pub(super) fn positive(field: &str, text: &str) -> Result<Decimal, ParseError> {
+/// The smallest price and the smallest size that count: 10^-18.
+const LEAST: Decimal = Decimal::from_parts(1, 0, 0, false, 18);
+
+/// The largest price that counts, 10^12, and the largest size, 10^15. A product of the two has room
+/// in a decimal, which holds 7.9 × 10^28, and so has a price times the microseconds of a window or a
+/// currency's rate. A stranger's number therefore makes no other number overflow.
+const MOST_PRICE: Decimal = Decimal::from_parts(0xd4a5_1000, 0xe8, 0, false, 0);
+const MOST_SIZE: Decimal = Decimal::from_parts(0xa4c6_8000, 0x0003_8d7e, 0, false, 0);
+
+/// The smallest and the largest statistic that count, beside zero. Products and quotients of two are
+/// finite.
+const LEAST_STATISTIC: f64 = 1e-30;
+const MOST_STATISTIC: f64 = 1e30;
+
+/// Parses a price exactly: a number above zero, from 10^-18 to 10^12.
+pub(super) fn price(field: &str, text: &str) -> Result<Decimal, ParseError> {
+    positive(field, text, MOST_PRICE)
+}
+
+/// Parses a size exactly: a number above zero, from 10^-18 to 10^15.
+pub(super) fn size(field: &str, text: &str) -> Result<Decimal, ParseError> {
+    positive(field, text, MOST_SIZE)
+}
+
+fn positive(field: &str, text: &str, most: Decimal) -> Result<Decimal, ParseError> {
     exact(text)
-        .filter(|value| *value > Decimal::ZERO)
+        .filter(|value| (LEAST..=most).contains(value))
         .ok_or_else(|| ParseError {
             kind: FaultKind::BadValue,
             detail: format!(
-                "`{field}` is {:?}, expected a number above zero",
+                "`{field}` is {:?}, expected a number above zero, from 1e-18 to {most}",
                 excerpt(text)
             ),
         })
 }
 
+/// Whether a number is in the range of prices.
+pub(super) fn is_price(number: Decimal) -> bool {
+    (LEAST..=MOST_PRICE).contains(&number)
+}
+
 /// Parses a price that a venue may leave out or set to zero.
-pub(super) fn maybe_positive(text: Option<&str>) -> Option<Decimal> {
-    text.and_then(exact).filter(|value| *value > Decimal::ZERO)
+pub(super) fn maybe_price(text: Option<&str>) -> Option<Decimal> {
+    text.and_then(exact).filter(|number| is_price(*number))
 }
 
 /// A number, exactly or not at all.
@@ -116,10 +144,13 @@ pub(super) fn shifted(number: Decimal, exponent: i32) -> Option<Decimal> {
     number.checked_mul(Decimal::try_from_i128_with_scale(power, 0).ok()?)
 }
 
-/// Parses a statistic, which is approximate by nature.
+/// Parses a statistic, which is approximate by nature: zero, or a number from 10^-30 to 10^30 of
+/// either sign.
 pub(super) fn statistic(text: Option<&str>) -> Option<f64> {
     text.and_then(|text| text.parse().ok())
-        .filter(|number: &f64| number.is_finite())
+        .filter(|number: &f64| {
+            *number == 0.0 || (LEAST_STATISTIC..=MOST_STATISTIC).contains(&number.abs())
+        })
 }
 
 /// The change from `open` to `last`, in percent.
@@ -391,10 +422,10 @@ mod tests {
     #[test]
     fn numbers_are_exact_or_refused() {
         assert_eq!(
-            positive("p", "0.00012345678901").unwrap().to_string(),
+            price("p", "0.00012345678901").unwrap().to_string(),
             "0.00012345678901"
         );
-        assert_eq!(positive("p", "1e-8").unwrap().to_string(), "0.00000001");
+        assert_eq!(price("p", "1e-8").unwrap().to_string(), "0.00000001");
         // Zeros after the last digit are no digits.
         let zeros = |digits: &str| format!("{digits}{}", "0".repeat(40));
         for (text, expected) in [
@@ -403,10 +434,10 @@ mod tests {
             (zeros("1.2") + "e3", "1200"),
             ("1.25e+1".to_owned(), "12.5"),
             ("120E-1".to_owned(), "12"),
-            ("0.1e28".to_owned(), "1000000000000000000000000000"),
-            ("10e-28".to_owned(), "0.000000000000000000000000001"),
+            ("0.1e13".to_owned(), "1000000000000"),
+            ("10e-19".to_owned(), "0.000000000000000001"),
         ] {
-            let number = positive("p", &text).unwrap().normalize();
+            let number = price("p", &text).unwrap().normalize();
             assert_eq!(number.to_string(), expected, "{text}");
         }
         // One digit more than fits is refused, not rounded.
@@ -416,10 +447,38 @@ mod tests {
             &long,
         ] {
             assert_eq!(
-                positive("p", bad).unwrap_err().kind,
+                price("p", bad).unwrap_err().kind,
                 FaultKind::BadValue,
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn numbers_that_could_make_others_overflow_are_refused() {
+        let greatest = Decimal::MAX.to_string();
+        for (text, is_a_price, is_a_size) in [
+            ("1e-18", true, true),
+            ("9e-19", false, false),
+            ("1e12", true, true),
+            ("1000000000000.1", false, true),
+            ("1e15", false, true),
+            ("1000000000000000.1", false, false),
+            (&greatest, false, false),
+        ] {
+            assert_eq!(price("p", text).is_ok(), is_a_price, "{text}");
+            assert_eq!(maybe_price(Some(text)).is_some(), is_a_price, "{text}");
+            assert_eq!(size("q", text).is_ok(), is_a_size, "{text}");
+        }
+        for (text, is_read) in [
+            ("0", true),
+            ("-1e30", true),
+            ("1e-30", true),
+            ("1e31", false),
+            ("1e-320", false),
+            ("NaN", false),
+        ] {
+            assert_eq!(statistic(Some(text)).is_some(), is_read, "{text}");
         }
     }
 }

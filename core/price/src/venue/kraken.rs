@@ -11,7 +11,7 @@ use smallvec::smallvec;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{NumberText, Text, decode, entries, joined, positive, request_id},
+    field::{NumberText, Text, decode, entries, joined, price, request_id, size},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets, Refusal, RefusalScope},
 };
@@ -156,8 +156,8 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let mut fields = SideFields::default();
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(frame.trade_id),
-        price: positive("price", frame.price.text())?,
-        size: Size::Base(positive("qty", frame.qty.text())?),
+        price: price("price", frame.price.text())?,
+        size: Size::Base(size("qty", frame.qty.text())?),
         side: fields.side("side", frame.side),
         venue_time_us: fields.rfc3339("timestamp", Documented::Text, frame.timestamp),
         name: frame.symbol,
@@ -171,7 +171,7 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let volume = fields.statistic("volume", Documented::Number, frame.volume);
     let average = fields.statistic("vwap", Documented::Number, frame.vwap);
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(positive("last", frame.last.text())?),
+        last: Some(price("last", frame.last.text())?),
         last_id: None,
         bid: fields.offer("bid", Documented::Number, frame.bid),
         ask: fields.offer("ask", Documented::Number, frame.ask),

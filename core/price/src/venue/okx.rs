@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
-        Text, change_percent, decode, entries, integer, positive, refusal, request_id, statistic,
+        Text, change_percent, decode, entries, integer, price, refusal, request_id, size, statistic,
     },
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
@@ -161,11 +161,11 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
             first: last.saturating_sub(count - 1),
             last,
         },
-        price: positive("px", &frame.px)?,
+        price: price("px", &frame.px)?,
         size: if is_contract(&frame.inst_id) {
-            Size::Contracts(positive("sz", &frame.sz)?)
+            Size::Contracts(size("sz", &frame.sz)?)
         } else {
-            Size::Base(positive("sz", &frame.sz)?)
+            Size::Base(size("sz", &frame.sz)?)
         },
         side: fields.side("side", frame.side),
         venue_time_us: fields.epoch("ts", Documented::Text, frame.ts),
@@ -196,7 +196,7 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let mut fields = SideFields::default();
     let open = fields.statistic("open24h", Documented::Text, frame.open);
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(positive("last", &frame.last)?),
+        last: Some(price("last", &frame.last)?),
         last_id: None,
         bid: fields.offer("bidPx", Documented::Text, frame.bid_px),
         ask: fields.offer("askPx", Documented::Text, frame.ask_px),

@@ -15,7 +15,7 @@ use smallvec::smallvec;
 use super::{
     Events, FaultKind, Limits, ParseError, Stamp, Ticker, VenueEvent,
     event::excerpt,
-    field::{decode, entries, epoch_us, missing, shifted},
+    field::{decode, entries, epoch_us, is_price, missing, shifted},
     side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
@@ -122,14 +122,14 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 fn update(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let update: PythUpdate<'_> = serde_json::from_str(entry)?;
     let price = scaled("price", &update.price.price, update.price.expo)?;
-    if price <= Decimal::ZERO {
+    if !is_price(price) {
         return Err(bad("price", &update.price.price));
     }
     let mut fields = SideFields::default();
     let confidence = fields.read("conf", Documented::Text, update.price.conf, |text| {
         scaled("conf", text, update.price.expo).ok()
     });
-    let offer = |offer: Option<Decimal>| offer.filter(|offer| *offer > Decimal::ZERO);
+    let offer = |offer: Option<Decimal>| offer.filter(|offer| is_price(*offer));
     let published: Option<i64> = fields.integer(
         "publish_time",
         Documented::Number,
@@ -160,7 +160,7 @@ fn bad(field: &str, text: &str) -> ParseError {
     ParseError {
         kind: FaultKind::BadValue,
         detail: format!(
-            "`{field}` is {:?}, expected a whole number above zero",
+            "`{field}` is {:?}, expected a whole number above zero, in all from 1e-18 to 1e12",
             excerpt(text)
         ),
     }
@@ -194,8 +194,9 @@ mod tests {
 
     #[test]
     fn an_exponent_may_be_above_zero() {
-        for (expo, price) in [(":2,", "618380100000100"), (":0,", "6183801000001")] {
-            let frame = UPDATE.replace(":-8,", expo);
+        let round = UPDATE.replace("6183801000001", "61838");
+        for (expo, price) in [(":2,", "6183800"), (":0,", "61838")] {
+            let frame = round.replace(":-8,", expo);
             let ticker = testing::ticker(KIND, &frame);
             assert_eq!(
                 ticker.last.unwrap().normalize().to_string(),

@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 use tidewire_proto::v1::TradeSide;
 
-use super::field::{epoch_us, maybe_positive, rfc3339_us, side, statistic};
+use super::field::{epoch_us, maybe_price, rfc3339_us, side, statistic};
 
 /// A field as it is in the frame. `None` if it is missing or `null`.
 pub(super) type RawField<'a> = Option<&'a RawValue>;
@@ -129,7 +129,7 @@ impl SideFields {
         field: RawField<'_>,
     ) -> Option<Decimal> {
         let offer = self.read(name, documented, field, |text| {
-            let offer = maybe_positive(Some(text));
+            let offer = maybe_price(Some(text));
             let is_zero = || statistic(Some(text)) == Some(0.0);
             offer.or_else(|| is_zero().then_some(Decimal::ZERO))
         });

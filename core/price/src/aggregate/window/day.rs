@@ -97,7 +97,7 @@ impl DayWindow {
             .filter(|piece| piece.until_us <= start_us)
         {
             self.before = Some(first.price);
-            self.sum -= first.value;
+            self.sum = self.sum.saturating_sub(first.value);
             self.pieces.pop_front();
         }
         if self.pieces.is_empty() {
@@ -122,7 +122,7 @@ impl DayWindow {
                         from_us: last.from_us,
                         until_us: piece.until_us,
                         price: piece.price,
-                        value: last.value + piece.value,
+                        value: last.value.saturating_add(piece.value),
                     };
                 }
                 _ => self.pieces.push_back(piece),
@@ -154,7 +154,7 @@ impl DayWindow {
         let start_us = now_us.saturating_sub(DAY_US);
         let ended = self.ended_by(start_us);
         let (count, sum) = ended.fold((0, self.sum), |(count, sum), piece| {
-            (count + 1, sum - piece.value)
+            (count + 1, sum.saturating_sub(piece.value))
         });
         let sum = sum.to_f64()?;
         let outside = self

@@ -44,7 +44,7 @@ impl Ema {
             step,
             price,
         });
-        if before.price != price || step - before.step > NEGLIGIBLE_AFTER {
+        if before.price != price || step.saturating_sub(before.step) > NEGLIGIBLE_AFTER {
             *before = EmaState {
                 average: before.average(step),
                 step: step.max(before.step),
@@ -77,13 +77,16 @@ fn remainder_after(mut steps: i64) -> Decimal {
     if steps > NEGLIGIBLE_AFTER {
         return Decimal::ZERO;
     }
-    let mut factor = Decimal::from(REMAINDER.0) / Decimal::from(REMAINDER.1);
+    let (part, whole) = REMAINDER;
+    let one_step = Decimal::from(part).checked_div(Decimal::from(whole));
+    let mut factor = one_step.unwrap_or_default();
     let mut left = Decimal::ONE;
     while steps > 0 {
+        // Both are below one, so their products are too.
         if steps % 2 == 1 {
-            left *= factor;
+            left = left.saturating_mul(factor);
         }
-        factor *= factor;
+        factor = factor.saturating_mul(factor);
         steps /= 2;
     }
     left

@@ -78,14 +78,14 @@ impl Sum {
         let area = self.area.checked_add(other.area);
         area.map_or(self, |area| Self {
             area,
-            covered_us: self.covered_us + other.covered_us,
+            covered_us: self.covered_us.saturating_add(other.covered_us),
         })
     }
 
     fn less(self, other: Self) -> Self {
         Self {
-            area: self.area - other.area,
-            covered_us: self.covered_us - other.covered_us,
+            area: self.area.saturating_sub(other.area),
+            covered_us: self.covered_us.saturating_sub(other.covered_us),
         }
     }
 }
@@ -165,9 +165,10 @@ impl Twap {
             });
         }
         if let Some((price, from_us)) = self.now {
-            sum = sum.plus(Sum::of(price, now_us - from_us.max(start_us)));
+            let covered_us = now_us.saturating_sub(from_us.max(start_us));
+            sum = sum.plus(Sum::of(price, covered_us));
         }
-        if sum.covered_us == 0 {
+        if sum.covered_us <= 0 {
             // The price was set at this very moment.
             let (price, _) = self.now?;
             return Some(Mean {
@@ -189,8 +190,13 @@ impl Segment {
             return self.sum;
         }
         // Exact: the area is a multiple of the time.
-        let price = self.sum.area / Decimal::from(self.sum.covered_us);
-        Sum::of(price, start_us - self.from_us)
+        let price = self
+            .sum
+            .area
+            .checked_div(Decimal::from(self.sum.covered_us));
+        price.map_or_else(Sum::default, |price| {
+            Sum::of(price, start_us.saturating_sub(self.from_us))
+        })
     }
 }
 
