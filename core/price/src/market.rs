@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use tidewire_proto::v1::{MarketCoverage, MarketOverview, RecentTrade, TopMover, TradeSide};
 
-use crate::{Symbol, decimal::to_wire};
+use crate::{Symbol, clock::ClockStep, decimal::to_wire};
 
 /// The shortest time between two publications, in microseconds: clients refresh a table.
 const INTERVAL_US: i64 = 1_000_000;
@@ -160,6 +160,14 @@ impl Market {
         self.supplies.received_us = Some(now_us);
         for symbol in 0..self.entries.len() {
             self.mark_outdated(symbol);
+        }
+    }
+
+    /// Moves its times by a step of the clock. Recent trades keep the venues' times.
+    pub(crate) fn step_back(&mut self, step: ClockStep) {
+        step.apply(&mut self.due_us);
+        if let Some(received_us) = &mut self.supplies.received_us {
+            step.apply(received_us);
         }
     }
 

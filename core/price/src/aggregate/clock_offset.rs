@@ -13,6 +13,8 @@
 //! trades is over sooner. An offset that no working clock has gives way to a usual one at once: it
 //! came from old data that arrived first.
 
+use crate::clock::ClockStep;
+
 /// How long a lowest offset is used, in microseconds; at most twice as long.
 const GENERATION_US: i64 = 30_000_000;
 
@@ -94,6 +96,17 @@ impl ClockOffset {
         } else {
             VenueTime::Future(late_us.saturating_neg())
         }
+    }
+
+    /// Moves the offset with a step of this server's clock.
+    pub(crate) fn step_back(&mut self, step: ClockStep) {
+        if let Some(running) = &mut self.state {
+            step.apply(&mut running.least_us);
+            step.apply(&mut running.previous_us);
+            step.apply(&mut running.since_us);
+        }
+        step.apply(&mut self.candidate_us);
+        step.apply(&mut self.candidate_since_us);
     }
 
     /// The running offset, in microseconds. Positive if the venue's clock is behind, or its

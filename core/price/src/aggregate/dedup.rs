@@ -15,7 +15,7 @@
 //! venue sends 101 and 108: 101 is a duplicate, and 108 reveals 2 more (106 and 107).
 
 use super::seen_numbers::{NumberRanges, NumberSet};
-use crate::venue::TradeId;
+use crate::{clock::ClockStep, venue::TradeId};
 
 /// A number further below the highest is not a late trade: the venue restarted its numbering.
 const MAX_LATENESS: u64 = 1_000;
@@ -217,6 +217,16 @@ impl TradeDedup {
             return Some(false);
         }
         (!self.is_first_on_connection).then_some(id > self.newest)
+    }
+
+    /// Moves its times by a step of the clock.
+    pub(super) fn step_back(&mut self, step: ClockStep) {
+        if let Some(restarted_us) = &mut self.restarted_us {
+            step.apply(restarted_us);
+        }
+        if let SeenNumbers::Sparse(set) = &mut self.seen {
+            set.step_back(step);
+        }
     }
 
     /// Prepares for a new connection. The venue may restart its numbering or repeat trades, so old

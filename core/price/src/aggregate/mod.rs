@@ -10,6 +10,7 @@
 //! been silent too long, by the rules of `staleness`.
 
 mod clock_offset;
+mod clock_step;
 mod dedup;
 mod listeners;
 mod methods;
@@ -83,6 +84,8 @@ pub struct Aggregator {
     converted: Vec<QuoteIndex>,
     /// Symbols whose price changes as time passes, because their method has a window.
     window_symbols: Vec<usize>,
+    /// The newest time so far, in microseconds since the Unix epoch.
+    newest_us: i64,
     windows_advanced_us: i64,
     deadlines: Deadlines<QuoteIndex>,
     /// Quotes that have ended, whose symbols' prices are not yet published without them.
@@ -122,6 +125,7 @@ impl Aggregator {
             converted: Vec::new(),
             sources: Vec::new(),
             window_symbols: Vec::new(),
+            newest_us: 0,
             windows_advanced_us: 0,
             deadlines: Deadlines::default(),
             ended: Vec::new(),
@@ -174,6 +178,7 @@ impl Aggregator {
         if !self.is_current(source) {
             return;
         }
+        self.follow_clock(arrival_us);
         match event {
             VenueEvent::Trade(trade) => self.apply_trade(source, trade, arrival_us),
             VenueEvent::Ticker(ticker) => self.apply_ticker(source, ticker, arrival_us),

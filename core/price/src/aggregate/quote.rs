@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     Symbol, VenueKind,
+    clock::ClockStep,
     config::SymbolSpec,
     decimal::to_wire,
     venue::{Contract, Ticker, Trade, TradeId},
@@ -315,6 +316,35 @@ impl Quote {
             day.add(price, value, now_us);
         }
         TradeOutcome::Counted { size, missing }
+    }
+
+    /// Moves all times by a step of the clock. `window_us` is the window of the symbol's method.
+    pub(super) fn step_back(&mut self, step: ClockStep, window_us: i64) {
+        for at_us in [
+            &mut self.last_arrival_us,
+            &mut self.formed_us,
+            &mut self.timestamp_us,
+        ] {
+            step.apply(at_us);
+        }
+        let deadline = self.deadline_us.as_mut();
+        for at_us in deadline.into_iter().chain(&mut self.trade_arrival_us) {
+            step.apply(at_us);
+        }
+        // Nothing tells whether the venue's clock was set back too.
+        self.last_trade_us = None;
+        if let Some(published) = &mut self.last_published {
+            step.apply(&mut published.timestamp_us);
+        }
+        let conversion = self.conversion.as_mut();
+        if let Some(rate) = conversion.and_then(|conversion| conversion.rate.as_mut()) {
+            step.apply(&mut rate.formed_us);
+        }
+        if let Some(day) = &mut self.day {
+            day.step_back(step);
+        }
+        self.volume.step_back(step, window_us);
+        self.dedup.step_back(step);
     }
 
     /// Records that data arrived. The quote is live.

@@ -13,6 +13,8 @@
 
 use std::collections::VecDeque;
 
+use crate::clock::ClockStep;
+
 /// Ranges of each quote. Beyond that, the ones furthest from the newest number are forgotten.
 const MAX_RANGES: usize = 1_024;
 
@@ -129,6 +131,11 @@ impl NumberSet {
                 && generation.binary_search(&number).is_ok()
         };
         is_in(&self.current) || is_in(&self.previous)
+    }
+
+    /// Moves its time by a step of the clock.
+    pub(super) fn step_back(&mut self, step: ClockStep) {
+        step.apply(&mut self.since_us);
     }
 
     /// Adds a number that has not arrived before.

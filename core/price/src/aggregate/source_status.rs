@@ -10,6 +10,7 @@ use tidewire_stream::redacted_url;
 use super::{clock_offset::ClockOffset, snapshot::Provenance};
 use crate::{
     Symbol,
+    clock::ClockStep,
     config::SourceSpec,
     venue::{FaultKind, ParseError},
 };
@@ -143,6 +144,19 @@ impl SourceStatus {
 
     pub(crate) fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// Moves its times by a step of this server's clock, from which that of the venue now differs as
+    /// much more.
+    pub(crate) fn step_back(&mut self, step: ClockStep) {
+        self.offset.step_back(step);
+        let lost = self
+            .links
+            .iter_mut()
+            .filter_map(|link| link.lost_us.as_mut());
+        for at_us in lost.chain(&mut self.last_arrival_us) {
+            step.apply(at_us);
+        }
     }
 
     /// Counts an unusable frame. The first of each kind is logged.

@@ -250,6 +250,7 @@ impl Aggregator {
         if !self.is_current(source) {
             return;
         }
+        self.follow_clock(now_us);
         let change = self.sources[source.index].set_link_state(link, state, now_us);
         if change == LinkChange::Same {
             return;

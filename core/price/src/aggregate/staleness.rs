@@ -21,6 +21,8 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
+use crate::clock::ClockStep;
+
 /// Messages in one generation of silences.
 const GENERATION_LEN: u32 = 256;
 
@@ -104,6 +106,15 @@ impl<K: Ord> Default for Deadlines<K> {
 impl<K: Ord> Deadlines<K> {
     pub(super) fn push(&mut self, at_us: i64, key: K) {
         self.0.push(Reverse((at_us, key)));
+    }
+
+    /// Moves all deadlines by a step of the clock.
+    pub(super) fn step_back(&mut self, step: ClockStep) {
+        let mut all = std::mem::take(&mut self.0).into_vec();
+        for Reverse((at_us, _)) in &mut all {
+            step.apply(at_us);
+        }
+        self.0 = all.into();
     }
 
     /// Takes out one deadline that has passed, with its time.

@@ -15,6 +15,7 @@ use super::{
     window::{Ema, Twap},
 };
 use crate::{
+    clock::ClockStep,
     config::{Method, SymbolSpec},
     decimal::to_wire,
     market::LivePrice,
@@ -70,6 +71,20 @@ impl SymbolState {
             // A sum that is too large for a decimal stands still.
             let sum = traded.map_or(value, |traded| traded.checked_add(value).unwrap_or(traded));
             *traded = Some(sum);
+        }
+    }
+
+    /// Moves all times by a step of the clock.
+    pub(super) fn step_back(&mut self, step: ClockStep) {
+        let window_us = self.spec.window_us;
+        self.twap.step_back(step);
+        self.ema.step_back(step, window_us);
+        step.apply(&mut self.last_included_us);
+        for snapshot in self.last.iter_mut().chain(&mut self.published) {
+            step.apply(&mut snapshot.timestamp_us);
+        }
+        for quote in &mut self.quotes {
+            quote.step_back(step, window_us);
         }
     }
 

@@ -22,6 +22,7 @@ impl Aggregator {
     /// deadlines that are due, not with the number of symbols. Once a second, the market overview
     /// adds up the figures of all symbols.
     pub fn tick(&mut self, now_us: i64) {
+        self.follow_clock(now_us);
         self.end_lost(now_us);
         self.end_silent(now_us);
         self.publish_ended(now_us);

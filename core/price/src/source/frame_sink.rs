@@ -92,7 +92,7 @@ impl FrameSink {
     }
 
     pub(super) async fn accept(&self, frame: &[u8]) -> FrameOutcome {
-        let arrival_us = now_us(&*self.clock);
+        let mut arrival_us = now_us(&*self.clock);
         if let Some(recorder) = &self.recorder {
             let line = RecordedFrame {
                 time_us: arrival_us,
@@ -101,6 +101,8 @@ impl FrameSink {
             };
             // A closed recorder ends this task too.
             let _ = recorder.send(line).await;
+            // A wait for the file must not look like a clock that was set back.
+            arrival_us = now_us(&*self.clock);
         }
         let parsed = self.kind.parse(frame);
         self.aggregator

@@ -17,6 +17,8 @@ use std::collections::VecDeque;
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 
+use crate::clock::ClockStep;
+
 const DAY_US: i64 = 24 * 3_600 * 1_000_000;
 
 /// Pieces of each quote in memory.
@@ -183,6 +185,22 @@ impl DayWindow {
     /// Whether the figures cover the whole 24 hours.
     pub(crate) fn is_whole(&self, now_us: i64) -> bool {
         self.covered_us(now_us) == DAY_US
+    }
+
+    /// Moves all times by a step of the clock.
+    pub(crate) fn step_back(&mut self, step: ClockStep) {
+        for piece in &mut self.pieces {
+            step.apply(&mut piece.from_us);
+            step.apply(&mut piece.until_us);
+        }
+        for (from_us, until_us) in &mut self.holes {
+            step.apply(from_us);
+            step.apply(until_us);
+        }
+        let first = self.first.as_mut().map(|(at_us, _)| at_us);
+        for at_us in first.into_iter().chain(&mut self.lost_us) {
+            step.apply(at_us);
+        }
     }
 
     /// Records that the source is not connected from now on.

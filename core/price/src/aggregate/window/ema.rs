@@ -12,7 +12,7 @@
 
 use rust_decimal::Decimal;
 
-use crate::decimal::round;
+use crate::{clock::ClockStep, decimal::round};
 
 /// Steps in a window: the periods of the chart's average.
 const STEPS: i64 = 60;
@@ -51,6 +51,18 @@ impl Ema {
                 price,
             };
         }
+    }
+
+    /// Moves its steps by a step of the clock.
+    pub(crate) fn step_back(&mut self, step: ClockStep, window_us: i64) {
+        if let Some(state) = &mut self.0 {
+            state.step = state.step.saturating_sub(step.slots(window_us / STEPS));
+        }
+    }
+
+    /// Begins anew with the next price.
+    pub(crate) fn restart(&mut self) {
+        self.0 = None;
     }
 
     /// The average at `now_us`, if there was any price.

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use rust_decimal::Decimal;
 
-use crate::decimal::divide;
+use crate::{clock::ClockStep, decimal::divide};
 
 /// Segments of each symbol in memory.
 const MAX_SEGMENTS: usize = 256;
@@ -117,6 +117,17 @@ impl Twap {
         self.drop_before(now_us.saturating_sub(window_us));
         if self.past.len() > MAX_SEGMENTS {
             self.merge_neighbours(window_us / MIN_PIECES);
+        }
+    }
+
+    /// Moves all times by a step of the clock.
+    pub(crate) fn step_back(&mut self, step: ClockStep) {
+        for segment in &mut self.past {
+            step.apply(&mut segment.from_us);
+            step.apply(&mut segment.until_us);
+        }
+        if let Some((_, since_us)) = &mut self.now {
+            step.apply(since_us);
         }
     }
 

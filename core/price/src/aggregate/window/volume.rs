@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 
 use rust_decimal::Decimal;
 
+use crate::clock::ClockStep;
+
 /// Slots in a window: fine enough that one leaving slot hardly moves a price.
 const SLOTS: i64 = 60;
 
@@ -57,6 +59,14 @@ impl VolumeWindow {
             // Also if the clock seems to have gone back.
             Some((last, turnover)) if *last >= number => turnover.add(trade),
             _ => self.slots.push_back((number, trade)),
+        }
+    }
+
+    /// Moves its slots by a step of the clock.
+    pub(crate) fn step_back(&mut self, step: ClockStep, window_us: i64) {
+        let slots = step.slots(window_us / SLOTS);
+        for (number, _) in &mut self.slots {
+            *number = number.saturating_sub(slots);
         }
     }
 
