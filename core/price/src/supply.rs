@@ -15,7 +15,7 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use serde_json::{Value, value::RawValue};
-use tidewire_stream::{SharedClock, redacted_url};
+use tidewire_stream::{SharedClock, redact_url, redacted_url};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -111,6 +111,11 @@ impl SupplyTask {
         redacted_url(&self.spec.url)
     }
 
+    /// A text of the source for the log.
+    fn redacted(&self, text: &str) -> String {
+        excerpt(&redact_url(text, &self.spec.url))
+    }
+
     /// Requests the document and returns its body.
     async fn request(&self) -> Result<BytesMut, String> {
         let got = http_client::get(&self.spec.url, "application/json", self.tls.clone());
@@ -144,7 +149,7 @@ impl SupplyTask {
         let supplies: BTreeMap<String, &RawValue> =
             serde_json::from_slice(body).map_err(|error| {
                 let begin = body.get(..EXCERPT_BYTES).unwrap_or(body);
-                let found = excerpt(&String::from_utf8_lossy(begin));
+                let found = self.redacted(&String::from_utf8_lossy(begin));
                 match error.is_data() {
                     true => format!("its answer begins with {found:?}, {EXPECTED}"),
                     false => format!(
@@ -162,7 +167,7 @@ impl SupplyTask {
                 Some(coins) => Ok((asset, coins)),
                 None => Err(format!(
                     "{asset} is {:?}, expected a number of coins above zero, {MAX_SUPPLY:e} at most",
-                    excerpt(value.get())
+                    self.redacted(value.get())
                 )),
             })
             .collect()

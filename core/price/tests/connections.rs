@@ -15,7 +15,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::yield_now,
 };
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
 
 const ACK: &str = r#"{"type":"subscriptions","channels":[]}"#;
 
@@ -338,6 +341,107 @@ async fn an_oracle_is_read_as_server_sent_events() {
         })
         .await;
     let _again = http_request(&venue).await;
+    harness.stop().await;
+}
+
+/// The path and the query hold keys.
+const SECRETS: [&str; 3] = ["AbcKey123", "QueryKey456", "v3"];
+
+fn assert_hides_keys(text: &str) {
+    let lower = text.to_lowercase();
+    assert!(
+        !lower.contains("abckey123") && !lower.contains("querykey456"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn texts_of_a_venue_are_shown_without_the_keys_of_its_url() {
+    let venue = TestVenue::open().await;
+    let [path, query, version] = SECRETS;
+    let url = format!(
+        "ws://{}/{version}/{path}?token={query}",
+        venue.0.local_addr().unwrap()
+    );
+    let harness = Harness::new("coinbase", &url, BTC).connect();
+    let (mut peer, _) = venue.accept().await;
+    let echo = format!("/{version}/{path}?token={query}");
+    let refusal = format!(
+        r#"{{"type":"error","message":"bad request to {echo}","reason":"BTC-USD for {path}"}}"#
+    );
+    send(&mut peer, &refusal).await;
+    harness.until(|source| !source.refused.is_empty()).await;
+    let source = harness.source();
+    assert_hides_keys(&source.last_error.unwrap());
+    assert!(
+        source.refused[0].reason.contains("[redacted]"),
+        "{:?}",
+        source.refused
+    );
+    assert_hides_keys(&source.refused[0].reason);
+    let detail = harness
+        .engine
+        .get_price("BTC-USD")
+        .unwrap()
+        .source_details
+        .remove(0);
+    assert_hides_keys(&detail.reason.unwrap());
+    // As a value of a field.
+    send(&mut peer, &coinbase_match(1, "BTC-USD", path)).await;
+    harness.until(|source| source.bad_frames == 1).await;
+    let error = harness.source().last_error.unwrap();
+    assert!(error.starts_with("bad_value: `price` is"), "{error}");
+    assert_hides_keys(&error);
+    // As the reason of a close.
+    let close = CloseFrame {
+        code: CloseCode::Policy,
+        reason: format!("no such path: {echo}").into(),
+    };
+    within(peer.close(Some(close))).await.unwrap();
+    harness
+        .until(|source| {
+            let error = source.last_error.as_deref().unwrap_or_default();
+            error.contains("the venue closed the connection: no such path: [redacted]")
+        })
+        .await;
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn error_pages_and_events_are_shown_without_the_keys_of_the_url() {
+    let venue = TestVenue::open().await;
+    let [path, query, version] = SECRETS;
+    let target = format!("/{version}/{path}?token={query}");
+    let url = format!("http://{}{target}", venue.0.local_addr().unwrap());
+    let harness = Harness::new("pyth", &url, BTC).connect();
+    let (mut socket, _) = http_request(&venue).await;
+    let page = format!("<h1>Not found</h1> no route for GET {target} ({path}, {query})");
+    let answer = format!(
+        "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{page}",
+        page.len()
+    );
+    within(socket.write_all(answer.as_bytes())).await.unwrap();
+    harness.until(|source| !source.refused.is_empty()).await;
+    let (mut socket, _) = http_request(&venue).await;
+    let source = harness.source();
+    assert!(
+        source
+            .last_error
+            .as_deref()
+            .unwrap()
+            .contains("answers 404")
+    );
+    assert_hides_keys(&source.last_error.unwrap());
+    assert_hides_keys(&source.refused[0].reason);
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let event = format!("{head}event: error\ndata: {path} may not stream\n\n");
+    within(socket.write_all(event.as_bytes())).await.unwrap();
+    harness
+        .until(|source| {
+            let error = source.last_error.as_deref().unwrap_or_default();
+            error == "the venue ended the stream: [redacted] may not stream"
+        })
+        .await;
     harness.stop().await;
 }
 

@@ -183,7 +183,7 @@ impl Aggregator {
             VenueEvent::Trade(trade) => self.apply_trade(source, trade, arrival_us),
             VenueEvent::Ticker(ticker) => self.apply_ticker(source, ticker, arrival_us),
             VenueEvent::Error(refusal) => {
-                self.sources[source.index].record_refusal(&excerpt(&refusal.reason));
+                self.sources[source.index].record_refusal(&refusal.reason);
             }
             VenueEvent::Fault(error) => self.sources[source.index].record_fault(error),
             VenueEvent::Ack(_)
@@ -345,7 +345,7 @@ impl Aggregator {
         if !self.is_current(source) {
             return;
         }
-        let reason = excerpt(reason);
+        let reason = excerpt(&self.sources[source.index].spec.redact(reason));
         for name in names {
             for index in self.quotes_by_name[source.index]
                 .get(name)

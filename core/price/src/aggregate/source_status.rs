@@ -12,7 +12,7 @@ use crate::{
     Symbol,
     clock::ClockStep,
     config::SourceSpec,
-    venue::{FaultKind, ParseError},
+    venue::{FaultKind, ParseError, excerpt},
 };
 
 /// The state of one connection to a source.
@@ -163,15 +163,16 @@ impl SourceStatus {
     pub(crate) fn record_fault(&mut self, error: &ParseError) {
         let counter = &mut self.faults[error.kind as usize];
         counter.increment();
+        let detail = self.spec.redact(&error.detail);
         if counter.count == 1 {
             tracing::warn!(
                 source = self.spec.name,
                 kind = %error.kind,
-                detail = error.detail,
+                detail,
                 "a frame cannot be used; further ones of this kind are counted only"
             );
         }
-        self.last_error = Some(error.to_string());
+        self.last_error = Some(format!("{}: {detail}", error.kind));
     }
 
     /// Counts a field that is not as documented. The first of each name is logged.
@@ -220,6 +221,7 @@ impl SourceStatus {
     /// Counts a refused request. A reason is logged again only after another one.
     pub(crate) fn record_refusal(&mut self, reason: &str) {
         self.refusals.increment();
+        let reason = excerpt(&self.spec.redact(reason));
         let error = format!("the venue refuses: {reason}");
         if self.last_error.as_ref() != Some(&error) {
             tracing::warn!(

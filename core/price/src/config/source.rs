@@ -1,9 +1,9 @@
 //! Source configuration: `[[prices.source]]`, a venue that prices come from.
 
 use std::collections::BTreeMap;
-use tidewire_stream::quotable_url;
 
 use serde::Deserialize;
+use tidewire_stream::{quotable_url, redact_url, redacted_url};
 
 use super::{ConfigError, parse_symbol, valid};
 use crate::{
@@ -67,6 +67,19 @@ impl SourceSpec {
     pub fn venue_name(&self, symbol: &Symbol) -> Option<String> {
         let given = self.ids.get(symbol.as_str()).cloned();
         given.or_else(|| self.kind.venue_name(symbol))
+    }
+
+    /// The configured URL, whose parts may hold a key. None for the venue's own, which is public.
+    pub(crate) fn secret_url(&self) -> Option<&str> {
+        (self.url != self.kind.url()).then_some(self.url.as_str())
+    }
+
+    /// A text of the venue without the parts of the configured URL, for logs and RPCs.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        match self.secret_url() {
+            Some(url) => redact_url(text, url),
+            None => text.to_owned(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use rustls::ClientConfig;
-use tidewire_stream::deadline;
+use tidewire_stream::{deadline, redact_url};
 use tokio::{
     net::TcpStream,
     pin, select,
@@ -26,7 +26,10 @@ use super::{
     sse::{self, MESSAGE_BYTES, SseError, SseItem, SseStream},
     subscriptions::Subscriptions,
 };
-use crate::venue::{KeepAlive, Refusal, VenueKind, VenueTransport};
+use crate::{
+    config::SourceSpec,
+    venue::{KeepAlive, Refusal, VenueKind, VenueTransport, excerpt},
+};
 
 /// How long a handshake may take, and how long a request may take to be sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +54,8 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// An open connection to a venue. It sends the venue's keep-alive frames while it is read.
 pub(super) struct VenueConnection {
     stream: TransportStream,
+    /// The configured URL, whose parts are removed from texts of the venue.
+    secret_url: Option<String>,
     keep_alive_timer: Option<KeepAliveTimer>,
     /// Markets that the venue refused when the connection was opened.
     pub(super) refused: Vec<(String, Refusal)>,
@@ -105,15 +110,19 @@ impl EndReason {
     }
 }
 
-/// Connects to a venue at `url`.
+/// Connects to a source's venue at `url`.
 pub(super) async fn connect(
-    kind: VenueKind,
+    spec: &SourceSpec,
     url: &str,
     tls: Arc<ClientConfig>,
 ) -> Result<VenueConnection, SseError> {
+    let kind = spec.kind;
     let connecting = async {
         match kind.transport() {
-            VenueTransport::WebSocket => open_socket(url, tls).await.map_err(SseError::Failed),
+            VenueTransport::WebSocket => {
+                let opened = open_socket(url, tls).await;
+                opened.map_err(|reason| SseError::Failed(spec.redact(&reason)))
+            }
             VenueTransport::ServerSentEvents => {
                 let stream = Box::pin(sse::connect(url, tls)).await?;
                 Ok(TransportStream::ServerSentEvents(Box::new(stream)))
@@ -130,6 +139,7 @@ pub(super) async fn connect(
     });
     Ok(VenueConnection {
         stream,
+        secret_url: spec.secret_url().map(str::to_owned),
         keep_alive_timer,
         refused: Vec::new(),
     })
@@ -152,10 +162,10 @@ impl VenueConnection {
     async fn next(&mut self) -> Result<Incoming, String> {
         loop {
             let Some(keep_alive_timer) = &mut self.keep_alive_timer else {
-                return self.stream.next().await;
+                return self.stream.next(self.secret_url.as_deref()).await;
             };
             select! {
-                item = self.stream.next() => return item,
+                item = self.stream.next(self.secret_url.as_deref()) => return item,
                 () = &mut keep_alive_timer.due => {}
             }
             // The timer is set first: if this future is dropped while it sends, the frame is not
@@ -174,7 +184,12 @@ impl VenueConnection {
 }
 
 impl TransportStream {
-    async fn next(&mut self) -> Result<Incoming, String> {
+    /// The next item. A text of the venue is shown without the parts of the configured URL.
+    async fn next(&mut self, secret_url: Option<&str>) -> Result<Incoming, String> {
+        let shown = |text: &str| match secret_url {
+            Some(url) => redact_url(text, url),
+            None => text.to_owned(),
+        };
         match self {
             Self::WebSocket(socket) => match socket.next().await {
                 Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
@@ -185,7 +200,8 @@ impl TransportStream {
                     Ok(Incoming::Control)
                 }
                 Some(Ok(Message::Close(frame))) => {
-                    let said = frame.map(|frame| format!(": {frame}")).unwrap_or_default();
+                    let said = frame.map(|frame| format!(": {}", shown(&frame.to_string())));
+                    let said = said.unwrap_or_default();
                     Err(format!("the venue closed the connection{said}"))
                 }
                 None => Err("the venue closed the connection".to_owned()),
@@ -194,8 +210,9 @@ impl TransportStream {
             Self::ServerSentEvents(stream) => match stream.next().await {
                 Some(Ok(SseItem::Data(data))) => Ok(Incoming::Frame(data)),
                 Some(Ok(SseItem::Comment)) => Ok(Incoming::Control),
-                Some(Ok(SseItem::Error(reason))) => {
-                    Err(format!("the venue ended the stream: {reason}"))
+                Some(Ok(SseItem::Error(said))) => {
+                    let said = excerpt(&shown(&said));
+                    Err(format!("the venue ended the stream: {said}"))
                 }
                 Some(Err(reason)) => Err(reason),
                 None => Err("the venue ended the stream".to_owned()),

@@ -19,7 +19,12 @@ use tokio_util::sync::CancellationToken;
 use self::connection::{EndReason, VenueConnection, connect, read_frames, read_until};
 pub(crate) use self::frame_sink::FrameSink;
 use self::{sse::SseError, subscriptions::Parts};
-use crate::{LinkState, config::SourceSpec, supervisor::restart_on_panic, venue::Refusal};
+use crate::{
+    LinkState,
+    config::SourceSpec,
+    supervisor::restart_on_panic,
+    venue::{Refusal, excerpt},
+};
 
 /// The shortest time between two logged failures of a source.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -147,16 +152,20 @@ impl SourceTask {
             Err(SseError::Failed(reason)) => Err(reason),
             Err(SseError::Refused(refusal)) if self.names.len() < 2 => {
                 self.sink.record_refused(&self.names, &refusal);
-                Err(refusal.reason)
+                Err(self.redacted(&refusal))
             }
             Err(SseError::Refused(refusal)) => self.connect_without_refused(refusal).await,
         }
     }
 
     async fn connect_to(&self, names: &[String]) -> Result<VenueConnection, SseError> {
-        let kind = self.spec.kind;
-        let url = kind.stream_url(&self.spec.url, names);
-        connect(kind, &url, self.tls.clone()).await
+        let url = self.spec.kind.stream_url(&self.spec.url, names);
+        connect(&self.spec, &url, self.tls.clone()).await
+    }
+
+    /// A refusal's reason for logs and RPCs. It may list all feeds, and quote the URL.
+    fn redacted(&self, refusal: &Refusal) -> String {
+        excerpt(&self.spec.redact(&refusal.reason))
     }
 
     /// Connects after the venue refused all markets together: without the ones that the refusal
@@ -189,7 +198,7 @@ impl SourceTask {
             for (name, refusal) in refused {
                 self.sink.record_refused(&[name], &refusal);
             }
-            return Err(first.reason);
+            return Err(self.redacted(&first));
         }
         sleep(spacing).await;
         match self.connect_to(&accepted).await {
@@ -197,9 +206,8 @@ impl SourceTask {
                 connection.refused = refused;
                 Ok(connection)
             }
-            Err(SseError::Failed(reason) | SseError::Refused(Refusal { reason, .. })) => {
-                Err(reason)
-            }
+            Err(SseError::Failed(reason)) => Err(reason),
+            Err(SseError::Refused(refusal)) => Err(self.redacted(&refusal)),
         }
     }
 

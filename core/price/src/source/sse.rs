@@ -15,7 +15,7 @@ use crate::{http_client, venue::Refusal};
 /// takes a few hundred bytes a symbol.
 pub(super) const MESSAGE_BYTES: usize = 1 << 20;
 
-/// The most bytes of a refusal that are read. It may list all feeds of a stream.
+/// The most bytes of a refusal or an error that are read. It may list all feeds of a stream.
 const REASON_BYTES: usize = 16 << 10;
 
 /// A stream of events. Dropping it closes its connection.
@@ -136,8 +136,9 @@ impl SseParser {
             let data = self.data.split().freeze();
             let is_error = std::mem::take(&mut self.is_error);
             if is_error {
-                let reason = String::from_utf8_lossy(&data).chars().take(200).collect();
-                events.push_back(SseItem::Error(reason));
+                let said = &data[..data.len().min(REASON_BYTES)];
+                let said = String::from_utf8_lossy(said).into_owned();
+                events.push_back(SseItem::Error(said));
             } else if !data.is_empty() {
                 events.push_back(SseItem::Data(data));
             }
