@@ -6,7 +6,7 @@ mod support;
 use futures::{SinkExt as _, StreamExt as _};
 use support::{
     NOW_US, coinbase_match, config, kraken_trade, price,
-    test_venue::{Harness, TestVenue, receive, send, within},
+    test_venue::{Harness, TestVenue, advance_seconds, receive, send, within},
 };
 use tidewire_price::{Recording, SourceConfig, VenueKind};
 use tidewire_proto::v1::ConnectionState;
@@ -442,6 +442,50 @@ async fn error_pages_and_events_are_shown_without_the_keys_of_the_url() {
             error == "the venue ended the stream: [redacted] may not stream"
         })
         .await;
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn an_oracle_that_limits_its_clients_refuses_no_feed() {
+    let venue = TestVenue::open().await;
+    let url = format!("http://{}/stream", venue.0.local_addr().unwrap());
+    let symbols = r#"symbols = ["BTC-USD", "ETH-USD"]"#;
+    let harness = Harness::new("pyth", &url, symbols).connect();
+    let (mut socket, _) = http_request(&venue).await;
+    let body = "Too many requests";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    within(socket.write_all(answer.as_bytes())).await.unwrap();
+    let (_socket, request) = http_request(&venue).await;
+    assert_eq!(request.matches("ids[]=").count(), 2);
+    let source = harness.source();
+    assert!(source.last_error.unwrap().contains("Too many requests"));
+    assert!(source.refused.is_empty());
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_feed_that_an_oracle_refused_is_requested_again_soon() {
+    let venue = TestVenue::open().await;
+    let url = format!("http://{}/stream", venue.0.local_addr().unwrap());
+    let symbols = r#"symbols = ["BTC-USD", "ETH-USD"]"#;
+    let harness = Harness::new("pyth", &url, symbols).connect();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let refusal = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    // All, the second half, the first half, which alone is accepted.
+    let mut sockets = Vec::new();
+    for response in [refusal, refusal, head] {
+        let (mut socket, _) = http_request(&venue).await;
+        within(socket.write_all(response.as_bytes())).await.unwrap();
+        sockets.push(socket);
+    }
+    harness.until(|source| !source.refused.is_empty()).await;
+    advance_seconds(6).await;
+    let (mut socket, request) = http_request(&venue).await;
+    assert_eq!(request.matches("ids[]=").count(), 2);
+    within(socket.write_all(head.as_bytes())).await.unwrap();
     harness.stop().await;
 }
 

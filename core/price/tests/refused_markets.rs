@@ -5,7 +5,7 @@ mod support;
 
 use support::{
     NOW_US, binance_trade, kraken_trade,
-    test_venue::{Harness, TestVenue, advance_seconds, receive, send},
+    test_venue::{Harness, TestVenue, VenuePeer, advance_seconds, receive, send},
 };
 use tidewire_proto::v1::SourceState;
 
@@ -114,7 +114,7 @@ async fn without_a_name_the_halves_are_requested() {
 }
 
 #[tokio::test]
-async fn a_refused_market_is_requested_again_alone_after_an_hour() {
+async fn a_refused_market_is_requested_again_alone_after_growing_pauses() {
     let venue = TestVenue::open().await;
     let text = "symbols = [\"BTC-USD\", \"FOO-USD\"]\nwatchdog = \"7200s\"";
     let harness = Harness::new("kraken", &venue.url(), text).connect();
@@ -127,29 +127,103 @@ async fn a_refused_market_is_requested_again_alone_after_an_hour() {
         r#"{"method":"subscribe","result":{"channel":"trade"},"success":true,"req_id":2}"#,
     )
     .await;
-    let refusal = r#"{"error":"Currency pair not supported","method":"subscribe","req_id":1,"success":false,"symbol":"FOO/USD"}"#;
-    send(&mut peer, refusal).await;
-    send(&mut peer, &kraken_trade(1, "BTC/USD", "10")).await;
-    harness.until(|source| source.trades == 1).await;
-    let (symbols, reason) = refused(&harness);
-    assert_eq!(
-        (symbols, reason.as_str()),
-        (
-            vec!["FOO-USD".to_owned()],
-            "Currency pair not supported: FOO/USD"
+    let refuse = |id: u64| {
+        format!(
+            r#"{{"error":"Currency pair not supported","method":"subscribe","req_id":{id},"success":false,"symbol":"FOO/USD"}}"#
         )
-    );
-    advance_seconds(3_601).await;
-    let again = receive(&mut peer).await;
-    let ping = r#"{"method":"ping"}"#;
-    let again = if again == ping {
-        receive(&mut peer).await
-    } else {
-        again
     };
-    assert!(
-        again.contains(r#""symbol":["FOO/USD"]"#) && again.contains(r#""channel":"ticker""#),
-        "{again}"
-    );
+    // The second refusal is of the first request again, one more is of the trades.
+    let mut id = 1;
+    for (number, seconds) in (1..).zip([6, 31, 301, 3_601, 3_601]) {
+        send(&mut peer, &refuse(id)).await;
+        send(&mut peer, &kraken_trade(number, "BTC/USD", "10")).await;
+        harness.until(|source| source.trades == number).await;
+        let (symbols, reason) = refused(&harness);
+        assert_eq!(symbols, ["FOO-USD"]);
+        assert_eq!(reason, "Currency pair not supported: FOO/USD");
+        advance_seconds(seconds).await;
+        let again = next_request(&mut peer).await;
+        id = number + 2;
+        assert!(
+            again.contains(r#""symbol":["FOO/USD"]"#)
+                && again.contains(r#""channel":"ticker""#)
+                && again.contains(&format!(r#""req_id":{id}"#)),
+            "{again}"
+        );
+    }
+    harness.stop().await;
+}
+
+/// The next frame that is no keep-alive.
+async fn next_request(peer: &mut VenuePeer) -> String {
+    loop {
+        let frame = receive(peer).await;
+        if !frame.contains("ping") {
+            return frame;
+        }
+    }
+}
+
+/// A Bybit venue of seven markets, which are two requests. The first is accepted.
+async fn two_requests() -> (Harness, VenuePeer, String) {
+    let venue = TestVenue::open().await;
+    let symbols: Vec<_> = ["A", "B", "C", "D", "E", "F", "G"]
+        .map(|base| format!("{base}-USDT"))
+        .to_vec();
+    let text = format!("symbols = {symbols:?}\nwatchdog = \"7200s\"");
+    let harness = Harness::new("bybit", &venue.url(), &text).connect();
+    let (mut peer, _) = venue.accept().await;
+    send(&mut peer, &bybit_accepts(1)).await;
+    let second = next_request(&mut peer).await;
+    (harness, peer, second)
+}
+
+fn bybit_accepts(id: u64) -> String {
+    format!(r#"{{"success":true,"ret_msg":"subscribe","req_id":"{id}","op":"subscribe"}}"#)
+}
+
+fn bybit_refuses(id: u64, reason: &str) -> String {
+    format!(r#"{{"success":false,"ret_msg":{reason:?},"req_id":"{id}","op":"subscribe"}}"#)
+}
+
+#[tokio::test]
+async fn too_many_requests_refuse_no_market() {
+    let (harness, mut peer, second) = two_requests().await;
+    let topics = |request: &str| request.split_once("[").unwrap().1.to_owned();
+    let cut = |request: &str| topics(request).split_once(']').unwrap().0.to_owned();
+    for (id, seconds) in [(2, 5), (3, 30)] {
+        send(&mut peer, &bybit_refuses(id, "Too many visits!")).await;
+        harness
+            .until(|source| source.frames == id && source.last_error.is_some())
+            .await;
+        assert_eq!(refused(&harness).0, Vec::<String>::new());
+        advance_seconds(seconds).await;
+        let again = next_request(&mut peer).await;
+        assert_eq!(cut(&again), cut(&second));
+    }
+    let error = harness.source().last_error.unwrap();
+    assert_eq!(error, "the venue refuses: Too many visits!");
+    send(&mut peer, &bybit_accepts(4)).await;
+    send(&mut peer, &bybit_trade(1, "GUSDT")).await;
+    harness.until(|source| source.trades == 1).await;
+    assert_eq!(detail(&harness, "G-USDT").0, SourceState::Live);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_reason_that_repeats_the_request_refuses_its_halves_first() {
+    let (harness, mut peer, second) = two_requests().await;
+    assert!(second.contains("FUSDT") && second.contains("GUSDT"));
+    let reason =
+        "Invalid request, args: [tickers.FUSDT,publicTrade.FUSDT,tickers.GUSDT,publicTrade.GUSDT]";
+    send(&mut peer, &bybit_refuses(2, reason)).await;
+    let halves = [next_request(&mut peer).await, next_request(&mut peer).await];
+    assert!(halves[0].contains(r#"["tickers.FUSDT","publicTrade.FUSDT"]"#));
+    assert!(halves[1].contains(r#"["tickers.GUSDT","publicTrade.GUSDT"]"#));
+    assert_eq!(refused(&harness).0, Vec::<String>::new());
+    send(&mut peer, &bybit_accepts(3)).await;
+    send(&mut peer, &bybit_refuses(4, "Invalid request")).await;
+    harness.until(|source| !source.refused.is_empty()).await;
+    assert_eq!(refused(&harness).0, ["G-USDT"]);
     harness.stop().await;
 }

@@ -46,9 +46,6 @@ const RENEW_AFTER: Duration = Duration::from_secs(23 * 3_600 + 50 * 60);
 /// activate subscriptions.
 const OVERLAP: Duration = Duration::from_secs(30);
 
-/// How long after a refusal the refused markets are requested again: venues list new ones daily.
-const REFUSED_RETRY: Duration = Duration::from_secs(3_600);
-
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// An open connection to a venue. It sends the venue's keep-alive frames while it is read.
@@ -59,6 +56,8 @@ pub(super) struct VenueConnection {
     keep_alive_timer: Option<KeepAliveTimer>,
     /// Markets that the venue refused when the connection was opened.
     pub(super) refused: Vec<(String, Refusal)>,
+    /// The age at which it is replaced, so that markets that were refused then are requested again.
+    pub(super) retry_after: Option<Duration>,
 }
 
 enum TransportStream {
@@ -84,7 +83,7 @@ enum Incoming {
 pub(super) enum EndReason {
     /// The venue announced that it will close the connection.
     Announced,
-    /// It reached [`RENEW_AFTER`].
+    /// It reached [`RENEW_AFTER`], or the time to request refused markets again.
     Renewed,
     /// It was open, and no market data arrived for this long.
     Mute(Duration),
@@ -103,7 +102,7 @@ impl EndReason {
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Announced => "the venue announced the end of the connection".to_owned(),
-            Self::Renewed => "the connection is renewed before the venue ends it".to_owned(),
+            Self::Renewed => "the connection is renewed".to_owned(),
             Self::Mute(silence) => format!("connected, but no data for {silence:?}"),
             Self::Unreachable(reason) | Self::Failed(reason) => reason.clone(),
         }
@@ -142,6 +141,7 @@ pub(super) async fn connect(
         secret_url: spec.secret_url().map(str::to_owned),
         keep_alive_timer,
         refused: Vec::new(),
+        retry_after: None,
     })
 }
 
@@ -237,8 +237,6 @@ struct Schedule {
     subscriptions: Subscriptions,
     request_at: Option<Instant>,
     answer_by: Option<Instant>,
-    /// When refused markets are requested again.
-    again_at: Option<Instant>,
     last_data_at: Instant,
     watchdog: Duration,
     renew_at: Instant,
@@ -259,6 +257,9 @@ pub(super) async fn read_frames(
     let mut schedule = Schedule::new(sink.kind(), names, watchdog);
     for (name, refusal) in connection.refused.drain(..) {
         sink.record_refused(&[name], &refusal);
+    }
+    if let Some(pause) = connection.retry_after {
+        schedule.renew_at = schedule.renew_at.min(Instant::now() + pause);
     }
     schedule.release_at = old.is_some().then(|| Instant::now() + OVERLAP);
     // One timer serves all deadlines. A frame that moves a deadline does not touch it; the timer is
@@ -343,7 +344,6 @@ impl Schedule {
                 .then(|| now + ANSWER_TIMEOUT),
             renew_at: now + RENEW_AFTER,
             release_at: None,
-            again_at: None,
             last_data_at: now,
             kind,
             watchdog,
@@ -356,7 +356,7 @@ impl Schedule {
             self.request_at,
             self.answer_by,
             self.release_at,
-            self.again_at,
+            self.subscriptions.retry_at(),
         ];
         let others = others.into_iter().flatten();
         let mute_at = deadline(self.last_data_at, self.watchdog);
@@ -376,14 +376,11 @@ impl Schedule {
     /// Requests the others of a refused request again. Returns the refused markets.
     fn refuse(&mut self, refusal: &Refusal) -> Vec<String> {
         let now = Instant::now();
-        let refused = self.subscriptions.refuse(refusal);
+        let refused = self.subscriptions.refuse(refusal, now);
         if self.subscriptions.has_unsent() {
             // A pending request keeps its time: refusals in a row must not put it off.
             let spacing = self.kind.limits().request_spacing;
             self.request_at.get_or_insert(now + spacing);
-        }
-        if self.subscriptions.has_refused() && self.again_at.is_none() {
-            self.again_at = Some(now + REFUSED_RETRY);
         }
         refused
     }
@@ -407,10 +404,9 @@ impl Schedule {
                 "no subscription was accepted within {ANSWER_TIMEOUT:?}"
             )));
         }
-        if is_due(self.again_at) {
-            self.again_at = None;
-            self.subscriptions.request_refused();
-            self.request_at = Some(now);
+        if is_due(self.subscriptions.retry_at()) {
+            self.subscriptions.retry_due(now);
+            self.request_at.get_or_insert(now);
         }
         if is_due(self.request_at) {
             if let Some(frame) = self.subscriptions.next_frame() {

@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::{EndReason, VenueConnection, connect, read_frames, read_until};
 pub(crate) use self::frame_sink::FrameSink;
-use self::{sse::SseError, subscriptions::Parts};
+use self::{
+    sse::SseError,
+    subscriptions::{Parts, retry_pause},
+};
 use crate::{
     LinkState,
     config::SourceSpec,
@@ -109,7 +112,15 @@ impl SourceTask {
         };
         let mut old = None;
         let mut backoff = reconnect_backoff();
+        // Connections in a row without markets that the venue refuses.
+        let mut partial = 0;
         loop {
+            if connection.refused.is_empty() {
+                partial = 0;
+            } else {
+                connection.retry_after = Some(retry_pause(partial));
+                partial += 1;
+            }
             let connected_at = Instant::now();
             self.sink.set_link_state(&LinkState::Connected);
             tracing::info!(
@@ -160,7 +171,14 @@ impl SourceTask {
 
     async fn connect_to(&self, names: &[String]) -> Result<VenueConnection, SseError> {
         let url = self.spec.kind.stream_url(&self.spec.url, names);
-        connect(&self.spec, &url, self.tls.clone()).await
+        let connected = connect(&self.spec, &url, self.tls.clone()).await;
+        connected.map_err(|error| match error {
+            // It is of no market, and passes.
+            SseError::Refused(refusal) if refusal.is_rate_limit() => {
+                SseError::Failed(self.redacted(&refusal))
+            }
+            error => error,
+        })
     }
 
     /// A refusal's reason for logs and RPCs. It may list all feeds, and quote the URL.

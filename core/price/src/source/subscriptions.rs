@@ -3,14 +3,60 @@
 //! Venues limit how many markets a request may have, and some refuse a whole request for one
 //! market that they do not have. Then the others are requested again: without the market that the
 //! refusal names, or else in two halves, until the refused ones are alone. So one delisted market
-//! takes no other along.
+//! takes no other along. A refusal that names several markets may only repeat the request: these are
+//! requested again apart from the others.
+//!
+//! An error may pass, and venues list new markets daily. So a refused market is requested again
+//! after [`RETRY_PAUSES`]. A refusal for too many requests in a time is of no market: the whole
+//! request is sent again after these pauses.
 //!
 //! Worked example: a request has the markets A, B, C and D, and is refused without a name. A, B and
-//! C, D are requested. The second is refused with "no market C". D is requested; C is refused.
+//! C, D are requested. The second is refused with "no market C". D is requested; C is refused, and
+//! requested again after 5 s.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::venue::{Refusal, RefusalScope, SubscribeRequest, VenueKind};
+
+/// The pauses before a refused request is sent again: the first, the second and so on. The last
+/// one repeats.
+const RETRY_PAUSES: [Duration; 4] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(300),
+    Duration::from_secs(3_600),
+];
+
+/// The pause before a request is sent again that was refused so often before.
+pub(super) fn retry_pause(refusals: usize) -> Duration {
+    RETRY_PAUSES[refusals.min(RETRY_PAUSES.len() - 1)]
+}
+
+/// A request, and how often it was refused before.
+#[derive(Debug, Clone)]
+struct Attempt {
+    request: SubscribeRequest,
+    refusals: usize,
+}
+
+impl Attempt {
+    fn names(&self) -> &[String] {
+        &self.request.names
+    }
+
+    /// The same for other markets.
+    fn with_names(&self, names: Vec<String>) -> Self {
+        Self {
+            request: SubscribeRequest {
+                channel: self.request.channel,
+                names,
+            },
+            refusals: self.refusals,
+        }
+    }
+}
 
 /// The requests of one connection.
 #[derive(Debug)]
@@ -18,11 +64,11 @@ pub(super) struct Subscriptions {
     kind: VenueKind,
     /// The number of the last request.
     last_id: u64,
-    unsent: VecDeque<SubscribeRequest>,
+    unsent: VecDeque<Attempt>,
     /// Sent requests without a response, with their numbers, the oldest first.
-    unanswered: VecDeque<(u64, SubscribeRequest)>,
-    /// Requests of one market each that were refused.
-    refused: Vec<SubscribeRequest>,
+    unanswered: VecDeque<(u64, Attempt)>,
+    /// Refused requests, and when they are sent again.
+    refused: Vec<(Instant, Attempt)>,
 }
 
 impl Subscriptions {
@@ -31,7 +77,14 @@ impl Subscriptions {
         Self {
             kind,
             last_id: 0,
-            unsent: kind.subscribe(names).into(),
+            unsent: kind
+                .subscribe(names)
+                .into_iter()
+                .map(|request| Attempt {
+                    request,
+                    refusals: 0,
+                })
+                .collect(),
             unanswered: VecDeque::new(),
             refused: Vec::new(),
         }
@@ -41,16 +94,17 @@ impl Subscriptions {
         !self.unsent.is_empty()
     }
 
-    pub(super) fn has_refused(&self) -> bool {
-        !self.refused.is_empty()
+    /// When the next refused request is sent again, if there is one.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.refused.iter().map(|(due, _)| *due).min()
     }
 
     /// The next frame to send.
     pub(super) fn next_frame(&mut self) -> Option<String> {
-        let request = self.unsent.pop_front()?;
+        let attempt = self.unsent.pop_front()?;
         self.last_id += 1;
-        let frame = self.kind.subscribe_frame(&request, self.last_id);
-        self.unanswered.push_back((self.last_id, request));
+        let frame = self.kind.subscribe_frame(&attempt.request, self.last_id);
+        self.unanswered.push_back((self.last_id, attempt));
         Some(frame)
     }
 
@@ -67,21 +121,21 @@ impl Subscriptions {
     }
 
     /// Requests the others of a refused request again. Returns the refused markets.
-    pub(super) fn refuse(&mut self, refusal: &Refusal) -> Vec<String> {
+    pub(super) fn refuse(&mut self, refusal: &Refusal, now: Instant) -> Vec<String> {
         if self.is_known(refusal) {
             return Vec::new();
         }
         let Some(position) = self.position(refusal) else {
             return Vec::new();
         };
-        let (channel, parts) = match refusal.scope {
+        let (attempt, parts) = match refusal.scope {
             // The other markets of the request have responses of their own.
             RefusalScope::Market => {
-                let (_, request) = &mut self.unanswered[position];
-                let refused = refusal.named(&request.names);
-                request.names.retain(|name| !refused.contains(name));
+                let (_, attempt) = &mut self.unanswered[position];
+                let refused = refusal.named(attempt.names());
+                attempt.request.names.retain(|name| !refused.contains(name));
                 (
-                    request.channel,
+                    attempt.with_names(Vec::new()),
                     Parts {
                         refused,
                         rest: Vec::new(),
@@ -89,28 +143,41 @@ impl Subscriptions {
                 )
             }
             RefusalScope::Request => match self.unanswered.remove(position) {
-                Some((_, request)) => (request.channel, Parts::of(request.names, refusal)),
+                Some((_, attempt)) if refusal.is_rate_limit() => {
+                    self.defer(attempt, now);
+                    return Vec::new();
+                }
+                Some((_, attempt)) => {
+                    let parts = Parts::of(attempt.names().to_vec(), refusal);
+                    (attempt, parts)
+                }
                 None => return Vec::new(),
             },
         };
         let again = parts.rest.into_iter();
-        let again = again.map(|names| SubscribeRequest { channel, names });
-        self.unsent.extend(again);
+        self.unsent
+            .extend(again.map(|names| attempt.with_names(names)));
         for name in &parts.refused {
-            self.refused.push(SubscribeRequest {
-                channel,
-                names: vec![name.clone()],
-            });
+            self.defer(attempt.with_names(vec![name.clone()]), now);
+        }
+        if refusal.is_rate_limit() {
+            return Vec::new();
         }
         parts.refused
     }
 
+    /// Keeps a refused request until it is sent again.
+    fn defer(&mut self, mut attempt: Attempt, now: Instant) {
+        let pause = retry_pause(attempt.refusals);
+        attempt.refusals = attempt.refusals.saturating_add(1);
+        self.refused.push((now + pause, attempt));
+    }
+
     /// Whether the refusal is of a market that is refused already, or of one that is subscribed to.
     fn is_known(&self, refusal: &Refusal) -> bool {
-        let is_named = |request: &SubscribeRequest| !refusal.named(&request.names).is_empty();
-        let is_pending = |(_, request): &(u64, SubscribeRequest)| is_named(request);
-        let is_repeated =
-            self.refused.iter().any(is_named) && !self.unanswered.iter().any(is_pending);
+        let is_named = |attempt: &Attempt| !refusal.named(attempt.names()).is_empty();
+        let is_repeated = self.refused.iter().any(|(_, attempt)| is_named(attempt))
+            && !self.unanswered.iter().any(|(_, attempt)| is_named(attempt));
         is_repeated
             || refusal
                 .reason
@@ -123,16 +190,16 @@ impl Subscriptions {
     fn position(&self, refusal: &Refusal) -> Option<usize> {
         let mut requests = self.unanswered.iter();
         let by_id = requests.position(|(id, _)| Some(*id) == refusal.request);
-        let names_one =
-            |(_, request): &(u64, SubscribeRequest)| !refusal.named(&request.names).is_empty();
+        let names_one = |(_, attempt): &(u64, Attempt)| !refusal.named(attempt.names()).is_empty();
         let by_name = || self.unanswered.iter().position(names_one);
         let oldest = || (!self.unanswered.is_empty()).then_some(0);
         by_id.or_else(by_name).or_else(oldest)
     }
 
-    /// Requests the refused markets again, each alone.
-    pub(super) fn request_refused(&mut self) {
-        self.unsent.extend(self.refused.drain(..));
+    /// Sends the refused requests again whose pause is over.
+    pub(super) fn retry_due(&mut self, now: Instant) {
+        let due = self.refused.extract_if(.., |(due, _)| *due <= now);
+        self.unsent.extend(due.map(|(_, attempt)| attempt));
     }
 }
 
@@ -147,17 +214,26 @@ pub(super) struct Parts {
 impl Parts {
     /// The parts of a request for these markets, which was refused as a whole.
     pub(super) fn of(mut names: Vec<String>, refusal: &Refusal) -> Self {
-        let mut refused = refusal.named(&names);
-        if refused.is_empty() && names.len() > 1 {
-            let second = names.split_off(names.len().div_ceil(2));
-            return Self {
-                refused,
-                rest: vec![names, second],
-            };
-        }
-        if refused.is_empty() {
-            refused = std::mem::take(&mut names);
-        }
+        let named = refusal.named(&names);
+        let refused = match named.len() {
+            _ if names.len() < 2 => std::mem::take(&mut names),
+            1 => named,
+            // The reason may repeat the request. Apart from the others, these are halved next.
+            count @ 2.. if count < names.len() => {
+                names.retain(|name| !named.contains(name));
+                return Self {
+                    refused: Vec::new(),
+                    rest: vec![named, names],
+                };
+            }
+            _ => {
+                let second = names.split_off(names.len().div_ceil(2));
+                return Self {
+                    refused: Vec::new(),
+                    rest: vec![names, second],
+                };
+            }
+        };
         names.retain(|name| !refused.contains(name));
         Self {
             refused,
@@ -186,6 +262,16 @@ mod tests {
         Refusal::of_request(reason, None)
     }
 
+    /// Refused now.
+    fn refuse(subscriptions: &mut Subscriptions, refusal: &Refusal) -> Vec<String> {
+        subscriptions.refuse(refusal, Instant::now())
+    }
+
+    /// As if a day had passed.
+    fn retry_all(subscriptions: &mut Subscriptions) {
+        subscriptions.retry_due(Instant::now() + Duration::from_secs(86_400));
+    }
+
     #[test]
     fn the_worked_example_holds() {
         let mut subscriptions = Subscriptions::new(
@@ -193,27 +279,30 @@ mod tests {
             &names(&["A-USD", "B-USD", "C-USD", "D-USD"]),
         );
         subscriptions.next_frame().unwrap();
-        assert!(subscriptions.refuse(&refusal("no")).is_empty());
+        assert!(refuse(&mut subscriptions, &refusal("no")).is_empty());
         let first = subscriptions.next_frame().unwrap();
         assert!(first.contains(r#"["A-USD","B-USD"]"#), "{first}");
         let second = subscriptions.next_frame().unwrap();
         assert!(second.contains(r#"["C-USD","D-USD"]"#), "{second}");
-        assert_eq!(subscriptions.refuse(&refusal("no market C-USD")), ["C-USD"]);
+        assert_eq!(
+            refuse(&mut subscriptions, &refusal("no market C-USD")),
+            ["C-USD"]
+        );
         let third = subscriptions.next_frame().unwrap();
         assert!(third.contains(r#"["D-USD"]"#), "{third}");
         subscriptions.accepted(None);
         subscriptions.accepted(None);
         assert!(!subscriptions.has_unsent() && subscriptions.unanswered.is_empty());
         // Later the refused one is requested alone.
-        assert!(subscriptions.has_refused());
-        subscriptions.request_refused();
+        assert!(subscriptions.retry_at().is_some());
+        retry_all(&mut subscriptions);
         let again = subscriptions.next_frame().unwrap();
         assert!(again.contains(r#"["C-USD"]"#), "{again}");
-        assert!(!subscriptions.has_refused());
-        assert_eq!(subscriptions.refuse(&refusal("no")), ["C-USD"]);
+        assert!(subscriptions.retry_at().is_none());
+        assert_eq!(refuse(&mut subscriptions, &refusal("no")), ["C-USD"]);
         // A second refusal of the same market, and one without a request, change nothing.
-        assert!(subscriptions.refuse(&refusal("no market C-USD")).is_empty());
-        assert!(subscriptions.refuse(&refusal("no")).is_empty());
+        assert!(refuse(&mut subscriptions, &refusal("no market C-USD")).is_empty());
+        assert!(refuse(&mut subscriptions, &refusal("no")).is_empty());
     }
 
     #[test]
@@ -223,15 +312,15 @@ mod tests {
         while subscriptions.next_frame().is_some() {}
         assert_eq!(subscriptions.unanswered.len(), 3);
         let by_number = Refusal::of_request("no", Some(3));
-        assert!(subscriptions.refuse(&by_number).is_empty());
+        assert!(refuse(&mut subscriptions, &by_number).is_empty());
         let halves: Vec<_> = subscriptions
             .unsent
             .iter()
-            .map(|request| request.names.clone())
+            .map(|attempt| attempt.names().to_vec())
             .collect();
         assert_eq!(halves, [names(&["C10USDT"]), names(&["C11USDT"])]);
         let by_name = refusal("error:handler not found,topic:publicTrade.C6USDT");
-        assert_eq!(subscriptions.refuse(&by_name), ["C6USDT"]);
+        assert_eq!(refuse(&mut subscriptions, &by_name), ["C6USDT"]);
         subscriptions.accepted(Some(7));
         assert_eq!(subscriptions.unanswered.len(), 1);
         subscriptions.accepted(Some(1));
@@ -251,12 +340,12 @@ mod tests {
                 scope: RefusalScope::Market,
                 ..Refusal::of_request("Currency pair not supported: FOO/USD", Some(id))
             };
-            assert_eq!(subscriptions.refuse(&refusal), ["FOO/USD"]);
-            assert!(subscriptions.refuse(&refusal).is_empty());
+            assert_eq!(refuse(&mut subscriptions, &refusal), ["FOO/USD"]);
+            assert!(refuse(&mut subscriptions, &refusal).is_empty());
         }
         assert!(!subscriptions.has_unsent());
         // Later it is requested in both channels.
-        subscriptions.request_refused();
+        retry_all(&mut subscriptions);
         let again = [(); 2].map(|()| subscriptions.next_frame().unwrap());
         assert!(
             again
@@ -274,25 +363,59 @@ mod tests {
         subscriptions.accepted(None);
         subscriptions.accepted(Some(1));
         let first = refusal("Wrong URL or instId:FOO-USDT doesn't exist: 60018");
-        assert_eq!(subscriptions.refuse(&first), ["FOO-USDT"]);
+        assert_eq!(refuse(&mut subscriptions, &first), ["FOO-USDT"]);
         let again = subscriptions.next_frame().unwrap();
         assert!(
             again.contains("ETH-USDT") && !again.contains("FOO-USDT"),
             "{again}"
         );
         // Of its other channel.
-        assert!(subscriptions.refuse(&first).is_empty());
+        assert!(refuse(&mut subscriptions, &first).is_empty());
         assert!(!subscriptions.has_unsent());
     }
 
+    #[test]
+    fn a_rate_limit_refuses_no_market_and_the_request_is_sent_again_as_it_was() {
+        let all = names(&["A-USD", "B-USD", "C-USD"]);
+        let mut subscriptions = Subscriptions::new(VenueKind::Coinbase, &all);
+        let mut now = Instant::now();
+        for pause in [5, 30, 300, 3_600, 3_600] {
+            let frame = subscriptions.next_frame().unwrap();
+            assert!(frame.contains(r#"["A-USD","B-USD","C-USD"]"#), "{frame}");
+            let limit = refusal("B-USD: Too many visits!");
+            assert!(subscriptions.refuse(&limit, now).is_empty());
+            assert!(!subscriptions.has_unsent());
+            let due = now + Duration::from_secs(pause);
+            assert_eq!(subscriptions.retry_at(), Some(due));
+            subscriptions.retry_due(due - Duration::from_millis(1));
+            assert!(!subscriptions.has_unsent());
+            subscriptions.retry_due(due);
+            now = due;
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_names_several_markets_is_no_refusal_of_all() {
+        let all = names(&["A-USD", "B-USD", "C-USD", "D-USD"]);
+        let parts = Parts::of(
+            all.clone(),
+            &refusal("bad request: A-USD,B-USD,C-USD,D-USD"),
+        );
+        let halves = vec![names(&["A-USD", "B-USD"]), names(&["C-USD", "D-USD"])];
+        assert_eq!((parts.refused, parts.rest), (Vec::new(), halves));
+        let parts = Parts::of(all, &refusal("no B-USD, no D-USD"));
+        let apart = vec![names(&["B-USD", "D-USD"]), names(&["A-USD", "C-USD"])];
+        assert_eq!((parts.refused, parts.rest), (Vec::new(), apart));
+    }
+
     proptest! {
-        /// Whatever the venue lacks, and whether it names one market or none, the others are
+        /// Whatever the venue lacks, and whether it names one market, all or none, the others are
         /// accepted in the end, and exactly the lacking ones are refused.
         #[test]
         fn the_others_are_accepted_in_the_end(
             count in 1..40_usize,
             lacking in prop::collection::btree_set(0..40_usize, 0..8),
-            is_named in any::<bool>(),
+            named in 0..4_usize,
             kind in prop::sample::select(vec![VenueKind::Coinbase, VenueKind::Bybit, VenueKind::Binance, VenueKind::Okx]),
         ) {
             let all: Vec<_> = (0..count).map(|n| format!("C{n}-USDT")).collect();
@@ -303,11 +426,18 @@ mod tests {
             while subscriptions.next_frame().is_some() {
                 requests += 1;
                 prop_assert!(requests <= 4 * count + 4);
-                let (id, request) = subscriptions.unanswered.back().unwrap().clone();
+                let (id, attempt) = subscriptions.unanswered.back().unwrap().clone();
+                let request = attempt.request;
                 match request.names.iter().find(|name| lacks(name)) {
                     Some(name) => {
-                        let reason = if is_named { format!("no market {name}") } else { "no".to_owned() };
-                        refused.extend(subscriptions.refuse(&Refusal::of_request(&reason, Some(id))));
+                        let lacked = || request.names.iter().filter(|name| lacks(name)).cloned().collect::<Vec<_>>();
+                        let reason = match named {
+                            0 => "no".to_owned(),
+                            1 => format!("no market {name}"),
+                            2 => format!("no markets {}", lacked().join(", ")),
+                            _ => format!("bad request: {}", request.names.join(",")),
+                        };
+                        refused.extend(refuse(&mut subscriptions, &Refusal::of_request(&reason, Some(id))));
                     }
                     None => {
                         accepted.extend(request.names.clone());

@@ -3,6 +3,22 @@
 /// The most characters of a refusal that are kept. It may list all markets of a request.
 const REASON_CHARS: usize = 4_096;
 
+/// Words, in lower case, of refusals for too many requests in a time. Such a refusal passes, and is
+/// not of any market.
+const RATE_LIMIT_WORDS: [&str; 11] = [
+    "too many visits",
+    "too many requests",
+    "too many messages",
+    "rate limit",
+    "ratelimit",
+    "rate-limit",
+    "rate_limit",
+    "too frequent",
+    "throttl",
+    "too fast",
+    "slow down",
+];
+
 /// A request for some markets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscribeRequest {
@@ -74,6 +90,12 @@ impl Refusal {
         }
     }
 
+    /// Whether the venue refuses for too many requests in a time.
+    pub(crate) fn is_rate_limit(&self) -> bool {
+        let reason = self.reason.to_ascii_lowercase();
+        RATE_LIMIT_WORDS.iter().any(|word| reason.contains(word))
+    }
+
     /// Those of some markets that the reason names, as words of their own.
     pub(crate) fn named(&self, names: &[String]) -> Vec<String> {
         let reason = self.reason.to_ascii_lowercase();
@@ -129,6 +151,26 @@ mod tests {
         assert_eq!(named("市场币安人生USDT, 币安", &["币安", "人生"]), ["币安"]);
         let long = format!("{}FOO", "x ".repeat(REASON_CHARS));
         assert_eq!(named(&long, &["FOO"]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_refusal_for_too_many_requests_is_a_rate_limit() {
+        let is_rate_limit = |reason: &str| Refusal::of_request(reason, None).is_rate_limit();
+        for reason in [
+            "Too many visits!",
+            "EAPI:Rate limit exceeded",
+            "Requests too frequent.",
+            "Rate limit reached. Please refer to API documentation and throttle requests accordingly: 50011",
+        ] {
+            assert!(is_rate_limit(reason), "{reason}");
+        }
+        for reason in [
+            "Invalid request",
+            "FOO-USD is not a valid product",
+            "args size > 10",
+        ] {
+            assert!(!is_rate_limit(reason), "{reason}");
+        }
     }
 
     #[test]
