@@ -171,6 +171,38 @@ async fn a_further_pass_repeats_no_trade() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_further_pass_repeats_no_trade_whose_number_is_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let source = RecordedSource {
+        name: "bybit".to_owned(),
+        kind: "bybit".to_owned(),
+    };
+    let mut writer = RecordingWriter::create(&path, vec![source]).unwrap();
+    // Half of the trades have a number.
+    for number in 0..200 {
+        let id = match number % 2 {
+            0 => format!("20f43950-d8dd-5b31-9112-a178eb{:06x}", number * 7_919),
+            _ => format!("22900000000684{:05}", number * 7),
+        };
+        let frame = format!(
+            r#"{{"topic":"publicTrade.BTCUSDT","ts":1,"data":[{{"T":1672304486865,"s":"BTCUSDT","S":"Buy","v":"1","p":"10.{number}","i":"{id}","BT":false}}]}}"#
+        );
+        let line = RecordedFrame {
+            time_us: NOW_US + number,
+            source: 0,
+            frame: frame.into_bytes(),
+        };
+        writer.write(&line).unwrap();
+    }
+    writer.finish().unwrap();
+    let open = || Recording::open(&path).unwrap();
+    let (engine, _) = publications_of_passes(open, 6).await;
+    let source = &engine.sources()[0];
+    assert_eq!((source.trades, source.bad_frames), (1_200, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pass_after_the_computer_slept_begins_at_the_clocks_time() {
     let publisher = CapturingPublisher::new();
     let open = || Recording::sample().unwrap();

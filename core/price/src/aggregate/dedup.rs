@@ -73,7 +73,7 @@ impl SeenNumbers {
         match id {
             TradeId::Single(_) | TradeId::Range { .. } => Self::Single(NumberRanges::default()),
             TradeId::Aggregate(_) => Self::Aggregate(NumberRanges::default()),
-            TradeId::Sparse(_) => Self::Sparse(NumberSet::default()),
+            TradeId::Sparse(_) | TradeId::Hashed(_) => Self::Sparse(NumberSet::default()),
         }
     }
 
@@ -82,7 +82,7 @@ impl SeenNumbers {
             (self, id),
             (Self::Single(_), TradeId::Single(_) | TradeId::Range { .. })
                 | (Self::Aggregate(_), TradeId::Aggregate(_))
-                | (Self::Sparse(_), TradeId::Sparse(_))
+                | (Self::Sparse(_), TradeId::Sparse(_) | TradeId::Hashed(_))
         )
     }
 
@@ -202,9 +202,10 @@ impl TradeDedup {
         self.missing
     }
 
-    /// Whether a trade with a higher number arrived before this one.
+    /// Whether a trade with a higher number arrived before this one. Where numbers have no order, it
+    /// may have.
     pub(super) fn is_overtaken(&self, id: TradeId) -> bool {
-        bounds(id).1 < self.newest
+        matches!(id, TradeId::Hashed(_)) || bounds(id).1 < self.newest
     }
 
     /// Whether this number of a single trade is above all that arrived. `None` if the numbers are
@@ -240,7 +241,10 @@ impl TradeDedup {
 /// The first and the last number.
 fn bounds(id: TradeId) -> (u64, u64) {
     match id {
-        TradeId::Single(id) | TradeId::Sparse(id) | TradeId::Aggregate(id) => (id, id),
+        TradeId::Single(id)
+        | TradeId::Sparse(id)
+        | TradeId::Hashed(id)
+        | TradeId::Aggregate(id) => (id, id),
         TradeId::Range { first, last } => (first.min(last), last),
     }
 }

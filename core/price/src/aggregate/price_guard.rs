@@ -92,7 +92,7 @@ impl Witness {
                     told.is_some_and(|told| !(first..=last).contains(&told))
                 }
                 // A ticker's number is not comparable with these.
-                TradeId::Aggregate(_) | TradeId::Sparse(_) => false,
+                TradeId::Aggregate(_) | TradeId::Sparse(_) | TradeId::Hashed(_) => false,
             },
             (Self::Ticker(told) | Self::LoneTicker(told), Self::LoneTicker(own)) => {
                 match told.zip(own) {

@@ -6,6 +6,7 @@
 //!
 //! Worked example: in the first pass, the trades of BTC-USD at one source have the numbers 100 to
 //! 149. They span 50 numbers. The second pass plays them as 150 to 199, the third as 200 to 249.
+//! Hashes have no order, and are anywhere among the numbers: each pass turns them into others.
 
 use std::collections::HashMap;
 
@@ -13,6 +14,9 @@ use crate::venue::{Stamp, Ticker, Trade, TradeId, VenueEvent};
 
 /// The most markets whose numbers are remembered. A recording has one for each symbol of a source.
 const MAX_MARKETS: usize = 100_000;
+
+/// The number that turns the hashes of a pass into those of the next: odd, with bits all over.
+const NEXT_PASS: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The kinds of trade numbers, which are independent of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +70,12 @@ impl Passes {
             TradeId::Range { first, last } => (NumberKind::Single, first, last),
             TradeId::Sparse(id) => (NumberKind::Sparse, id, id),
             TradeId::Aggregate(id) => (NumberKind::Aggregate, id, id),
+            TradeId::Hashed(id) => {
+                let mixed = id.wrapping_add(self.ended.wrapping_mul(NEXT_PASS));
+                trade.id = TradeId::Hashed(mixed);
+                trade.venue_time_us = trade.venue_time_us.map(|us| us.saturating_add(later_us));
+                return;
+            }
         };
         if self.is_first() {
             self.note(source, kind, &trade.name, (first, last));
@@ -80,6 +90,7 @@ impl Passes {
                 },
                 TradeId::Sparse(id) => TradeId::Sparse(moved(id)),
                 TradeId::Aggregate(id) => TradeId::Aggregate(moved(id)),
+                TradeId::Hashed(id) => TradeId::Hashed(id),
             };
         }
         trade.venue_time_us = trade.venue_time_us.map(|us| us.saturating_add(later_us));

@@ -157,7 +157,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         return Ok(VenueEvent::Ignored);
     }
     Ok(VenueEvent::Trade(Trade {
-        id: TradeId::Sparse(number(&frame.i)),
+        id: trade_id(&frame.i),
         price: price("p", &frame.p)?,
         size: if is_inverse(&frame.s) {
             Size::Quote(size("v", &frame.v)?)
@@ -171,13 +171,15 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     }))
 }
 
-/// A number that identifies a trade: the text's own, or its FNV-1a hash.
-fn number(id: &str) -> u64 {
-    id.parse().unwrap_or_else(|_| {
+/// The number of a trade: the text's own, or its FNV-1a hash.
+fn trade_id(id: &str) -> TradeId {
+    let hash = || {
         id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })
-    })
+    };
+    let number = id.parse().ok();
+    number.map_or_else(|| TradeId::Hashed(hash()), TradeId::Sparse)
 }
 
 fn ticker<'a>(
@@ -242,6 +244,7 @@ mod tests {
             (trade.price.to_string().as_str(), trade.side),
             ("16578.50", TradeSide::Buy)
         );
+        assert!(matches!(trade.id, TradeId::Hashed(_)), "{:?}", trade.id);
         let numbered = TRADE.replace(
             "20f43950-d8dd-5b31-9112-a178eb6023af",
             "2290000000068493487",

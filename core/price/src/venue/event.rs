@@ -54,6 +54,8 @@ pub enum TradeId {
     },
     /// A trade at a venue whose numbers rise with holes.
     Sparse(u64),
+    /// A trade whose venue identifies it by a text, of which this is a hash. It has no order.
+    Hashed(u64),
     /// Several trades of one taker at one price, sent as one. These numbers are independent of
     /// those of single trades.
     Aggregate(u64),
