@@ -203,6 +203,45 @@ async fn a_further_pass_repeats_no_trade_whose_number_is_a_text() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_with_a_wrong_time_neither_stops_time_nor_holds_the_others_up() {
+    const SECOND_US: i64 = 1_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let wrong = [
+        NOW_US + 400 * 86_400 * SECOND_US,
+        NOW_US - 86_400 * SECOND_US,
+    ];
+    for (speed, wrong_us) in [ReplaySpeed::Maximum, ReplaySpeed::Times(1.0)]
+        .into_iter()
+        .flat_map(|speed| wrong.map(|wrong_us| (speed, wrong_us)))
+    {
+        let _ = fs::remove_file(&path);
+        let mut writer = write(&path, &[]);
+        for id in 1..=30 {
+            let at_us = NOW_US + id * SECOND_US;
+            let number = u64::try_from(id).unwrap();
+            let line = RecordedFrame {
+                time_us: if id == 10 { wrong_us } else { at_us },
+                source: 0,
+                frame: coinbase_match(number, "BTC-USD", &format!("5.{id}")).into_bytes(),
+            };
+            writer.write(&line).unwrap();
+        }
+        writer.finish().unwrap();
+        let began = tokio::time::Instant::now();
+        let (frames, engine, publisher) = replay(Recording::open(&path).unwrap(), speed).await;
+        assert_eq!((frames, engine.sources()[0].trades), (30, 30));
+        // Ticks go on after the line: the market overview is published each second.
+        let overviews = publisher.overviews().len();
+        assert!((26..=32).contains(&overviews), "{overviews}");
+        let end_ms = publisher.prices("prices:BTC-USD").pop().unwrap().timestamp;
+        let lasted_ms = end_ms - NOW_US / 1_000;
+        assert!((26_000..31_000).contains(&lasted_ms), "{lasted_ms}");
+        assert!(began.elapsed().as_secs() < 40);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pass_after_the_computer_slept_begins_at_the_clocks_time() {
     let publisher = CapturingPublisher::new();
     let open = || Recording::sample().unwrap();

@@ -33,12 +33,17 @@ const MAX_TICKS_IN_GAP: i64 = 1_000;
 const AFTER_US: i64 = 1_000_000;
 
 /// Time between the last frame of a pass and the first of the next, in microseconds: about that
-/// between two frames of a market with some trades.
+/// between two frames of a market with some trades. Also that to a line with a wrong time.
 const PASS_GAP_US: i64 = 50_000;
 
 /// How far the clock may be ahead of a replay at the recorded speed, in microseconds, when a pass
 /// begins. Beyond, the computer has slept, and the pass begins at the clock's time.
 const MAX_LAG_US: i64 = 5_000_000;
+
+/// The longest step between the times of two lines, ahead and back, in microseconds. After a longer
+/// one, a line has a wrong time, or the clock was set: it is played right after the line before.
+const MAX_AHEAD_US: i64 = 3_600_000_000;
+const MAX_BACK_US: i64 = 2_000_000;
 
 /// The times that a recording may have, in microseconds since the Unix epoch: to the end of the year
 /// 9999. Others count as the nearest of them, so that no sum of times leaves the range of numbers.
@@ -76,9 +81,12 @@ pub(crate) struct Replay {
     /// When the first frame was played, and that moment in the aggregator's time.
     started: Instant,
     started_us: i64,
-    /// The first frame of this pass, in the aggregator's time and in the recording's.
+    /// The first frame of this pass, in the aggregator's time and in the recording's. After a step
+    /// between two lines, the later one.
     pass_us: i64,
     begins_us: i64,
+    /// The last frame, in the recording's time.
+    recorded_us: i64,
     /// The last frame, in the aggregator's time.
     last_us: i64,
     ticked_us: i64,
@@ -113,6 +121,7 @@ impl Replay {
             started_us: 0,
             pass_us: 0,
             begins_us: 0,
+            recorded_us: 0,
             last_us: 0,
             ticked_us: 0,
         }
@@ -125,6 +134,7 @@ impl Replay {
             if *count == 0 {
                 self.begin_pass(&line);
             }
+            self.follow_steps(line.time_us);
             let offset_us = line.time_us.saturating_sub(self.begins_us).max(0);
             let arrival_us = self.pass_us.saturating_add(offset_us).min(*TIMES_US.end());
             self.pass(arrival_us).await;
@@ -140,6 +150,16 @@ impl Replay {
         self.passes.end_pass();
     }
 
+    /// Plays a line right after the one before, if its time is too far from that one's.
+    fn follow_steps(&mut self, line_us: i64) {
+        let step_us = line_us.saturating_sub(self.recorded_us);
+        self.recorded_us = line_us;
+        if !(-MAX_BACK_US..=MAX_AHEAD_US).contains(&step_us) {
+            self.pass_us = self.last_us.saturating_add(PASS_GAP_US);
+            self.begins_us = line_us;
+        }
+    }
+
     /// Lets the time go on a little, so that what the last frames changed is published.
     pub(crate) fn finish(&mut self) {
         let end_us = self.ticked_us.saturating_add(AFTER_US);
@@ -151,6 +171,7 @@ impl Replay {
     /// Begins a pass: the first at its own time, each further one right after the one before.
     fn begin_pass(&mut self, first: &RecordedFrame) {
         self.begins_us = first.time_us;
+        self.recorded_us = first.time_us;
         if self.passes.is_first() {
             self.begin(first);
             return;
