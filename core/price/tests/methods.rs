@@ -127,6 +127,29 @@ fn a_weighted_median_follows_the_volume() {
 }
 
 #[test]
+fn an_ema_forgets_a_source_that_is_excluded() {
+    let mut harness = Harness::new("ema");
+    // Alone it is the price, however wrong.
+    harness.trade("a", "900000000000", "1", 0);
+    harness.trade("b", "100", "1", 1);
+    harness.trade("c", "101", "1", 2);
+    let answer = harness.get_price(2);
+    assert_eq!(answer.source_details[0].state(), SourceState::Excluded);
+    assert_eq!(price(&answer), "100.5");
+    // An exclusion while the average is near moves nothing.
+    let mut harness = Harness::new("ema");
+    for source in ["a", "b", "c"] {
+        harness.trade(source, "100", "1", 0);
+        harness.trade(source, "101", "1", 0);
+    }
+    harness.trade("a", "110", "1", 20);
+    let answer = harness.get_price(20);
+    assert_eq!(answer.source_details[0].state(), SourceState::Excluded);
+    let average: f64 = price(&answer).parse().unwrap();
+    assert!((100.4..100.6).contains(&average), "{average}");
+}
+
+#[test]
 fn a_twap_weighs_by_time_and_reports_its_coverage() {
     let mut harness = Harness::new("twap");
     harness.trade("a", "100", "1", 0);

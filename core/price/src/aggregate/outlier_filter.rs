@@ -121,7 +121,7 @@ fn included_prices(candidates: &[Candidate], except: Option<usize>) -> SmallVec<
 }
 
 /// Whether `price` is at most `limit` from `from`.
-fn is_within(from: Decimal, price: Decimal, limit: Decimal) -> bool {
+pub(super) fn is_within(from: Decimal, price: Decimal, limit: Decimal) -> bool {
     // An overflow means far.
     let distance = price.checked_sub(from).map(|distance| distance.abs());
     distance

@@ -8,7 +8,7 @@ use tidewire_stream::{ChannelName, Publisher};
 use super::{
     listeners::{Listener, Observer, PriceObservation, PriceTick},
     methods::{self, Contributions, confidence, median, turnover, vwap, weighted_median},
-    outlier_filter::{Candidate, Inclusion, LAPSE_US, exclude_outliers},
+    outlier_filter::{Candidate, Inclusion, LAPSE_US, exclude_outliers, is_within},
     quote::{Liveness, Quote},
     snapshot::{PriceSnapshot, Provenance},
     source_status::SourceStatus,
@@ -148,8 +148,8 @@ impl SymbolState {
         provenance: Provenance,
         publisher: &dyn Publisher,
     ) -> PublishOutcome {
-        self.filter_outliers(now_us);
-        self.last = self.aggregate(timestamp_us, now_us);
+        let change = self.filter_outliers(now_us);
+        self.last = self.aggregate(change, timestamp_us, now_us);
         let Some(snapshot) = &mut self.last else {
             return PublishOutcome::Unchanged;
         };
@@ -228,7 +228,7 @@ impl SymbolState {
     }
 
     /// Runs the outlier filter over the live quotes.
-    fn filter_outliers(&mut self, now_us: i64) {
+    fn filter_outliers(&mut self, now_us: i64) -> FilterChange {
         let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
         for quote in &self.quotes {
             candidates.extend(quote.live_price().map(|price| Candidate {
@@ -250,9 +250,15 @@ impl SymbolState {
         }
         let live = self.quotes.iter_mut();
         let live = live.filter(|quote| quote.live_price().is_some());
+        let mut change = FilterChange::None;
         for (quote, candidate) in live.zip(candidates) {
+            if quote.inclusion == Inclusion::Included && candidate.inclusion == Inclusion::Excluded
+            {
+                change = FilterChange::Exclusion;
+            }
             quote.inclusion = candidate.inclusion;
         }
+        change
     }
 
     /// The quotes that are live and included.
@@ -263,7 +269,12 @@ impl SymbolState {
             .collect()
     }
 
-    fn aggregate(&mut self, timestamp_us: i64, now_us: i64) -> Option<PriceSnapshot> {
+    fn aggregate(
+        &mut self,
+        change: FilterChange,
+        timestamp_us: i64,
+        now_us: i64,
+    ) -> Option<PriceSnapshot> {
         let contributions = self.contributions(now_us);
         let median = median(&contributions);
         self.twap.set(median, now_us, self.spec.window_us);
@@ -272,6 +283,9 @@ impl SymbolState {
             return self.last.as_ref().map(PriceSnapshot::as_stale);
         };
         if self.spec.method == Method::Ema {
+            if change == FilterChange::Exclusion {
+                self.restart_far_ema(median, now_us);
+            }
             self.ema.set(median, now_us, self.spec.window_us);
         }
         // Venues' clocks differ, and time must not run backward for clients.
@@ -280,6 +294,15 @@ impl SymbolState {
             .as_ref()
             .map_or(timestamp_us, |last| last.timestamp_us);
         Some(self.snapshot(&contributions, median, timestamp_us.max(before), now_us))
+    }
+
+    /// Restarts an average that a source has moved away from the median of the others. It would
+    /// take hours to come back.
+    fn restart_far_ema(&mut self, median: Decimal, now_us: i64) {
+        let average = self.ema.average(now_us, self.spec.window_us);
+        if average.is_some_and(|average| !is_within(median, average, self.spec.outlier)) {
+            self.ema.restart();
+        }
     }
 
     fn snapshot(
@@ -426,6 +449,13 @@ impl SymbolState {
     fn counted_quotes(&self) -> impl Iterator<Item = &Quote> {
         self.quotes.iter().filter(|quote| quote.is_counted())
     }
+}
+
+/// Whether the outlier filter has just excluded a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FilterChange {
+    None,
+    Exclusion,
 }
 
 /// Whether a publication was made.

@@ -7,6 +7,9 @@
 //! Worked example: the average is 100, and the price is 161 from now on. One step later it is 100 +
 //! 61 × 2 / 61 = 102. After the next it is 102 + 59 × 2 / 61 = 103.93….
 //!
+//! An average that began at a price of a source that was later excluded would remember it for hours.
+//! Its owner therefore restarts it ([`Ema::restart`]).
+//!
 //! All arithmetic is decimal, rounded to [`DIGITS`](crate::decimal::DIGITS) when the price changes,
 //! so every server computes the same digits.
 
