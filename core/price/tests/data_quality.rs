@@ -229,6 +229,18 @@ fn lost_trades_are_a_gap_of_their_symbol_alone() {
 }
 
 #[test]
+fn a_wrong_number_leaves_nothing_missing() {
+    let mut harness = Harness::new();
+    for id in (1..=10).chain([9_000_000]).chain(11..=20).chain([25]) {
+        harness.apply_frame(&coinbase_match(id, "BTC-USD", "100"), NOW_US);
+    }
+    // 21 to 24.
+    assert_eq!(harness.detail().missing, Some(4));
+    assert_eq!(harness.detail().trades, 22);
+    assert_eq!(harness.source().gaps, Some(2));
+}
+
+#[test]
 fn broken_frames_are_counted_by_kind() {
     let mut harness = Harness::new();
     harness.apply_frame(&coinbase_match(1, "BTC-USD", "100"), NOW_US);

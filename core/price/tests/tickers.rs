@@ -355,6 +355,27 @@ fn a_ticker_that_repeats_itself_is_a_heartbeat() {
 }
 
 #[test]
+fn a_halted_market_whose_average_rises_grows_stale() {
+    let mut harness = Harness::new(VenueKind::Kraken);
+    let ticker = |volume: &str, average: &str| {
+        format!(
+            r#"{{"channel":"ticker","type":"update","data":[{{"symbol":"BTC/USD","bid":99.0,"ask":101.0,"last":100.0,"volume":{volume},"vwap":{average},"change_pct":1.5}}]}}"#
+        )
+    };
+    harness.apply_frame(&ticker("10", "100.0"), 0);
+    // Old trades leave the 24 hours, and the rounded average rises by more.
+    for (second, (volume, average)) in
+        (1..).zip([("9.999", "100.1"), ("9.998", "100.2"), ("9.997", "100.3")])
+    {
+        harness.apply_frame(&ticker(volume, average), second * 9);
+    }
+    harness.aggregator.tick(NOW_US + 31 * SECOND_US);
+    assert!(harness.get_price("BTC-USD", 31).stale);
+    harness.apply_frame(&ticker("10.5", "99.0"), 32);
+    assert!(!harness.get_price("BTC-USD", 32).stale);
+}
+
+#[test]
 fn a_ticker_with_new_offers_a_new_trade_or_more_volume_is_data() {
     let base = coinbase_ticker(1, "BTC-USD", "100");
     let changes = [

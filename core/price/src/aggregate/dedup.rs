@@ -10,6 +10,9 @@
 //! numbers of the old one again. When the new numbering reaches those after a minute, the old ones
 //! are forgotten. Until then they are repetitions, for example of a connection that is behind.
 //!
+//! A number that is far too high is no proof of missing trades either. If the numbers go on from
+//! before it, its gap is taken back.
+//!
 //! Worked example: the numbers 100, 101, 105, 103, 105 arrive. 105 reveals a gap of 3 (102 to 104).
 //! 103 is late, counts, and leaves 2 missing. The second 105 is a duplicate. After a reconnect the
 //! venue sends 101 and 108: 101 is a duplicate, and 108 reveals 2 more (106 and 107).
@@ -43,7 +46,17 @@ pub(super) struct TradeDedup {
     /// When the venue restarted its numbering, in microseconds since the Unix epoch. None once the
     /// old numbers go on, or are forgotten.
     restarted_us: Option<i64>,
+    /// The last great gap, until it is known whether the number after it was right.
+    jump: Option<Jump>,
     /// Trades that the numbers prove and that did not arrive.
+    missing: u64,
+}
+
+/// A step of the numbers that is wider than a late trade can be.
+#[derive(Debug, Clone, Copy)]
+struct Jump {
+    /// The highest number before it.
+    from: u64,
     missing: u64,
 }
 
@@ -163,6 +176,9 @@ impl TradeDedup {
     /// The trades missing before this one, which is new. After a reconnect these include trades
     /// made in between. A late trade reduces the count.
     fn count_missing(&mut self, first: u64, last: u64, now_us: i64) -> u64 {
+        if self.highest.saturating_sub(last) > MAX_LATENESS {
+            self.take_back_jump(last);
+        }
         if self.highest == 0 || self.highest.saturating_sub(last) > MAX_LATENESS {
             // The first trade, or the venue restarted its numbering.
             self.restarted_us = (self.highest > 0).then_some(now_us);
@@ -194,7 +210,20 @@ impl TradeDedup {
             return 0;
         }
         self.missing = self.missing.saturating_add(missing);
+        self.jump = (missing > MAX_LATENESS).then_some(Jump {
+            from: expected.saturating_sub(1),
+            missing,
+        });
         missing
+    }
+
+    /// Forgets the last great gap if the numbers go on from before it: the one after it was wrong.
+    fn take_back_jump(&mut self, number: u64) {
+        let goes_on = |jump: &mut Jump| jump.from.abs_diff(number) <= MAX_LATENESS;
+        if let Some(jump) = self.jump.take_if(goes_on) {
+            self.missing = self.missing.saturating_sub(jump.missing);
+            (self.highest, self.newest) = (jump.from, jump.from);
+        }
     }
 
     /// The venue's trades that did not arrive.

@@ -55,6 +55,8 @@ pub(super) struct Quote {
     ask: Option<Decimal>,
     change_percent: Option<f64>,
     volume_quote: Option<f64>,
+    /// The volume of 24 hours as the venue sends it in base.
+    volume_base: Option<f64>,
     /// When the last data arrived, in microseconds since the Unix epoch.
     pub(super) last_arrival_us: i64,
     /// When the last data was formed, in microseconds since the Unix epoch by this server's clock.
@@ -188,6 +190,7 @@ impl Quote {
             ask: None,
             change_percent: None,
             volume_quote: None,
+            volume_base: None,
             last_arrival_us: 0,
             formed_us: 0,
             timestamp_us: 0,
@@ -417,7 +420,7 @@ impl Quote {
             }
         }
         let before = (self.last_ticker, self.bid, self.ask);
-        let volume_before = self.volume_quote;
+        let volume_before = (self.volume_base, self.volume_quote);
         let by_id = ticker.last_id.and_then(|id| self.dedup.is_newer(id));
         if by_id.unwrap_or(!is_held) {
             if let Some((day, last)) = self.day.as_mut().zip(ticker.last) {
@@ -442,10 +445,15 @@ impl Quote {
             self.bid = ticker.bid.or(self.bid);
             self.ask = ticker.ask.or(self.ask);
         }
-        // Volume also falls as old trades leave the 24 hours. It rises with new ones only.
+        // Volume also falls as old trades leave the 24 hours. It rises with new ones only. In quote it
+        // may be computed from an average, and rise by the rounding of that.
+        let has_risen = match volume_before.0.zip(ticker.volume.base) {
+            Some((before, now)) => now > before,
+            None => self.volume_quote > volume_before.1,
+        };
         let is_news = self.is_first_on_connection
             || before != (self.last_ticker, self.bid, self.ask)
-            || self.volume_quote > volume_before;
+            || has_risen;
         if is_news {
             TickerOutcome::News
         } else {
@@ -467,6 +475,7 @@ impl Quote {
             self.contract_value = ContractValue::Unknown;
         }
         self.volume_quote = volume.or(self.volume_quote);
+        self.volume_base = ticker.volume.base.or(self.volume_base);
     }
 
     /// Keeps the names of fields that were not as documented.

@@ -176,12 +176,14 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         bid: fields.offer("bid", Documented::Number, frame.bid),
         ask: fields.offer("ask", Documented::Number, frame.ask),
         change_percent: fields.statistic("change_pct", Documented::Number, frame.change_pct),
-        // The volume is in base; times its average price it is in quote.
-        volume: Volume::in_quote(
-            volume
+        // The volume is in base; times its average price, which is rounded, it is in quote.
+        volume: Volume {
+            quote: volume
                 .zip(average)
                 .map(|(volume, average)| volume * average),
-        ),
+            base: volume.filter(|_| average.is_some()),
+            contracts: None,
+        },
         // The documentation does not define the time.
         stamp: fields
             .rfc3339("timestamp", Documented::OptionalText, frame.timestamp)
