@@ -176,7 +176,7 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// Bytes of publications that wait for Redis. Beyond, a publication is refused.
     pub buffer_bytes: usize,
-    /// Time between two comparisons of all channels with Redis.
+    /// Time between two comparisons of all channels, and of the revocations, with Redis.
     pub comparison: Duration,
 }
 

@@ -12,6 +12,7 @@
 mod broker;
 mod comparison;
 mod configured;
+mod control;
 mod faults;
 mod node;
 mod operators;

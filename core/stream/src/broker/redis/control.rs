@@ -2,9 +2,10 @@
 //! nodes equal.
 //!
 //! A revocation is a message on one shard channel of all nodes. It is also in a hash, whose version
-//! changes with it. A node compares its own revocations with the hash when it has subscribed, and
-//! when the version is another than expected. It adds what the hash lacks. So a revocation reaches a
-//! node that was away, and a Redis that was emptied.
+//! changes with it, by a random step: a Redis that has lost some never has the same version again. A
+//! node compares its own revocations with the hash when it has subscribed, and when the version is
+//! another than expected. It adds what the hash lacks. So a revocation reaches a node that was away,
+//! and a Redis that was emptied.
 
 use std::{
     collections::HashMap,
@@ -41,9 +42,6 @@ use crate::{
 /// Time between two pings.
 const PING: Duration = Duration::from_secs(1);
 
-/// Time between two looks at the version of the revocations.
-const COMPARISON: Duration = Duration::from_secs(30);
-
 /// Silence beyond the longest wait for an answer, after which the connection is opened again.
 const SILENCE_GRACE: Duration = Duration::from_secs(2);
 
@@ -52,6 +50,9 @@ const STEP: &[u8] = b"500";
 
 /// Time after its expiry after which a revocation is removed, in milliseconds: clocks may differ.
 const EXPIRY_GRACE_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// Greatest step of the version. Two billion such steps fit in its 63 bits.
+const VERSION_STEP: u64 = 1 << 32;
 
 /// First letters of the fields of revocations.
 const TOKEN: &str = "t:";
@@ -97,6 +98,7 @@ pub(super) fn call(
             field.into(),
             until.to_string().into(),
             expires.to_string().into(),
+            rand::random_range(1..=VERSION_STEP).to_string().into(),
         ],
     }
 }
@@ -147,7 +149,7 @@ impl ControlTask {
         connection.send(&subscribe).await?;
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut comparisons = interval(COMPARISON);
+        let mut comparisons = interval(self.options.comparison);
         comparisons.set_missed_tick_behavior(MissedTickBehavior::Delay);
         comparisons.reset();
         // Counted in pings: a process that stood still has first to read what came meanwhile.
@@ -261,7 +263,7 @@ impl Subscribed {
         let known = read(task, &*handler).await?;
         for (revocation, expires_at_ms) in handler.revocations() {
             let call = call(&task.keys, task.nodes.tag, &revocation, expires_at_ms);
-            let [.., field, until, expires] = &call.arguments[..] else {
+            let [.., field, until, expires, _] = &call.arguments[..] else {
                 continue;
             };
             let value = [&until[..], b" ", expires].concat();

@@ -13,7 +13,7 @@
 //! | `tidewire:{809}:key:<digest>`     | position that a publication with this key got       |
 //! | `tidewire:{809}:0:orders:1`       | shard channel of database 0                         |
 //! | `tidewire:{control}:revocations`  | hash: revocations of all nodes                      |
-//! | `tidewire:{control}:version`      | number of changes of it                             |
+//! | `tidewire:{control}:version`      | another number after each change of it              |
 //! | `tidewire:{control}:nodes`        | sorted set: nodes, by the end of their lease        |
 //! | `tidewire:{control}:0`            | shard channel of all nodes                          |
 //! | `tidewire:{control}:0:0badcafe`   | shard channel of one node                           |

@@ -2,8 +2,9 @@
 -- Spreads a revocation to all nodes, and keeps it for those that come later.
 --
 -- KEYS: 1 hash of revocations, 2 their version.
--- ARGV: 1 shard channel, 2 message, 3 the revocation's field, 4 its time (until), 5 its expiry. Both
---   are in ms, as decimal strings without a sign.
+-- ARGV: 1 shard channel, 2 message, 3 the revocation's field, 4 its time (until), 5 its expiry (both
+--   in ms, as decimal strings without a sign), 6 a random step of the version: one that was counted from
+--   1 would be the same again after as many revocations, when Redis has lost those before.
 -- Returns the version.
 
 local function is_less(number, other)
@@ -25,7 +26,8 @@ end
 local merged = until_ms .. ' ' .. expires_ms
 if merged ~= known then
   redis.call('HSET', KEYS[1], ARGV[3], merged)
-  version = redis.call('INCR', KEYS[2])
+  redis.call('INCRBY', KEYS[2], ARGV[6])
+  version = redis.call('GET', KEYS[2])
 end
 redis.call('SPUBLISH', ARGV[1], ARGV[2])
-return tostring(version)
+return version
