@@ -23,6 +23,14 @@ local function number(text)
   return tonumber(string.match(text, '^(%d+)') or '0')
 end
 
+-- This clock was set back, or that of the server before was ahead: the lease lasts for one lifetime more,
+-- and not until the end that it had by the other time. An owner that is there extends it meanwhile.
+local latest = now + tonumber(ARGV[3])
+if ends > latest then
+  ends = latest
+  redis.call('HSET', KEYS[1], 'until', string.format('%.0f', ends))
+end
+
 local is_free = ends <= now
 if (mode == 'take' and is_free) or (mode == 'again' and (is_free or is_mine)) then
   local next = math.max(number(term), tonumber(ARGV[6])) + 1
