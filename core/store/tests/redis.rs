@@ -11,6 +11,9 @@
 #[path = "../../../tests/src/deadline.rs"]
 mod deadline;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+#[path = "../../../tests/src/link.rs"]
+mod link;
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 #[path = "../../../tests/src/redis.rs"]
 mod redis_server;
 #[allow(unreachable_pub, reason = "other tests use it too")]
@@ -32,6 +35,7 @@ use tidewire_store::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use deadline::{eventually, within};
+use link::Link;
 use redis_server::RedisServer;
 use suite::{TABLE, all};
 
@@ -193,6 +197,63 @@ async fn an_owner_that_was_overtaken_cannot_write() {
     );
     assert!(!store.is_current());
     assert!(!all(&next).await.contains_key(&b"c"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_back_does_not_lengthen_the_lease_of_a_node_that_is_gone() {
+    let (redis, a, store) = alone().await;
+    store.commit(one("1")).await.unwrap();
+    drop(a);
+    // The end of its lease by the clock of before.
+    let end = ["HSET", "test:{store}:lease", "until", "99999999999999"];
+    redis.command(&end).await;
+    let b = node(&redis, "b");
+    assert_eq!(all(&owned(&b).await).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_given_up_is_left_to_another_node() {
+    let (redis, a, store) = alone().await;
+    store.commit(one("1")).await.unwrap();
+    let b = node(&redis, "b");
+    owned(&a).await.give_up();
+    let next = owned(&b).await;
+    next.commit(one("2")).await.unwrap();
+    assert_eq!(all(&next).await.len(), 2);
+    assert!(store.commit(one("3")).await.is_err());
+    assert!(!a.is_owner());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_was_replaced_is_not_read() {
+    let old = RedisServer::start().await;
+    let port = old.port().to_string();
+    let next = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+    let address = |redis: &RedisServer| ([127, 0, 0, 1], redis.port()).into();
+    let link = Link::start(address(&old)).await;
+    let lease = with(&old, "a", |all| {
+        let url = format!("redis://{}", link.address());
+        all.redis.address = RedisAddress::parse(&url).unwrap();
+    });
+    let store = owned(&lease).await;
+    store.commit(one("1")).await.unwrap();
+    assert!(all(&store).await.contains_key(&b"1"[..]));
+    let key = "test:{store}:values:things";
+    eventually("the replica has it", async || {
+        let found = next.command(&["HGET", key, "1"]).await;
+        (found == "$1\r\n1\r\n").then_some(())
+    })
+    .await;
+    next.command(&["REPLICAOF", "NO", "ONE"]).await;
+    link.redirect(address(&next));
+    // It refuses writes and serves reads, without a way to the new master.
+    old.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    eventually("a commit on the new master", async || {
+        store.commit(one("2")).await.ok()
+    })
+    .await;
+    assert!(all(&store).await.contains_key(&b"2"[..]));
+    assert_eq!(lease.lost_commits(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,10 @@ const EXTENSION: Duration = Duration::from_secs(1);
 /// Time between two looks of a node that does not own the store, and between two attempts.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Time in which a node does not take a lease that it has given up: others are first, and the clients
+/// are not told of a new term all the time.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
 /// Longest wait for an answer, so that an extension can be repeated in time.
 const ANSWER_TIME: Duration = Duration::from_millis(750);
 
@@ -245,6 +249,9 @@ impl Keeper {
     /// Asks Redis once, and returns the pause until the next question.
     async fn step(&mut self) -> Duration {
         let own = self.own.clone();
+        if let Some(term) = own.as_ref().filter(|term| term.is_given_up()) {
+            return self.give_up(term).await;
+        }
         let mode = match &own {
             None => "take",
             Some(term) if term.end().is_some() => "again",
@@ -284,6 +291,17 @@ impl Keeper {
             }
         }
         LOOK
+    }
+
+    /// Ends the lease of a term that was given up.
+    async fn give_up(&mut self, term: &Term) -> Duration {
+        if let Err(error) = self.ask("end").await {
+            self.fail(None, failed(&error));
+            return LOOK;
+        }
+        self.own = None;
+        self.publish(Ownership::Unknown(term.end().unwrap_or(StoreError::Closed)));
+        GIVEN_UP
     }
 
     /// Begins a term that Redis gave to this node.

@@ -89,7 +89,7 @@ impl RedisStore {
         };
         tokio::spawn(writer.run());
         Self {
-            reads: Reads::start(options.redis.clone(), term.clone()),
+            reads: Reads::start(options.redis.clone(), &keys.lease(), term.clone()),
             term,
             keys,
             queue,
@@ -101,6 +101,12 @@ impl RedisStore {
     /// on that of the next term.
     pub async fn ended(&self) -> StoreError {
         self.term.ended().await
+    }
+
+    /// Ends the term and the lease: engines cannot be opened here, and another node may be able to. This
+    /// node takes part in the lease again after half a minute.
+    pub fn give_up(&self) {
+        self.term.give_up();
     }
 
     /// The name of the term.

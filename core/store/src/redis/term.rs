@@ -4,7 +4,10 @@
 //! term that ended does not begin again. The node opens its engines anew, in another term, from
 //! what the store has.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -18,6 +21,7 @@ pub(super) struct Term {
     pub(super) name: String,
     state: Mutex<State>,
     ended: watch::Sender<Option<StoreError>>,
+    is_given_up: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -43,6 +47,7 @@ impl Term {
                 lease_fault: None,
             }),
             ended: watch::Sender::new(None),
+            is_given_up: AtomicBool::new(false),
         }
     }
 
@@ -88,6 +93,17 @@ impl Term {
                 is_late.then(|| StoreError::Failed(text.to_owned()))
             })
         })
+    }
+
+    /// Ends the term, and has the lease end with it.
+    pub(super) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Release);
+        let text = "this node cannot use the shared store, and leaves it to others for a while";
+        self.finish(StoreError::Failed(text.to_owned()));
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
     }
 
     /// Ends the term. The first reason stays.
