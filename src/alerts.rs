@@ -25,6 +25,7 @@ use crate::{
     engine_store::{EngineStore, StoreTerm},
     notifications::NO_STORE,
     serve::Server,
+    term_clock::TermClock,
 };
 
 pub(crate) use self::chain_tap::ChainTap;
@@ -39,7 +40,7 @@ const OPEN_WAIT: Duration = Duration::from_millis(500);
 /// The engine, while it is open.
 type EngineSlot = Arc<RwLock<Option<AlertEngine>>>;
 
-type Opening = JoinHandle<Result<(AlertEngine, AlertTasks), AlertError>>;
+type Opening = JoinHandle<Result<(AlertEngine, AlertTasks, Option<TermClock>), AlertError>>;
 
 /// Alerts of a server. The engine may open later than the server starts, and again in each term of
 /// a shared store.
@@ -57,6 +58,8 @@ pub(crate) struct Alerts {
     /// The store that the engine is opened on.
     term: Option<StoreTerm>,
     tasks: Option<AlertTasks>,
+    /// The time of the term, if the store is shared.
+    term_clock: Option<TermClock>,
     /// Passes prices to the engine, of which each term has another one.
     listener: Option<PriceListener>,
     /// Why the last attempt to open the engine failed.
@@ -97,6 +100,7 @@ impl Alerts {
             opening: None,
             term: None,
             tasks: None,
+            term_clock: None,
             listener: None,
             failure: None,
         })
@@ -124,10 +128,15 @@ impl Alerts {
                     let service = &self.service;
                     let term = self.store.term(|reason| service.set_absence(reason)).await;
                     let (store, sink) = (term.store.clone(), self.sink.clone());
-                    let (catalog, clock) = (self.catalog.clone(), self.clock.clone());
+                    let (catalog, own) = (self.catalog.clone(), self.clock.clone());
                     let config = self.config.clone();
-                    self.term = Some(term);
-                    let open = AlertEngine::open(store, sink, catalog, clock, config);
+                    self.term = Some(term.clone());
+                    let open = async move {
+                        let shared = term.clock(&own).await?;
+                        let clock = shared.as_ref().map_or(own, TermClock::clock);
+                        let opened = AlertEngine::open(store, sink, catalog, clock, config).await?;
+                        Ok::<_, AlertError>((opened.0, opened.1, shared))
+                    };
                     self.opening.insert(tokio::spawn(open))
                 }
             };
@@ -135,7 +144,7 @@ impl Alerts {
             let result = opening.await;
             self.opening = None;
             match result {
-                Ok(Ok((engine, tasks))) => {
+                Ok(Ok((engine, tasks, clock))) => {
                     if self.failure.take().is_some() {
                         tracing::info!("alerts are available again");
                     }
@@ -145,6 +154,7 @@ impl Alerts {
                     }
                     *self.engine.write() = Some(engine);
                     self.tasks = Some(tasks);
+                    self.term_clock = clock;
                 }
                 Ok(Err(error)) => {
                     if self.failure.as_ref() != Some(&error) {
@@ -175,8 +185,18 @@ impl Alerts {
             let (Some(tasks), Some(term)) = (self.tasks.take(), self.term.take()) else {
                 return;
             };
-            let listener = self.listener.take();
-            self.serve((tasks, listener), &term, &cancel).await;
+            let (listener, clock) = (self.listener.take(), self.term_clock.take());
+            let until = cancel.child_token();
+            let following = async {
+                if let Some(clock) = clock {
+                    clock.follow(until.clone()).await;
+                }
+            };
+            let serving = async {
+                self.serve((tasks, listener), &term, &cancel).await;
+                until.cancel();
+            };
+            tokio::join!(serving, following);
         }
     }
 

@@ -17,7 +17,6 @@ pub(crate) struct DeliveryChannels {
     config: DeliveryConfig,
     senders: Arc<Senders>,
     stream: Arc<StreamCore>,
-    clock: SharedClock,
 }
 
 impl DeliveryChannels {
@@ -34,25 +33,19 @@ impl DeliveryChannels {
             senders: Arc::new(Senders::new(config, clock)?),
             config: config.clone(),
             stream: stream.clone(),
-            clock: clock.clone(),
         }))
     }
 
-    /// The channels of an open hub and its store, in `slot` from now on, so that no request finds
+    /// The channels of an open hub, and its store and clock, in `slot` from now on, so that no request finds
     /// them missing once the hub takes requests.
     pub(crate) fn open(
         &self,
         hub: &NotificationHub,
-        store: &SharedStore,
+        (store, clock): (&SharedStore, &SharedClock),
         slot: &DeliverySlot,
     ) -> OpenChannels {
-        let contacts = Contacts::new(store.clone(), self.clock.clone());
-        let jobs = DurableJobs::new(
-            store.clone(),
-            hub.clone(),
-            contacts.clone(),
-            self.clock.clone(),
-        );
+        let contacts = Contacts::new(store.clone(), clock.clone());
+        let jobs = DurableJobs::new(store.clone(), hub.clone(), contacts.clone(), clock.clone());
         let limits = DispatcherLimits {
             jobs: self.config.total_queue,
             in_flight: self.config.in_flight,
@@ -60,7 +53,7 @@ impl DeliveryChannels {
         let dispatcher = Dispatcher::new(
             self.senders.clone(),
             Arc::new(jobs.clone()),
-            self.clock.clone(),
+            clock.clone(),
             limits,
         );
         slot.set(Delivery {

@@ -9,12 +9,13 @@ use std::{sync::Arc, time::Duration};
 use tidewire_store::{
     Ownership, RedisStore, RedisStoreOptions, SharedStore, StoreError, StoreLease,
 };
-use tidewire_stream::StreamCore;
+use tidewire_stream::{SharedClock, StreamCore};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
     broker,
     config::{Config, StoreKind},
+    term_clock::TermClock,
 };
 
 /// Longest wait for the first look at the lease, while the server starts.
@@ -51,6 +52,31 @@ impl StoreTerm {
         Self {
             store: Arc::new(store.clone()),
             shared: Some(store.clone()),
+        }
+    }
+
+    /// Whether there may be another term.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Ends the term of a shared store, since an engine cannot be opened here. Returns whether it is one,
+    /// so that there will be another term.
+    pub(crate) fn give_up(&self) -> bool {
+        if let Some(store) = &self.shared {
+            store.give_up();
+        }
+        self.shared.is_some()
+    }
+
+    /// The clock of engines in this term, on a node with the clock `own`. None if that is it.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) async fn clock(&self, own: &SharedClock) -> Result<Option<TermClock>, StoreError> {
+        match &self.shared {
+            Some(store) => TermClock::open(store, own.clone()).await.map(Some),
+            None => Ok(None),
         }
     }
 

@@ -25,6 +25,7 @@ mod security;
 mod serve;
 mod server_series;
 mod telemetry;
+mod term_clock;
 
 use std::process::ExitCode;
 

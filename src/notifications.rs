@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     delivery::{DeliveryChannels, OpenChannels},
     engine_store::{EngineStore, StoreTerm},
+    term_clock::TermClock,
 };
 
 /// Time between two attempts to open the hub on a store that fails.
@@ -70,6 +71,7 @@ pub(crate) struct Notifications {
 struct OpenHub {
     hub: NotificationHub,
     term: StoreTerm,
+    clock: Option<TermClock>,
     delivery: Option<OpenChannels>,
 }
 
@@ -133,24 +135,28 @@ impl Notifications {
     }
 
     async fn open_on(&mut self, term: StoreTerm) {
-        let opening = NotificationHub::open(
-            term.store.clone(),
-            self.sink.clone(),
-            self.clock.clone(),
-            self.config.clone(),
-        );
+        let (own, config) = (self.clock.clone(), self.config.clone());
+        let (store, sink) = (term.store.clone(), self.sink.clone());
+        let opening = async {
+            let shared = term.clock(&own).await?;
+            let clock = shared.as_ref().map_or(own, TermClock::clock);
+            let hub = NotificationHub::open(store, sink, clock.clone(), config).await?;
+            Ok::<_, NotificationError>((hub, clock, shared))
+        };
         match opening.await {
-            Ok(hub) => {
+            Ok((hub, clock, term_clock)) => {
                 if self.failure.take().is_some() {
                     tracing::info!("notifications are available again");
                 }
                 let slot = self.service.delivery();
                 let delivery = self.delivery.as_ref();
-                let delivery = delivery.map(|delivery| delivery.open(&hub, &term.store, slot));
+                let on = (&term.store, &clock);
+                let delivery = delivery.map(|delivery| delivery.open(&hub, on, slot));
                 self.service.set_hub(hub.clone(), term.store.clone());
                 self.open = Some(OpenHub {
                     hub,
                     term,
+                    clock: term_clock,
                     delivery,
                 });
             }
@@ -192,9 +198,14 @@ impl Notifications {
         let OpenHub {
             hub,
             term,
+            clock,
             delivery,
         } = open;
         let until = cancel.child_token();
+        let clock = clock.map(|clock| {
+            let until = until.clone();
+            tokio::spawn(async move { clock.keep(until).await })
+        });
         let background = tokio::spawn({
             let (hub, until) = (hub.clone(), until.clone());
             async move { hub.run(until).await }
@@ -217,6 +228,11 @@ impl Notifications {
             self.service.delivery().clear();
         }
         until.cancel();
+        if let Some(clock) = clock
+            && clock.await.is_err()
+        {
+            tracing::error!("the clock of the shared store panicked");
+        }
         if background.await.is_err() {
             tracing::error!("the background work of notifications panicked");
         }

@@ -121,6 +121,20 @@ impl RedisStore {
         self.term.end().is_some()
     }
 
+    /// The time by the clock of Redis, in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// Redis does not answer in time, or the term has ended.
+    pub async fn time_ms(&self) -> Result<i64, StoreError> {
+        let mut command = Vec::new();
+        resp::encode(&mut command, &["TIME"]);
+        let mut parts = self.read_array(command).await?.into_iter();
+        let mut next = || -> Option<i64> { parts.next()?.string().ok()?.parse().ok() };
+        let time = next().zip(next());
+        let time = time.map(|(seconds, micros)| seconds * 1_000 + micros / 1_000);
+        time.ok_or_else(|| failed(RedisError::Protocol("the time is missing".to_owned())))
+    }
+
     /// Reads, and checks afterwards that no other node can have written meanwhile.
     async fn read(&self, command: Vec<u8>) -> Result<Reply, StoreError> {
         let reply = match self.term.end() {

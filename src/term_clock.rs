@@ -1,0 +1,173 @@
+//! Term clock: the time of the engines on a shared store, in one term.
+//!
+//! All nodes write into one store, and the clock of one of them may be wrong: it would remove what
+//! the others keep, and give its notifications times that no later one may precede. Engines on a
+//! shared store therefore go by the clock of Redis where that of the node differs from it by more
+//! than [`TOLERANCE_MS`]. Within it the node's own clock counts, to which prices and timers belong.
+//!
+//! Great steps ahead of this time are doubted too ([`GuardedClock`]). The mark is in the shared
+//! store: that of the node's own folder says nothing about the time of the other nodes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use tidewire_store::{RedisStore, SharedStore, StoreError};
+use tidewire_stream::{Clock, GuardedClock, SharedClock};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock_mark;
+
+/// Difference from the clock of Redis that is let be, in milliseconds: clocks of machines that are
+/// kept right differ by less.
+const TOLERANCE_MS: i64 = 60_000;
+
+/// Time between two comparisons with the clock of Redis.
+const COMPARISON: Duration = Duration::from_secs(10);
+
+/// The clock of a node, set right by that of Redis.
+#[derive(Debug)]
+struct CorrectedClock {
+    wall: SharedClock,
+    correction_ms: AtomicI64,
+}
+
+impl CorrectedClock {
+    fn new(wall: SharedClock) -> Self {
+        Self {
+            wall,
+            correction_ms: AtomicI64::new(0),
+        }
+    }
+
+    /// Compares the clock with that of Redis, which was `redis_ms` when the node's was `wall_ms`.
+    /// Returns the correction if there is one now and was none before.
+    fn compare(&self, redis_ms: i64, wall_ms: i64) -> Option<i64> {
+        let correction_ms = match redis_ms.saturating_sub(wall_ms) {
+            small if small.saturating_abs() <= TOLERANCE_MS => 0,
+            great => great,
+        };
+        let before = self.correction_ms.swap(correction_ms, Ordering::Relaxed);
+        (correction_ms != 0 && before == 0).then_some(correction_ms)
+    }
+}
+
+impl Clock for CorrectedClock {
+    fn now_ms(&self) -> i64 {
+        let correction_ms = self.correction_ms.load(Ordering::Relaxed);
+        self.wall.now_ms().saturating_add(correction_ms)
+    }
+}
+
+/// The clock of a term. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct TermClock {
+    store: RedisStore,
+    corrected: Arc<CorrectedClock>,
+    guarded: Arc<GuardedClock>,
+}
+
+impl TermClock {
+    /// The clock of the term of `store`, on a node with this clock.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) async fn open(store: &RedisStore, wall: SharedClock) -> Result<Self, StoreError> {
+        let corrected = Arc::new(CorrectedClock::new(wall));
+        let clock = Self {
+            store: store.clone(),
+            corrected: corrected.clone(),
+            guarded: Arc::new(GuardedClock::new(corrected)),
+        };
+        clock.compare().await?;
+        clock_mark::resume(&clock.shared_store(), &clock.guarded).await?;
+        Ok(clock)
+    }
+
+    /// The time for engines.
+    pub(crate) fn clock(&self) -> SharedClock {
+        self.guarded.clone()
+    }
+
+    /// Follows the clock of Redis until cancelled.
+    pub(crate) async fn follow(&self, cancel: CancellationToken) {
+        let following = async {
+            loop {
+                sleep(COMPARISON).await;
+                // The fault of a store that cannot be read is reported by others.
+                let _ = self.compare().await;
+            }
+        };
+        cancel.run_until_cancelled(following).await;
+    }
+
+    /// The same, and writes the mark.
+    pub(crate) async fn keep(&self, cancel: CancellationToken) {
+        let marking = clock_mark::run(self.guarded.clone(), self.shared_store(), cancel.clone());
+        tokio::join!(self.follow(cancel), marking);
+    }
+
+    fn shared_store(&self) -> SharedStore {
+        Arc::new(self.store.clone())
+    }
+
+    async fn compare(&self) -> Result<(), StoreError> {
+        let redis_ms = self.store.time_ms().await?;
+        // Of the moment after the answer: later than the time in it by less than the tolerance.
+        let wall_ms = self.corrected.wall.now_ms();
+        if let Some(correction_ms) = self.corrected.compare(redis_ms, wall_ms) {
+            let ahead_s = -correction_ms / 1_000;
+            tracing::warn!(
+                ahead_s,
+                "the clock of this node is not that of Redis: notifications and alerts go by that of Redis"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidewire_stream::ManualClock;
+
+    use super::*;
+
+    const NOW_MS: i64 = 1_750_000_000_000;
+    const DAYS_MS: i64 = 100 * 24 * 60 * 60 * 1_000;
+
+    #[test]
+    fn a_clock_that_is_far_from_that_of_redis_does_not_count() {
+        for wrong_ms in [NOW_MS + DAYS_MS, NOW_MS - DAYS_MS] {
+            let wall = ManualClock::at(wrong_ms);
+            let corrected = Arc::new(CorrectedClock::new(wall.clone()));
+            assert!(corrected.compare(NOW_MS, wall.now_ms()).is_some());
+            assert_eq!(corrected.now_ms(), NOW_MS);
+            // Nothing is too old for it that is not too old for the others.
+            let guarded = GuardedClock::new(corrected.clone());
+            guarded.witness(NOW_MS);
+            assert_eq!((guarded.now_ms(), guarded.retention_ms()), (NOW_MS, NOW_MS));
+            wall.advance(1_000);
+            assert_eq!(corrected.compare(NOW_MS + 1_000, wall.now_ms()), None);
+            assert_eq!(corrected.now_ms(), NOW_MS + 1_000);
+            // It is set right.
+            wall.advance(NOW_MS - wrong_ms);
+            assert_eq!(corrected.compare(NOW_MS + 1_000, wall.now_ms()), None);
+            assert_eq!(corrected.now_ms(), NOW_MS + 1_000);
+        }
+    }
+
+    #[test]
+    fn a_small_difference_is_let_be() {
+        let wall = ManualClock::at(NOW_MS);
+        let corrected = CorrectedClock::new(wall);
+        for redis_ms in [NOW_MS - TOLERANCE_MS, NOW_MS + TOLERANCE_MS] {
+            assert_eq!(corrected.compare(redis_ms, NOW_MS), None);
+            assert_eq!(corrected.now_ms(), NOW_MS);
+        }
+    }
+}
