@@ -326,27 +326,23 @@ impl Notifications {
 }
 
 /// Tells the users who are connected here to read their lists again whenever a shared store has
-/// another owner: one that was killed may have stored a notification that it did not publish.
+/// another owner: one that was killed may have stored a notification that it did not publish. The
+/// broker begins a new epoch for all other users when they come back.
 async fn tell_of_terms(stream: &StreamCore, store: &EngineStore) {
     let Some(mut ownership) = store.ownership() else {
         return;
     };
-    let mut known: Option<String> = None;
-    loop {
+    // Clients connect from now on. Those who come before the first term is known are told too.
+    let mut known = ownership.borrow_and_update().term().map(str::to_owned);
+    while ownership.changed().await.is_ok() {
         let term = ownership.borrow_and_update().term().map(str::to_owned);
-        if let Some(term) = term
-            && known.as_ref() != Some(&term)
-        {
-            // The first one is that of before the clients connected.
-            if known.replace(term).is_some() {
-                sleep(TAKEOVER).await;
-                for user in stream.users_to_reach() {
-                    publish_gap(stream, &user).await;
-                }
-            }
+        if term.is_none() || known == term {
+            continue;
         }
-        if ownership.changed().await.is_err() {
-            return;
+        known = term;
+        sleep(TAKEOVER).await;
+        for user in stream.users_to_reach() {
+            publish_gap(stream, &user).await;
         }
     }
 }

@@ -11,6 +11,13 @@ pub mod resp;
 pub mod sentinels;
 pub mod tls;
 
+/// The key of the lease of the shared store. The field `term` names the term of its owner, by which
+/// the broker tells which positions of personal channels are older.
+#[must_use]
+pub fn store_lease(prefix: &str) -> String {
+    format!("{prefix}:{{store}}:lease")
+}
+
 pub use address::{RedisAddress, RedisOptions};
 pub use connection::RedisConnection;
 pub use error::RedisError;

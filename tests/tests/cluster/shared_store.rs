@@ -180,6 +180,132 @@ async fn nothing_acknowledged_is_lost_when_the_owner_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_recovers_nothing_across_owners() {
+    let redis = RedisServer::start().await;
+    let (mut a, b) = pair(&redis).await;
+    let token = Token::of("ann").sign();
+    let mut client = Client::connect_as(Transport::WebSocketJson, &a, Some(&token)).await;
+    let position = client.subscribe("user:ann").await;
+    let epoch = position["epoch"].as_str().expect("an epoch").to_owned();
+    let seq = position["seq"].as_u64().expect("a seq");
+    // In the term of one owner, a user who comes back on another node misses nothing.
+    let mut other = Client::connect_as(Transport::WebSocketJson, &b, Some(&token)).await;
+    assert_eq!(
+        other.resume("user:ann", &epoch, seq).await["recovered"],
+        true
+    );
+    drop(other);
+    // It may have stored a notification whose push was gathered.
+    a.kill().await;
+    taken_over(&b, "ann").await;
+    let c = start(&redis).await;
+    let mut client = Client::connect_as(Transport::WebSocketJson, &c, Some(&token)).await;
+    let resumed = client.resume("user:ann", &epoch, seq).await;
+    assert_ne!(resumed["recovered"], true, "{resumed}");
+    assert_ne!(resumed["epoch"], epoch.as_str());
+}
+
+/// Notifies the subscribers of a channel.
+async fn notify_channel(server: &Server, title: &str) -> HttpResponse {
+    let notification = json!({"type": "system_announcement", "title": title});
+    let body = json!({"channel": "demo:room", "notification": notification});
+    let token = Token::service();
+    server
+        .call("NotifyService/Notify", Some(&token), &body)
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_to_a_channel_is_published_by_the_next_owner() {
+    let redis = RedisServer::start().await;
+    let (mut a, b) = pair(&redis).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &b).await;
+    client.subscribe("demo:room").await;
+    assert_eq!(notify_channel(&a, "1").await.status, 200);
+    assert_eq!(client.next_on("demo:room").await.data["title"], "1");
+    let rows = ["HLEN", "test:{store}:values:notification.channel_rows"];
+    eventually("the publication is noted", async || {
+        (redis.command(&rows).await == ":0\r\n").then_some(())
+    })
+    .await;
+    // The store can be written, and channels cannot.
+    let only = ["~test:{store}:*", "~test:{control}:*"];
+    let restrict = ["ACL", "SETUSER", "default", "resetkeys", only[0], only[1]];
+    redis.command(&restrict).await;
+    for title in ["2", "3"] {
+        let acknowledged = notify_channel(&a, title).await;
+        assert_eq!(acknowledged.status, 200, "{}", acknowledged.body);
+    }
+    a.kill().await;
+    redis
+        .command(&["ACL", "SETUSER", "default", "allkeys"])
+        .await;
+    taken_over(&b, "ann").await;
+    for (seq, title) in [(2, "2"), (3, "3")] {
+        let message = client.next_on("demo:room").await;
+        assert_eq!(
+            (message.seq, &message.data["title"]),
+            (Some(seq), &json!(title))
+        );
+    }
+    eventually("the publications are noted", async || {
+        (redis.command(&rows).await == ":0\r\n").then_some(())
+    })
+    .await;
+    assert_eq!(notify_channel(&b, "4").await.status, 200);
+    let message = client.next_on("demo:room").await;
+    assert_eq!(
+        (message.seq, &message.data["title"]),
+        (Some(4), &json!("4"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_paused_pushes_nothing_of_its_term() {
+    let redis = RedisServer::start().await;
+    let (a, b) = pair(&redis).await;
+    let token = Token::of("ann").sign();
+    let mut client = Client::connect_as(Transport::WebSocketJson, &b, Some(&token)).await;
+    let notification = json!({"type": "system_announcement", "title": "low", "priority": "low"});
+    let body = json!({"user": "ann", "notification": notification});
+    let service = Token::service();
+    let sent = a.call("NotifyService/Notify", Some(&service), &body).await;
+    a.pause();
+    assert_eq!(sent.status, 200, "{}", sent.body);
+    taken_over(&b, "ann").await;
+    let body = json!({"user": "ann", "ids": [sent.json()["id"]]});
+    let dismissed = b.call("NotifyService/Dismiss", Some(&service), &body).await;
+    assert_eq!(dismissed.status, 200, "{}", dismissed.body);
+    client.next_of("dismissed").await;
+    a.resume();
+    a.log_line("notifications end with the term").await;
+    client.settle().await;
+    let unread = client.unread();
+    assert!(
+        unread.iter().all(|one| one.kind != "notification"),
+        "{unread:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_cannot_read_the_store_leaves_it_to_others() {
+    let redis = RedisServer::start().await;
+    let (mut a, b) = pair(&redis).await;
+    assert_eq!(notify(&a, "ann", "1").await.status, 200);
+    // The place of a notification has eight bytes.
+    let meta = "test:{store}:values:notification.meta";
+    let order = "test:{store}:order:notification.meta";
+    redis.command(&["HSET", meta, "nxx", "?"]).await;
+    redis.command(&["ZADD", order, "0", "nxx"]).await;
+    a.kill().await;
+    b.log_line("notifications cannot be opened").await;
+    redis.command(&["HDEL", meta, "nxx"]).await;
+    redis.command(&["ZREM", order, "nxx"]).await;
+    let c = start(&redis).await;
+    assert_eq!(taken_over(&c, "ann").await.0, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_was_paused_cannot_write() {
     let redis = RedisServer::start().await;
     let (a, b) = pair(&redis).await;

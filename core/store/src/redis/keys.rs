@@ -72,6 +72,7 @@ mod tests {
     fn names_are_as_in_the_table() {
         let names = KeyNames::new("tidewire");
         assert_eq!(names.lease(), "tidewire:{store}:lease");
+        assert_eq!(names.lease(), tidewire_redis::store_lease("tidewire"));
         assert_eq!(
             names.values(Table("things")),
             "tidewire:{store}:values:things"

@@ -273,6 +273,10 @@ pub(super) fn check_call(
 ) -> ScriptCall {
     let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     let mut arguments = Vec::from(keys.of(channel));
+    if namespace.is_personal() {
+        arguments.push(keys.store_lease());
+    }
+    let count = arguments.len();
     let (epoch, seq) = match seen {
         Some(top) => (copied(top.position.epoch.as_str()), top.position.seq),
         None => (Bytes::new(), 0),
@@ -289,7 +293,7 @@ pub(super) fn check_call(
     ]);
     ScriptCall {
         script: Script::Check,
-        keys: 3,
+        keys: count,
         arguments,
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! | name                              | content                                             |
 //! |-----------------------------------|-----------------------------------------------------|
-//! | `tidewire:{809}:meta:orders:1`    | hash: epoch, seq, time, last write of each node     |
+//! | `tidewire:{809}:meta:orders:1`    | hash: epoch, seq, time, last write of each node,    |
+//! |                                   | and of a personal channel the term of the store     |
 //! | `tidewire:{809}:history:orders:1` | stream: publications, whose ids are `<seq>-0`       |
 //! | `tidewire:{809}:fresh`            | epoch of channels that are published on first       |
 //! | `tidewire:{809}:key:<digest>`     | position that a publication with this key got       |
@@ -54,6 +55,11 @@ impl KeyNames {
             self.name(channel, "history:", channel.as_str()),
             self.name(channel, "fresh", ""),
         ]
+    }
+
+    /// The lease of the shared store, of which the broker reads the term.
+    pub(super) fn store_lease(&self) -> Bytes {
+        tidewire_redis::store_lease(&self.prefix).into()
     }
 
     /// An idempotency key.

@@ -474,6 +474,14 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         match namespace.filter(|one| one.publish != PublishRight::Engine) {
             None => self.local.history(channel, since, limit),
             Some(namespace) => Box::pin(async move {
+                if since.is_some() && namespace.is_personal() && !self.positions().contains(channel)
+                {
+                    // Its position may be of an earlier term of the shared store.
+                    let checked = self.catch_up.check(channel, None, namespace, "personal");
+                    checked
+                        .await
+                        .map_err(|error| error.unavailable("the history cannot be read"))?;
+                }
                 let read = history::read(&self.catch_up.reads, channel, namespace, since, limit);
                 self.in_time(read).await
             }),

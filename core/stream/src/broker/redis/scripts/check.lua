@@ -3,7 +3,11 @@
 -- A server that has lost what the node has seen, or has something else in its place, begins a new
 -- epoch and tells all nodes.
 --
--- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition.
+-- A personal channel begins a new epoch in each term of the shared store too: the owner of the term
+-- before may have stored a notification and not published it, so no older position has all.
+--
+-- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, and of a personal channel 4 the lease of
+--   the shared store.
 -- ARGV: 1 shard channel, 2 and 3 the position that the node has seen (epoch, seq), 4 the mark of
 --   its write or "", 5 a random epoch, 6 lifetime of the metadata, 7 of the fresh epoch (in ms),
 --   8 mode: "read", "personal" (an unknown channel has no epoch that can be resumed), "create",
@@ -14,12 +18,14 @@ local function is_less(seq, other)
   return #seq < #other or (#seq == #other and seq < other)
 end
 
-local meta = redis.call('HMGET', KEYS[1], 'e', 's')
-local epoch, seq = meta[1], meta[2]
+local meta = redis.call('HMGET', KEYS[1], 'e', 's', 'g')
+local epoch, seq, known_term = meta[1], meta[2], meta[3]
+-- False without a shared store.
+local term = KEYS[4] and redis.call('HGET', KEYS[4], 'term')
 local mode, seen_epoch, seen_seq = ARGV[8], ARGV[2], ARGV[3]
 local is_changed = mode == 'restart'
 if not epoch then
-  if mode == 'personal' then
+  if mode == 'personal' or mode == 'renew' then
     return { ARGV[5], '0' }
   end
   epoch, seq = redis.call('GET', KEYS[3]), '0'
@@ -44,12 +50,17 @@ elseif epoch == seen_epoch and seen_seq ~= '0' then
     end
   end
 end
+-- Without a term nobody has a position: the channel was only published on so far.
+is_changed = is_changed or (epoch and term and known_term and known_term ~= term)
 if is_changed then
   epoch, seq = ARGV[5], '0'
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'e', epoch, 's', seq)
   redis.call('SPUBLISH', ARGV[1], epoch .. ' 1 0 - \n')
 end
--- As read-only, without effect.
+if term and known_term ~= term then
+  -- As read-only, without effect.
+  redis.pcall('HSET', KEYS[1], 'g', term)
+end
 redis.pcall('PEXPIRE', KEYS[1], ARGV[6])
 return { epoch, seq }
