@@ -16,15 +16,19 @@ use std::{
 };
 
 use tidewire_notification::{
-    EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub,
+    EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub, NotificationId,
     NotificationSummary, Unreached, UserPushes,
 };
-use tidewire_proto::v1::{Notification, Priority, server_message::Data};
+use tidewire_proto::v1::{ErrorCode, Notification, Priority, server_message::Data};
 use tidewire_service::NotifyRpc;
 use tidewire_stream::{
-    ChannelName, DurablePublisher as _, SharedClock, StreamCore, Urgency, UserId, channel::PERSONAL,
+    ChannelName, DurablePublisher as _, SharedClock, StreamCore, StreamError, Urgency, UserId,
+    channel::PERSONAL,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -61,6 +65,7 @@ pub(crate) struct Notifications {
     sink: Arc<ChannelSink>,
     fan_outs: mpsc::Receiver<FanOut>,
     urgent_fan_outs: mpsc::Receiver<FanOut>,
+    channel_outcomes: ChannelOutcomes,
     open: Option<OpenHub>,
     delivery: Option<DeliveryChannels>,
     /// Why the last attempt to open the hub failed.
@@ -92,6 +97,7 @@ impl Notifications {
         };
         let (sender, fan_outs) = mpsc::channel(QUEUE);
         let (urgent_sender, urgent_fan_outs) = mpsc::channel(QUEUE);
+        let (outcome_sender, outcomes) = mpsc::channel(QUEUE);
         if let Err(error) = stream.register_summary(PERSONAL, Arc::new(NotificationSummary)) {
             tracing::error!(%error, "clients receive what they missed one by one");
         }
@@ -103,6 +109,7 @@ impl Notifications {
             pushes: Arc::new(UserPushes::new(stream.clone())),
             fan_outs: sender,
             urgent_fan_outs: urgent_sender,
+            channel_outcomes: outcome_sender,
             has_dropped: AtomicBool::new(false),
         };
         Some(Self {
@@ -114,6 +121,7 @@ impl Notifications {
             sink: Arc::new(sink),
             fan_outs,
             urgent_fan_outs,
+            channel_outcomes: Arc::new(Mutex::new(outcomes)),
             open: None,
             delivery,
             failure: None,
@@ -208,7 +216,14 @@ impl Notifications {
         });
         let background = tokio::spawn({
             let (hub, until) = (hub.clone(), until.clone());
-            async move { hub.run(until).await }
+            let (stream, outcomes) = (self.stream.clone(), self.channel_outcomes.clone());
+            async move {
+                let confirming = confirm_channels(&hub, &stream, &outcomes);
+                tokio::join!(
+                    hub.run(until.clone()),
+                    until.run_until_cancelled(confirming)
+                );
+            }
         });
         let delivery = delivery.map(|delivery| tokio::spawn(delivery.run(until.clone())));
         let fanning = async {
@@ -272,11 +287,6 @@ impl Notifications {
     async fn fan_out(&mut self, hub: &NotificationHub, fan_out: FanOut) {
         match fan_out {
             FanOut::Gap(user) => self.publish_gap_if_known(&user).await,
-            FanOut::ChannelGap(channel) => {
-                if let Err(error) = self.stream.start_new_epoch(&channel).await {
-                    tracing::error!(%channel, %error, "subscribers miss a notification and do not know it");
-                }
-            }
             // They come with those of a queue that had no room.
             FanOut::Gaps => {}
             fan_out => {
@@ -384,8 +394,6 @@ enum FanOut {
     Gaps,
     /// This user must.
     Gap(UserId),
-    /// The subscribers of a channel miss a notification.
-    ChannelGap(ChannelName),
 }
 
 impl FanOut {
@@ -393,7 +401,7 @@ impl FanOut {
     async fn publish_to(&self, hub: &NotificationHub, users: &[UserId]) -> Unreached {
         match self {
             // These are not the hub's.
-            Self::Gaps | Self::Gap(_) | Self::ChannelGap(_) => Unreached::new(),
+            Self::Gaps | Self::Gap(_) => Unreached::new(),
             Self::Broadcast {
                 notification,
                 class,
@@ -403,12 +411,72 @@ impl FanOut {
     }
 }
 
+/// The outcome of the publication of a notification to a channel.
+struct ChannelOutcome {
+    id: NotificationId,
+    channel: ChannelName,
+    outcome: Result<(), StreamError>,
+}
+
+type ChannelOutcomes = Arc<Mutex<mpsc::Receiver<ChannelOutcome>>>;
+
+/// Tells the hub which notifications to channels are published, and has it publish the others again.
+async fn confirm_channels(hub: &NotificationHub, stream: &StreamCore, outcomes: &ChannelOutcomes) {
+    let mut outcomes = outcomes.lock().await;
+    let (mut received, mut published, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let mut retries = interval(RETRY);
+    retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let has_rest = !(published.is_empty() && refused.is_empty());
+        tokio::select! {
+            count = outcomes.recv_many(&mut received, CHUNK) => if count == 0 {
+                return;
+            },
+            _ = retries.tick(), if has_rest => hub.publish_channels_again(&std::mem::take(&mut refused)),
+        }
+        for ChannelOutcome {
+            id,
+            channel,
+            outcome,
+        } in received.drain(..)
+        {
+            match outcome {
+                Ok(()) => published.push(id),
+                Err(error) if error.code() == ErrorCode::Unavailable => {
+                    if refused.is_empty() {
+                        tracing::warn!(%channel, %error, "notifications to channels are published later");
+                    }
+                    refused.push(id);
+                }
+                // It would be refused each time.
+                Err(error) => {
+                    tracing::error!(%channel, %error, "a notification to a channel is lost");
+                    if let Err(error) = stream.start_new_epoch(&channel).await {
+                        tracing::error!(%channel, %error, "subscribers miss a notification and do not know it");
+                    }
+                    published.push(id);
+                }
+            }
+        }
+        if published.is_empty() {
+            continue;
+        }
+        match hub.channel_published(&published).await {
+            Ok(()) => published.clear(),
+            // They are published again when the hub opens, under the same keys.
+            Err(error) => tracing::debug!(%error, "published notifications are noted later"),
+        }
+        published.truncate(QUEUE);
+    }
+}
+
 /// Publishes the events of the hub on channels.
 struct ChannelSink {
     stream: Arc<StreamCore>,
     pushes: Arc<UserPushes>,
     fan_outs: mpsc::Sender<FanOut>,
     urgent_fan_outs: mpsc::Sender<FanOut>,
+    channel_outcomes: mpsc::Sender<ChannelOutcome>,
     /// Whether a queue had no room.
     has_dropped: AtomicBool,
 }
@@ -458,8 +526,26 @@ impl EventSink for ChannelSink {
                     Priority::Urgent => Urgency::Urgent,
                     _ => Urgency::Ordinary,
                 };
+                let (key, id) = (
+                    format!("notification-{}", notification.id),
+                    NotificationId::parse(&notification.id),
+                );
                 let event = Data::Notification(*notification);
-                self.stream.publish_with(&channel, event, urgency);
+                let publishing = self.stream.publish_once(&channel, event, urgency, &key);
+                if let Some(id) = id {
+                    let outcomes = self.channel_outcomes.clone();
+                    tokio::spawn(async move {
+                        let outcome = publishing.await;
+                        // Without a receiver the server stops, and the next start publishes it.
+                        let _ = outcomes
+                            .send(ChannelOutcome {
+                                id,
+                                channel,
+                                outcome,
+                            })
+                            .await;
+                    });
+                }
             }
             HubEvent::Read { user, receipt } => self.pushes.read(&user, receipt),
             HubEvent::Dismissed { user, dismissed } => self.pushes.dismissed(&user, dismissed),
@@ -474,7 +560,6 @@ impl EventSink for ChannelSink {
                 self.pushes.preferences(&user, &preferences);
             }
             HubEvent::Gap { user } => self.queue(FanOut::Gap(user)),
-            HubEvent::ChannelGap { channel } => self.queue(FanOut::ChannelGap(channel)),
             HubEvent::GapForAll => {
                 self.has_dropped.store(true, Ordering::Release);
                 self.queue(FanOut::Gaps);

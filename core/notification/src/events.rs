@@ -40,7 +40,9 @@ pub enum HubEvent {
         /// Its class.
         class: Class,
     },
-    /// A notification for the subscribers of a channel. It is in no inbox.
+    /// A notification for the subscribers of a channel. It is in no inbox: it stays in the store until
+    /// the receiver calls [`channel_published`](crate::NotificationHub::channel_published), and comes
+    /// again when a hub opens.
     Channel {
         /// The channel.
         channel: ChannelName,
@@ -89,11 +91,6 @@ pub enum HubEvent {
     },
     /// The same for all users.
     GapForAll,
-    /// A notification to a channel is lost, which the store noted as sent.
-    ChannelGap {
-        /// The channel.
-        channel: ChannelName,
-    },
 }
 
 /// Receiver of events.

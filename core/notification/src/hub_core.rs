@@ -98,6 +98,9 @@ impl HubCore {
         };
         store.commit(batch).await?;
         let live = read_live(&store, &config).await?;
+        let unpublished = scan_all(&store, tables::CHANNEL_ROWS, Key::new()).await?;
+        let unknown = UnknownCommits::default();
+        unknown.add_channels(unpublished.iter().filter_map(|(key, _)| tables::order(key)));
         let key_periods = KeyPeriods::load(&store, tables::KEYS).await?;
         if newest > Order::default() {
             clock.witness(newest.time_ms());
@@ -115,7 +118,7 @@ impl HubCore {
             cache: StateCache::new(config.cache_bytes),
             live: RwLock::new(Arc::new(live)),
             is_live_unknown: AtomicBool::new(false),
-            unknown: UnknownCommits::default(),
+            unknown,
             ended: Mutex::default(),
             wake_at_ms: AtomicI64::new(NEVER_MS),
             wake: Notify::new(),

@@ -20,6 +20,7 @@
 mod admission;
 mod broadcast;
 mod cache;
+mod channel_rows;
 mod config;
 mod counts;
 mod draft;

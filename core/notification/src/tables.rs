@@ -33,6 +33,9 @@ pub(crate) const OUTGOING: Table = Table("notification.outgoing");
 /// User, place → time of the row in [`OUTGOING`] that waits for it.
 pub(crate) const OUTGOING_OF: Table = Table("notification.outgoing_of");
 
+/// Place → notification to a channel that may not be published yet.
+pub(crate) const CHANNEL_ROWS: Table = Table("notification.channel_rows");
+
 /// Key of the realm in [`META`].
 pub(crate) const REALM: &[u8] = b"r";
 /// First byte of the keys of types in [`META`]. The number follows.

@@ -4,17 +4,17 @@
 //! they are true, and only once it can be read again. Until then they wait here. The background
 //! task then publishes those of batches that were written (`hub::unknown_commits`).
 //!
-//! They are bounded. Beyond [`MAX_BYTES`] the events of a user or a channel are given up, and the
-//! clients get a gap in their place; beyond [`MAX_COMMITS`] all connected users do.
+//! They are bounded. Beyond [`MAX_BYTES`] the events of a user are given up, and the clients get a gap
+//! in their place; beyond [`MAX_COMMITS`] all connected users do. Notifications to channels wait in the
+//! store ([`channel_rows`](crate::channel_rows)).
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use prost::Message as _;
-use tidewire_store::{Batch, Key, Table, Value, Write};
-use tidewire_stream::{ChannelName, UserId};
+use tidewire_stream::UserId;
 
-use crate::{HubEvent, NotificationId, id::Order, idempotency, tables};
+use crate::{HubEvent, NotificationId, id::Order};
 
 /// Bytes of the events and states that wait, about.
 const MAX_BYTES: usize = 8 << 20;
@@ -33,14 +33,6 @@ pub(crate) struct StateChange {
     pub(crate) after: Arc<[u8]>,
 }
 
-/// A row that tells whether a batch was written: the value that it then has.
-#[derive(Debug, Clone)]
-pub(crate) struct Probe {
-    pub(crate) table: Table,
-    pub(crate) key: Key,
-    pub(crate) written: Option<Value>,
-}
-
 /// The part of an unknown commit that concerns one user, one broadcast or one channel.
 #[derive(Debug)]
 pub(crate) enum UnknownCommit {
@@ -57,10 +49,8 @@ pub(crate) enum UnknownCommit {
     Broadcast { order: Order, event: HubEvent },
     /// Broadcasts that were removed.
     Removal(Vec<NotificationId>),
-    /// A notification to a channel.
-    Channel { probe: Probe, event: HubEvent },
-    /// A channel whose notification was given up.
-    ChannelGap { probe: Probe, channel: ChannelName },
+    /// A notification to a channel, which has a row until it is published.
+    Channel(Order),
 }
 
 impl UnknownCommit {
@@ -71,8 +61,8 @@ impl UnknownCommit {
                 let before = change.before.as_ref().map_or(0, |state| state.len());
                 before + change.after.len() + events.iter().map(event_bytes).sum::<usize>()
             }
-            Self::Preferences(_) | Self::Gap(_) | Self::Removal(_) | Self::ChannelGap { .. } => 0,
-            Self::Broadcast { event, .. } | Self::Channel { event, .. } => event_bytes(event),
+            Self::Preferences(_) | Self::Gap(_) | Self::Removal(_) | Self::Channel(_) => 0,
+            Self::Broadcast { event, .. } => event_bytes(event),
         };
         bytes + PART_BYTES
     }
@@ -83,7 +73,6 @@ fn event_bytes(event: &HubEvent) -> usize {
         + match event {
             HubEvent::Notification { notification, .. }
             | HubEvent::Broadcast { notification, .. } => notification.encoded_len(),
-            HubEvent::Channel { notification, .. } => notification.encoded_len(),
             HubEvent::Read { receipt, .. } => receipt.encoded_len(),
             HubEvent::Dismissed { dismissed, .. } => dismissed.encoded_len(),
             HubEvent::Preferences { preferences, .. } => preferences.encoded_len(),
@@ -106,7 +95,8 @@ impl PendingCommits {
     }
 
     fn push(&mut self, commit: UnknownCommit) {
-        if self.commits.len() >= MAX_COMMITS {
+        let is_in_store = matches!(commit, UnknownCommit::Channel(_));
+        if self.commits.len() >= MAX_COMMITS && !is_in_store {
             self.has_overflowed = true;
             return;
         }
@@ -119,10 +109,6 @@ impl PendingCommits {
                 self.has_overflowed = true;
                 return;
             }
-            UnknownCommit::Channel {
-                probe,
-                event: HubEvent::Channel { channel, .. },
-            } if self.bytes >= MAX_BYTES => UnknownCommit::ChannelGap { probe, channel },
             commit => commit,
         };
         self.bytes += commit.bytes();
@@ -135,14 +121,8 @@ impl PendingCommits {
 pub(crate) struct UnknownCommits(Mutex<PendingCommits>);
 
 impl UnknownCommits {
-    /// Adds a commit that failed: the states that it would have changed, the probes of its
-    /// notifications to channels, and its events.
-    pub(crate) fn add(
-        &self,
-        changes: Vec<StateChange>,
-        probes: &[(NotificationId, Probe)],
-        events: Vec<HubEvent>,
-    ) {
+    /// Adds a commit that failed: the states that it would have changed, and its events.
+    pub(crate) fn add(&self, changes: Vec<StateChange>, events: Vec<HubEvent>) {
         let mut waiting = self.0.lock();
         let mut by_user: HashMap<UserId, Vec<HubEvent>> = HashMap::new();
         for event in events {
@@ -156,14 +136,9 @@ impl UnknownCommits {
                     }
                 }
                 HubEvent::BroadcastRemoval { ids } => waiting.push(UnknownCommit::Removal(ids)),
-                HubEvent::Channel {
-                    ref notification, ..
-                } => {
-                    let is_of = |id: &NotificationId| id.to_string() == notification.id;
-                    let probe = probes.iter().find(|(id, _)| is_of(id));
-                    if let Some((_, probe)) = probe {
-                        let probe = probe.clone();
-                        waiting.push(UnknownCommit::Channel { probe, event });
+                HubEvent::Channel { notification, .. } => {
+                    if let Some(id) = NotificationId::parse(&notification.id) {
+                        waiting.push(UnknownCommit::Channel(id.order));
                     }
                 }
                 HubEvent::Notification { ref user, .. }
@@ -174,8 +149,6 @@ impl UnknownCommits {
                     by_user.entry(user.clone()).or_default().push(event);
                 }
                 HubEvent::Gap { user } => waiting.push(UnknownCommit::Gap(user)),
-                // No batch has one: it takes the place of events that waited here.
-                HubEvent::ChannelGap { .. } => {}
                 HubEvent::GapForAll => waiting.has_overflowed = true,
             }
         }
@@ -187,6 +160,13 @@ impl UnknownCommits {
         for user in by_user.into_keys() {
             waiting.push(UnknownCommit::Preferences(user));
         }
+    }
+
+    /// Adds notifications to channels whose rows are in the store. They have no bound of their own:
+    /// the rows are there, and one costs little.
+    pub(crate) fn add_channels(&self, orders: impl IntoIterator<Item = Order>) {
+        let commits = orders.into_iter().map(UnknownCommit::Channel);
+        self.0.lock().commits.extend(commits);
     }
 
     /// Takes all.
@@ -204,40 +184,4 @@ impl UnknownCommits {
             waiting.push(commit);
         }
     }
-}
-
-/// The probes of notifications to channels, which change no inbox: the row of the idempotency
-/// key, or that of the scheduled notification. Without either, nothing could tell.
-pub(crate) fn channel_probes(batch: &Batch, events: &[HubEvent]) -> Vec<(NotificationId, Probe)> {
-    let channels = events.iter().filter_map(|event| match event {
-        HubEvent::Channel { notification, .. } => Some(notification),
-        _ => None,
-    });
-    let probes = channels.filter_map(|notification| {
-        let id = NotificationId::parse(&notification.id)?;
-        let scheduled = notification.scheduled_id.as_deref();
-        let scheduled = scheduled.and_then(NotificationId::parse);
-        let probe = batch.writes().iter().find_map(|write| match write {
-            Write::Put(table, key, value) if *table == tables::KEYS => {
-                let record = idempotency::decode(value).ok()?;
-                (record.order == id.order).then(|| Probe {
-                    table: *table,
-                    key: key.clone(),
-                    written: Some(value.clone()),
-                })
-            }
-            Write::Delete(table, key) if *table == tables::SCHEDULES => {
-                let is_it =
-                    scheduled.is_some() && tables::order(key) == scheduled.map(|id| id.order);
-                is_it.then(|| Probe {
-                    table: *table,
-                    key: key.clone(),
-                    written: None,
-                })
-            }
-            _ => None,
-        })?;
-        Some((id, probe))
-    });
-    probes.collect()
 }

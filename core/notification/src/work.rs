@@ -14,7 +14,7 @@ use tidewire_store::{Batch, Key, StoreError, Table, Value};
 use tidewire_stream::UserId;
 
 use crate::{
-    Audience, HubEvent, NotificationError, NotificationId,
+    Audience, HubEvent, NotificationError,
     broadcast::{Broadcast, LiveBroadcasts},
     counts,
     hub_core::{HubCore, scan_all},
@@ -26,7 +26,7 @@ use crate::{
     outgoing::Outgoing,
     record::{self, Body},
     tables::{self, DueWork},
-    unknown_commits::{self, Probe, StateChange},
+    unknown_commits::StateChange,
 };
 
 /// An inbox, with the form in which it is stored.
@@ -418,7 +418,6 @@ impl<'a> Work<'a> {
         let has_writes = !self.batch.is_empty();
         let stored = StoredWork {
             core: self.core.clone(),
-            probes: unknown_commits::channel_probes(&self.batch, &self.events),
             batch: self.batch,
             changes,
             added: self.added,
@@ -443,7 +442,6 @@ struct StoredWork {
     core: Arc<HubCore>,
     batch: Batch,
     changes: Vec<StateChange>,
-    probes: Vec<(NotificationId, Probe)>,
     added: Vec<Broadcast>,
     removed: Vec<Order>,
     events: Vec<HubEvent>,
@@ -463,9 +461,7 @@ impl StoredWork {
             if !self.added.is_empty() || !self.removed.is_empty() {
                 self.core.mark_live_unknown();
             }
-            self.core
-                .unknown
-                .add(self.changes, &self.probes, self.events);
+            self.core.unknown.add(self.changes, self.events);
             self.core.wake.notify_one();
             return Err(error.into());
         }

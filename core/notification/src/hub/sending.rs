@@ -14,6 +14,7 @@ use crate::{
     HubEvent, NotificationError, NotificationId,
     admission::{Haste, PART},
     broadcast::Broadcast,
+    channel_rows,
     draft::{self, Draft, Message, SenderKey, Target},
     hub_core::HubCore,
     id::Order,
@@ -285,6 +286,7 @@ pub(super) async fn deliver(
     match &message.target {
         Target::Channel(channel) => {
             let channel = channel.clone();
+            channel_rows::put(&mut work.batch, order, &channel, &notification);
             work.events.push(HubEvent::Channel {
                 channel,
                 notification: Box::new(notification),

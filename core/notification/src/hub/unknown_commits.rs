@@ -1,11 +1,14 @@
 //! Unknown commits: publishes the events of batches that the store has after all.
 
+use tidewire_store::{Batch, Value};
 use tidewire_stream::UserId;
 
 use super::{NotificationHub, fan_out};
 use crate::{
-    HubEvent, NotificationError, tables,
-    unknown_commits::{Probe, StateChange, UnknownCommit},
+    HubEvent, NotificationError, NotificationId, channel_rows,
+    id::Order,
+    tables,
+    unknown_commits::{StateChange, UnknownCommit},
 };
 
 impl NotificationHub {
@@ -66,24 +69,46 @@ impl NotificationHub {
                     core.events.publish(HubEvent::BroadcastRemoval { ids });
                 }
             }
-            UnknownCommit::Channel { probe, event } => {
-                if self.is_written(probe).await? {
-                    core.events.publish(event.clone());
-                }
-            }
-            UnknownCommit::ChannelGap { probe, channel } => {
-                if self.is_written(probe).await? {
-                    let channel = channel.clone();
-                    core.events.publish(HubEvent::ChannelGap { channel });
+            UnknownCommit::Channel(order) => {
+                let key = order.0.to_be_bytes().to_vec();
+                // Without a row it was not written, or is published by now.
+                if let Some(row) = core.store.get(tables::CHANNEL_ROWS, key).await? {
+                    self.publish_row(*order, &row).await?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn is_written(&self, probe: &Probe) -> Result<bool, NotificationError> {
-        let found = self.0.store.get(probe.table, probe.key.clone()).await?;
-        Ok(found == probe.written)
+    /// Publishes a notification to a channel that is in the store. One that cannot be read is removed.
+    async fn publish_row(&self, order: Order, row: &Value) -> Result<(), NotificationError> {
+        match channel_rows::decode(row) {
+            Ok(event) => self.0.events.publish(event),
+            Err(error) => {
+                let id = self.0.id(order);
+                tracing::error!(%error, %id, "subscribers miss a notification to their channel");
+                self.channel_published(&[id]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the rows of notifications to channels, which are published by now.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn channel_published(&self, ids: &[NotificationId]) -> Result<(), NotificationError> {
+        let mut batch = Batch::new();
+        for order in self.0.orders(ids) {
+            channel_rows::remove(&mut batch, order);
+        }
+        Ok(self.0.store.commit(batch).await?)
+    }
+
+    /// Publishes notifications to channels again, which the receiver could not publish.
+    pub fn publish_channels_again(&self, ids: &[NotificationId]) {
+        self.0.unknown.add_channels(self.0.orders(ids));
+        self.0.wake.notify_one();
     }
 
     /// Compares the user's state with those before the commit and after it. If it is neither,

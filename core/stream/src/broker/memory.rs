@@ -20,7 +20,8 @@ use self::{
     table::{ChannelTable, FreshEpochs},
 };
 use super::{
-    Broker, BrokerFuture, History, LocalDelivery, PageLimit, Reach, Sender, SnapshotEntry,
+    Broker, BrokerFuture, History, LocalDelivery, PageLimit, PublishFuture, Reach, Sender,
+    SnapshotEntry,
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
@@ -436,6 +437,18 @@ impl Channel {
 impl<D: LocalDelivery> Broker for MemoryBroker<D> {
     fn offer(&self, channel: &ChannelName, event: Event, urgency: Urgency) {
         self.offer_content(channel, event.into(), urgency, Use::Always);
+    }
+
+    fn offer_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        urgency: Urgency,
+        _key: &str,
+    ) -> PublishFuture {
+        // Its outcome is known at once, so nothing that was published is repeated.
+        let published = self.publish_now(channel, event.into(), urgency, None, Use::Always);
+        Box::pin(std::future::ready(published.map(drop)))
     }
 
     fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool {

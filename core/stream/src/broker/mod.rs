@@ -41,6 +41,9 @@ pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError
 /// The key of the entry that ends an incomplete snapshot: no channel's name begins with it.
 pub(crate) const INCOMPLETE: u8 = b'!';
 
+/// The outcome of a publication that the broker has taken.
+pub type PublishFuture = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send>>;
+
 /// One entry of the state that a graceful stop saves for the next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {
@@ -170,6 +173,18 @@ pub trait Broker: Send + Sync + 'static {
     /// Publishes for an engine, without waiting: at once if that is possible, else in order
     /// and as soon as it is.
     fn offer(&self, channel: &ChannelName, event: Event, urgency: Urgency);
+
+    /// Publishes as [`offer`](Self::offer) does, and returns what to wait for until it is published. An
+    /// engine that has stored its event repeats it after an error, also from another node: `key` is
+    /// that of the event, and where all servers share the channel, it is published once within the
+    /// window of idempotency keys. Dropping the outcome may withdraw the publication.
+    fn offer_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        urgency: Urgency,
+        key: &str,
+    ) -> PublishFuture;
 
     /// Publishes as [`offer`](Self::offer) does, if the channel is known: it has a subscriber, or
     /// had one lately. Returns whether it is. The publication alone does not keep the channel

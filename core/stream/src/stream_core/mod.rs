@@ -22,8 +22,8 @@ use crate::{
     Epoch, Event, Identity, MissedSummary, Namespaces, PartHealth, PartReport, Position, Publisher,
     SharedClock, StoredPublication, StreamError, StreamOptions, Transport, TransportStats, Urgency,
     broker::{
-        Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, RedisBroker, Sender,
-        memory::MemoryLimits, redis::RedisOptions,
+        Broker, BrokerFuture, History, MemoryBroker, PageLimit, PublishFuture, Reach, RedisBroker,
+        Sender, memory::MemoryLimits, redis::RedisOptions,
     },
     health::HealthChange,
     hub::Hub,
@@ -439,6 +439,20 @@ impl StreamCore {
     pub fn publish_with(&self, channel: &ChannelName, event: Event, urgency: Urgency) {
         self.publications.increment(1);
         self.broker().offer(channel, event, urgency);
+    }
+
+    /// Publishes for an engine as [`publish_with`](Self::publish_with) does, in the order of the calls.
+    /// The outcome says whether the event was published: an engine that has stored it repeats it with
+    /// the same `key` after an error.
+    pub fn publish_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        urgency: Urgency,
+        key: &str,
+    ) -> PublishFuture {
+        self.publications.increment(1);
+        self.broker().offer_once(channel, event, urgency, key)
     }
 
     /// Whether [`publish_if_known`](Self::publish_if_known) would publish on the channel.

@@ -81,7 +81,7 @@ use self::{
 };
 use super::{
     Answers, Broker, BrokerFuture, BrokerLink, ControlHandler, History, LocalDelivery,
-    MemoryBroker, NodeTag, PageLimit, Reach, Recipients, Sender, SnapshotEntry,
+    MemoryBroker, NodeTag, PageLimit, PublishFuture, Reach, Recipients, Sender, SnapshotEntry,
     idempotency::{check_key, fingerprint},
     memory::MemoryLimits,
 };
@@ -282,6 +282,37 @@ impl<D: LocalDelivery> RedisBroker<D> {
         }
     }
 
+    fn offer_shared_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        urgency: Urgency,
+        key: &str,
+    ) -> PublishFuture {
+        let (reply, outcome) = oneshot::channel();
+        let key = self.key_use(channel, key, &event, &ClientKey::Unknown);
+        let queued = key.and_then(|key| {
+            let item = Item {
+                payload: record::encode(&event.into(), urgency),
+                mode: Mode::Any,
+                key: Some(key),
+                reply: Some(reply),
+            };
+            self.queue(channel, item)
+        });
+        // It waits for Redis as long as the broker exists.
+        Box::pin(async move {
+            queued?;
+            match outcome.await {
+                Ok(published) => published.map(drop),
+                Err(_) => {
+                    let ended = RedisError::Connection("the broker has ended".to_owned());
+                    Err(ended.unavailable("it is not known whether this was published"))
+                }
+            }
+        })
+    }
+
     async fn publish_shared(
         &self,
         channel: &ChannelName,
@@ -399,6 +430,19 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         match self.is_shared(channel) {
             true => self.offer_shared(channel, &event.into(), urgency, Mode::Any),
             false => self.local.offer(channel, event, urgency),
+        }
+    }
+
+    fn offer_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        urgency: Urgency,
+        key: &str,
+    ) -> PublishFuture {
+        match self.is_shared(channel) {
+            true => self.offer_shared_once(channel, event, urgency, key),
+            false => self.local.offer_once(channel, event, urgency, key),
         }
     }
 
