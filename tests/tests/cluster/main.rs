@@ -14,6 +14,7 @@ mod comparison;
 mod configured;
 mod control;
 mod faults;
+mod losses;
 mod node;
 mod operators;
 mod replicas;

@@ -16,6 +16,7 @@
 //!   is subscribed to. A batch is delivered if it follows the newest position.
 //! - [`catch_up`]: otherwise, and after each (re)subscription, the channel is compared with Redis,
 //!   and what is missing is read from the history.
+//! - [`owed`]: a history channel that lost a publication of an engine begins a new epoch.
 //! - [`reads`] and [`tail`]: a history is read once for all clients that recover within seconds.
 //!
 //! Revocations and questions to other nodes go another way ([`control`], [`nodes`]).
@@ -32,6 +33,7 @@ mod health;
 mod history;
 mod keys;
 mod nodes;
+mod owed;
 mod positions;
 mod probe;
 mod queue;
@@ -69,6 +71,7 @@ use self::{
     health::{Link, LinkHealth},
     keys::{KeyNames, fnv, partition},
     nodes::Nodes,
+    owed::OwedEpochs,
     positions::{JoinState, Positions},
     queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
     reads::Reads,
@@ -106,6 +109,7 @@ pub struct RedisBroker<D> {
     queues: Vec<Arc<Queue>>,
     buffer: Arc<Buffer>,
     catch_up: Arc<CatchUp<D>>,
+    owed: Arc<OwedEpochs>,
     changes: mpsc::UnboundedSender<Change>,
     tails: TailBudget,
     shares: ClientShares,
@@ -182,6 +186,8 @@ impl<D: LocalDelivery> RedisBroker<D> {
             let watch = options.sentinels.clone().watch(options.clone());
             tasks.push(tokio::spawn(watch).abort_handle());
         }
+        let owed = OwedEpochs::new(namespaces.clone());
+        tasks.push(tokio::spawn(owed.clone().run(catch_up.clone())).abort_handle());
         let buffer = Buffer::new(options.buffer_bytes);
         let mut queues = Vec::new();
         for index in 0..WRITERS {
@@ -201,6 +207,8 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 health: health.clone(),
                 positions: positions.clone(),
                 queue: queue.clone(),
+                owed: owed.clone(),
+                cuts: 0,
                 seen: RecentPositions::default(),
                 number: 0,
             };
@@ -220,6 +228,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             queues,
             buffer,
             catch_up,
+            owed,
             changes: sender,
             tails: TailBudget::default(),
             shares: ClientShares::new(limits.channels_per_client),
@@ -278,7 +287,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             reply: None,
         };
         if let Err(error) = self.queue(channel, item) {
-            writer::lose(channel, &error);
+            self.owed.lose(channel, &error);
         }
     }
 

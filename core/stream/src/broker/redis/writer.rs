@@ -20,6 +20,7 @@ use super::{
     error::RedisError,
     health::{Link, LinkHealth},
     keys::KeyNames,
+    owed::OwedEpochs,
     positions::{Positions, Top},
     queue::{Batch, Item, Queue, Receipt},
     reads::fresh_lifetime,
@@ -39,6 +40,16 @@ const LATELY: Duration = Duration::from_secs(60);
 /// Channels that are compared at most.
 const COMPARED: usize = 4_096;
 
+/// Connections that end before batches are written one by one: one of them may be longer than Redis
+/// takes (`client-query-buffer-limit`).
+const CUTS_TOGETHER: usize = 3;
+
+/// Connections that end before such a batch is given up. It would keep all others waiting for ever.
+const CUTS_ALONE: usize = 6;
+
+/// Bytes of a batch that may be given up. Redis takes smaller ones, whatever its limit.
+const LARGE: usize = 1 << 20;
+
 /// Publishes what waits in a queue.
 pub(super) struct Writer {
     pub(super) options: RedisOptions,
@@ -51,6 +62,9 @@ pub(super) struct Writer {
     pub(super) health: Arc<LinkHealth>,
     pub(super) positions: Arc<Positions>,
     pub(super) queue: Arc<Queue>,
+    pub(super) owed: Arc<OwedEpochs>,
+    /// How many connections in a row ended while the same batches were written.
+    pub(super) cuts: usize,
     pub(super) seen: RecentPositions,
     /// Number of the last write.
     pub(super) number: u64,
@@ -153,15 +167,35 @@ impl Writer {
             }
             pipeline.clear();
             let mut before = HashMap::new();
+            let later = match self.cuts >= CUTS_TOGETHER {
+                true => writes.split_off(1),
+                false => Vec::new(),
+            };
             for write in &*writes {
                 let previous = before.insert(&write.batch.channel, write);
                 digests.encode(&mut pipeline, &self.call(write, previous));
             }
             drop(before);
-            connection.check_master()?;
             let asked = Instant::now();
-            let replies = connection.exchange(&pipeline, writes.len()).await?;
-            connection.confirm_master(&self.options, asked).await?;
+            let exchanged = async {
+                connection.check_master()?;
+                let replies = connection.exchange(&pipeline, writes.len()).await?;
+                connection.confirm_master(&self.options, asked).await?;
+                Ok::<_, RedisError>(replies)
+            };
+            let replies = match exchanged.await {
+                Ok(replies) => replies,
+                Err(error) => {
+                    self.note_cut(writes, pipeline.len(), &error);
+                    writes.extend(later);
+                    return Err(error);
+                }
+            };
+            self.cuts = match later.is_empty() {
+                true => 0,
+                // The one that Redis has no room for is among the others.
+                false => CUTS_TOGETHER,
+            };
             let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
             for (write, reply) in writes.drain(..).zip(replies) {
                 let (unfinished, error) = self.finish(write, reply);
@@ -172,6 +206,7 @@ impl Writer {
                 }
             }
             *writes = again;
+            writes.extend(later);
             match fault {
                 None => {
                     self.health.recover(self.link);
@@ -182,6 +217,26 @@ impl Writer {
                 // The next probe finds out whether it is over: nobody may publish for long.
                 Some(error) => self.health.fail(Link::Writes, &error),
             }
+        }
+    }
+
+    /// Notes that a connection ended while batches of so many bytes were written. Gives up a batch that
+    /// ended many of them alone.
+    fn note_cut(&mut self, writes: &mut Vec<Write>, bytes: usize, error: &RedisError) {
+        if !matches!(error, RedisError::Connection(_)) {
+            return;
+        }
+        self.cuts += 1;
+        if self.cuts < CUTS_ALONE || bytes < LARGE || writes.len() != 1 {
+            return;
+        }
+        self.cuts = 0;
+        for mut write in writes.drain(..) {
+            let text = format!(
+                "nothing was published: Redis ended {CUTS_ALONE} connections that sent these {bytes} bytes: raise its `client-query-buffer-limit`, or publish less at once"
+            );
+            let error = StreamError::new(ErrorCode::ResourceExhausted, text);
+            self.refuse(&mut write.batch, &error);
         }
     }
 
@@ -288,6 +343,17 @@ impl Writer {
         }
     }
 
+    /// Tells the senders of a batch that it was refused.
+    fn refuse(&self, batch: &mut Batch, error: &StreamError) {
+        let channel = &batch.channel;
+        for item in std::mem::take(&mut batch.items) {
+            match item.reply {
+                Some(reply) => drop(reply.send(Err(error.clone()))),
+                None => self.owed.lose(channel, error),
+            }
+        }
+    }
+
     /// Tells the senders of a batch what became of it. Returns the batch if it is to be written again,
     /// and the error if there was one.
     fn finish(&mut self, write: Write, reply: Reply) -> (Option<Write>, Option<RedisError>) {
@@ -302,7 +368,7 @@ impl Writer {
             }
             Err(error) => {
                 let mut batch = write.batch;
-                refuse(&mut batch, &error.unavailable("nothing was published"));
+                self.refuse(&mut batch, &error.unavailable("nothing was published"));
                 return (None, Some(error));
             }
         };
@@ -314,7 +380,7 @@ impl Writer {
             "unknown" => return (None, None),
             "full" => {
                 let text = "this client made as many channels as it may, and may not make another";
-                refuse(
+                self.refuse(
                     &mut batch,
                     &StreamError::new(ErrorCode::ResourceExhausted, text),
                 );
@@ -324,7 +390,7 @@ impl Writer {
         }
         let Some(outcomes) = outcomes(&answer, batch.items.len()) else {
             let error = RedisError::Protocol(format!("{answer:?} came, expected positions"));
-            refuse(
+            self.refuse(
                 &mut batch,
                 &error.unavailable("it is not known whether this was published"),
             );
@@ -356,23 +422,6 @@ impl Writer {
         }
         (None, None)
     }
-}
-
-/// Tells the senders of a batch that it was refused.
-fn refuse(batch: &mut Batch, error: &StreamError) {
-    let channel = &batch.channel;
-    for item in std::mem::take(&mut batch.items) {
-        match item.reply {
-            Some(reply) => drop(reply.send(Err(error.clone()))),
-            None => lose(channel, error),
-        }
-    }
-}
-
-/// Logs and counts a publication without a sender that could repeat it.
-pub(super) fn lose(channel: &ChannelName, error: &StreamError) {
-    metrics::counter!("tidewire_broker_lost_publications_total").increment(1);
-    tracing::error!(%channel, %error, "lost a publication of an engine");
 }
 
 fn other_body(channel: &ChannelName, has_key: bool) -> StreamError {

@@ -11,7 +11,7 @@
 -- ARGV: 1 shard channel, 2 and 3 the position that the node has seen (epoch, seq), 4 the mark of
 --   its write or "", 5 a random epoch, 6 lifetime of the metadata, 7 of the fresh epoch (in ms),
 --   8 mode: "read", "personal" (an unknown channel has no epoch that can be resumed), "create",
---   "restart" (begins a new epoch in any case).
+--   "restart" (begins a new epoch in any case), "renew" (the same, of a channel that is known).
 -- Returns epoch and seq.
 
 local function is_less(seq, other)
@@ -23,7 +23,7 @@ local epoch, seq, known_term = meta[1], meta[2], meta[3]
 -- False without a shared store.
 local term = KEYS[4] and redis.call('HGET', KEYS[4], 'term')
 local mode, seen_epoch, seen_seq = ARGV[8], ARGV[2], ARGV[3]
-local is_changed = mode == 'restart'
+local is_changed = mode == 'restart' or mode == 'renew'
 if not epoch then
   if mode == 'personal' or mode == 'renew' then
     return { ARGV[5], '0' }
