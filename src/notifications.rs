@@ -156,6 +156,7 @@ impl Notifications {
                 if self.failure.take().is_some() {
                     tracing::info!("notifications are available again");
                 }
+                self.sink.pushes.begin_term(term.store.clone());
                 let slot = self.service.delivery();
                 let delivery = self.delivery.as_ref();
                 let on = (&term.store, &clock);
@@ -239,6 +240,7 @@ impl Notifications {
         };
         if let Some(reason) = ended {
             tracing::warn!(%reason, "notifications end with the term of the shared store");
+            self.sink.pushes.end_term();
             self.service.set_absence(reason.to_string());
             self.service.delivery().clear();
         }

@@ -3,6 +3,10 @@
 //! All pushes go through the one gatherer, and are published under its lock. Each user's pushes
 //! therefore keep their order, whether an event or the time causes them. Nothing is gathered for a
 //! user who was not connected lately: the list alone has the notification.
+//!
+//! On a store that other nodes share, pushes belong to a term of it. While another node may have taken
+//! over, they are held back: a user may have dismissed there what would be pushed here. Those of a
+//! term that has ended are dropped, and the next owner has the clients read their lists again.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,6 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tidewire_proto::v1::{Dismissed, Notification, Preferences, Priority, ReadReceipt};
+use tidewire_store::SharedStore;
 use tidewire_stream::{ChannelName, Content, Event, SharedEvent, StreamCore, UserId};
 use tokio::{
     sync::Notify,
@@ -44,11 +49,40 @@ struct NewestBroadcast {
     event: Weak<SharedEvent>,
 }
 
-#[derive(Debug)]
 struct State {
     gatherer: NotificationGatherer,
+    /// The store of the term. None before the first one.
+    store: Option<SharedStore>,
+    has_ended: bool,
+    /// Pushes that were due while another node may have taken over. Nothing is acknowledged in that
+    /// time, so the gatherer's bound holds for them too.
+    held: Vec<Push>,
     /// Whether the server stops: then nothing waits any more.
     is_closed: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("gatherer", &self.gatherer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.gatherer.is_empty() && self.held.is_empty()
+    }
+
+    /// Whether no other node can have taken over.
+    fn is_current(&self) -> bool {
+        self.store.as_ref().is_none_or(|store| store.is_current())
+    }
+
+    fn clear(&mut self) {
+        self.gatherer = NotificationGatherer::new(GatheringLimits::default());
+        self.held = Vec::new();
+    }
 }
 
 impl UserPushes {
@@ -59,11 +93,29 @@ impl UserPushes {
             stream,
             state: Mutex::new(State {
                 gatherer: NotificationGatherer::new(GatheringLimits::default()),
+                store: None,
+                has_ended: false,
+                held: Vec::new(),
                 is_closed: false,
             }),
             newest: Mutex::default(),
             pending: Notify::new(),
         }
+    }
+
+    /// Begins a term: what follows belongs to this store. Pushes of the term before are dropped.
+    pub fn begin_term(&self, store: SharedStore) {
+        let mut state = self.state.lock();
+        state.clear();
+        state.store = Some(store);
+        state.has_ended = false;
+    }
+
+    /// Ends the term, and drops its pushes.
+    pub fn end_term(&self) {
+        let mut state = self.state.lock();
+        state.clear();
+        state.has_ended = true;
     }
 
     /// Pushes a notification, now or with others. `unread_count` is the count after it.
@@ -124,7 +176,7 @@ impl UserPushes {
     pub async fn run(&self, cancel: CancellationToken) {
         let ticks = async {
             loop {
-                if self.state.lock().gatherer.is_empty() {
+                if self.state.lock().is_empty() {
                     self.pending.notified().await;
                 }
                 sleep(TICK).await;
@@ -156,15 +208,22 @@ impl UserPushes {
     fn apply(&self, change: impl FnOnce(&mut NotificationGatherer, &mut Vec<Push>)) {
         let mut out = Vec::new();
         let mut state = self.state.lock();
-        let was_empty = state.gatherer.is_empty();
+        let was_empty = state.is_empty();
         change(&mut state.gatherer, &mut out);
         if state.is_closed {
             state.gatherer.flush_all(Instant::now(), &mut out);
         }
-        for push in out {
-            self.publish(push);
+        if state.has_ended {
+            state.clear();
+            return;
         }
-        if was_empty && !state.gatherer.is_empty() {
+        state.held.append(&mut out);
+        if state.is_current() {
+            for push in std::mem::take(&mut state.held) {
+                self.publish(push);
+            }
+        }
+        if was_empty && !state.is_empty() {
             self.pending.notify_one();
         }
     }
