@@ -163,8 +163,12 @@ impl Alerts {
                     }
                     let may_work_later = matches!(error, AlertError::Unavailable(_));
                     self.failure = Some(error);
-                    if !may_work_later {
-                        return false;
+                    let shared = self.term.as_ref().filter(|term| term.is_shared());
+                    match shared {
+                        _ if may_work_later => {}
+                        // Notifications may work, so that the node keeps the store.
+                        Some(term) => drop(term.ended().await),
+                        None => return false,
                     }
                 }
                 Err(error) => {

@@ -70,6 +70,8 @@ pub(crate) struct Notifications {
     delivery: Option<DeliveryChannels>,
     /// Why the last attempt to open the hub failed.
     failure: Option<NotificationError>,
+    /// Whether no later attempt can open it.
+    is_closed: bool,
 }
 
 /// A hub that has opened, and does not work yet.
@@ -125,6 +127,7 @@ impl Notifications {
             open: None,
             delivery,
             failure: None,
+            is_closed: false,
         })
     }
 
@@ -174,6 +177,10 @@ impl Notifications {
                     tracing::error!(%error, "notifications cannot be opened");
                     self.service.set_absence(error.to_string());
                 }
+                // Only a store that fails now may work later. Another node may read a shared one, for
+                // example a newer version of the server.
+                let is_store_fault = matches!(error, NotificationError::Unavailable(_));
+                self.is_closed = !is_store_fault && !term.give_up();
                 self.failure = Some(error);
             }
         }
@@ -263,8 +270,7 @@ impl Notifications {
     /// The hub, once it is open. None if no later attempt can open it.
     async fn opened(&mut self) -> Option<OpenHub> {
         while self.open.is_none() {
-            // Only a store that fails now may work later.
-            if !matches!(self.failure, None | Some(NotificationError::Unavailable(_))) {
+            if self.is_closed {
                 return None;
             }
             if self.failure.is_some() {
