@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(compiler.file_descriptor_set())?;
     let pool = compiler.descriptor_pool();
     services::servers(&pool);
-    fs::write(out.join("rpc.rs"), services::json_calls(&pool))?;
+    fs::write(out.join("rpc.rs"), services::calls_by_name(&pool))?;
     fs::write(out.join("json.rs"), json::generate(&pool)?)?;
     fs::write(out.join("messages.rs"), json::registry(&pool))?;
     Ok(())

@@ -88,8 +88,27 @@ fn is_stream(method: &MethodDescriptor) -> bool {
     method.is_server_streaming() || method.is_client_streaming()
 }
 
-/// Generates one function per service that calls a unary RPC by name.
-pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
+/// Form of the requests and responses of calls by name.
+#[derive(Clone, Copy)]
+enum Form {
+    Json,
+    Protobuf,
+}
+
+/// Generates two functions per service that call a unary RPC by name.
+pub(crate) fn calls_by_name(pool: &DescriptorPool) -> String {
+    let mut out = calls_in(pool, Form::Json);
+    out.push_str(&streams(pool));
+    out.push_str("/// The same calls with protobuf in and out, as other nodes send them.\npub mod protobuf {\nuse super::{Bytes, Request, Response, Status, decode as parse, encode as answer, is_a_stream, no_method, v1};\n");
+    out.push_str(&calls_in(pool, Form::Protobuf));
+    out + "}\n"
+}
+
+fn calls_in(pool: &DescriptorPool, form: Form) -> String {
+    let name_of_form = match form {
+        Form::Json => "JSON",
+        Form::Protobuf => "protobuf",
+    };
     let mut out = String::new();
     for service in ours(pool) {
         let (name, module) = (service.name(), names::snake(service.name()));
@@ -105,8 +124,8 @@ pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
             .join(", ");
         let _ = writeln!(
             out,
-            "/// Calls a unary RPC of `{name}` by name, with JSON in and out.\n///\n/// # Errors\n\
-             /// The RPC's own, `invalid_argument` for bad JSON, `unimplemented` for a method that there is not.\n\
+            "/// Calls a unary RPC of `{name}` by name, with {name_of_form} in and out.\n///\n/// # Errors\n\
+             /// The RPC's own, `invalid_argument` for a request that is not {name_of_form}, `unimplemented` for a method that there is not.\n\
              pub async fn {module}<S>(service: &S, method: &str, request: Request<Bytes>) -> Result<Response<Vec<u8>>, Status>\n\
              where S: v1::{module}_server::{name} {{\n    match method {{"
         );
@@ -130,7 +149,6 @@ pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
             "        _ => Err(no_method({name:?}, method, {list:?})),\n    }}\n}}"
         );
     }
-    out.push_str(&streams(pool));
     out
 }
 

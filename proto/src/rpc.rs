@@ -1,7 +1,8 @@
-//! Unary RPCs called by name, with JSON requests and responses, and the list of streams. One
-//! function per service is generated.
+//! Unary RPCs called by name, with requests and responses as JSON or protobuf, and the list of
+//! streams. Two functions per service are generated.
 
 use bytes::Bytes;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -31,6 +32,16 @@ fn parse<T: JsonValue>(request: Request<Bytes>) -> Result<Request<T>, Status> {
     let message =
         json::from_slice(&body).map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(Request::from_parts(metadata, extensions, message))
+}
+
+fn decode<T: Message + Default>(request: Request<Bytes>) -> Result<Request<T>, Status> {
+    let (metadata, extensions, body) = request.into_parts();
+    let message = T::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok(Request::from_parts(metadata, extensions, message))
+}
+
+fn encode<T: Message>(response: Result<Response<T>, Status>) -> Result<Response<Vec<u8>>, Status> {
+    response.map(|response| response.map(|message| message.encode_to_vec()))
 }
 
 fn answer<T: JsonValue>(

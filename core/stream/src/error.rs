@@ -41,6 +41,12 @@ impl StreamError {
         self.code
     }
 
+    /// Milliseconds after which the client may try again, if the error says so.
+    #[must_use]
+    pub fn retry_after_ms(&self) -> Option<u32> {
+        self.retry_after_ms
+    }
+
     /// Description of the fault, with the expected value.
     #[must_use]
     pub fn message(&self) -> &str {
@@ -51,6 +57,16 @@ impl StreamError {
 impl From<ChannelNameError> for StreamError {
     fn from(error: ChannelNameError) -> Self {
         Self::new(ErrorCode::InvalidArgument, error.to_string())
+    }
+}
+
+impl From<v1::Error> for StreamError {
+    fn from(error: v1::Error) -> Self {
+        let code = error.code();
+        Self {
+            retry_after_ms: error.retry_after_ms,
+            ..Self::new(code, error.message)
+        }
     }
 }
 

@@ -62,7 +62,7 @@ pub use session::{
     RegistrySizes, ReplyReservation, Session,
 };
 pub use stream_core::{
-    ConnectionFilter, ConnectionPage, PostHandler, PostedCommand, Presence, StreamCore,
-    StreamStats, Target,
+    CallHandler, CallOutcome, CallRefusal, ConnectionFilter, ConnectionPage, ForwardedCall,
+    PostHandler, PostedCommand, Presence, StreamCore, StreamStats, Target,
 };
 pub use transport::{Transport, TransportStats};

@@ -5,7 +5,7 @@
 //! also ask for an action, such as the end of a connection. [`StreamCore`](crate::StreamCore) knows
 //! the meaning of questions; a broker carries bytes.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -76,6 +76,8 @@ pub enum Recipients {
     Others,
     /// One.
     Node(NodeTag),
+    /// One, which hears the question once or not at all. The time is the longest wait for its answer.
+    NodeOnce(NodeTag, Duration),
 }
 
 /// The answers to a question.
@@ -85,4 +87,6 @@ pub struct Answers {
     pub answers: Vec<Bytes>,
     /// Nodes that did not answer in time.
     pub missing: usize,
+    /// Whether it is certain that no node has heard the question.
+    pub is_unheard: bool,
 }

@@ -14,7 +14,10 @@ use bytes::Bytes;
 use metrics::Counter;
 use tidewire_proto::{json, v1::ErrorCode};
 
-pub use nodes::{ConnectionPage, PostHandler, PostedCommand};
+pub use nodes::{
+    CallHandler, CallOutcome, CallRefusal, ConnectionPage, ForwardedCall, PostHandler,
+    PostedCommand,
+};
 pub use operator::{ConnectionFilter, Presence, Target};
 
 use crate::{
@@ -39,6 +42,7 @@ pub struct StreamCore {
     publications: Counter,
     post_handler: OnceLock<Weak<dyn PostHandler>>,
     post_places: nodes::PostPlaces,
+    call_places: nodes::CallPlaces,
 }
 
 impl std::fmt::Debug for StreamCore {
@@ -157,6 +161,7 @@ impl StreamCore {
             publications: metrics::counter!("tidewire_publications_total"),
             post_handler: OnceLock::new(),
             post_places: nodes::PostPlaces::default(),
+            call_places: nodes::CallPlaces::default(),
         });
         let this = Arc::downgrade(&core);
         let revocations = core.authenticator().revocations();

@@ -4,6 +4,7 @@
 //! counted: a list without them says so, and an action without them is an error, which may be
 //! repeated. A server that shares nothing has no others.
 
+mod call;
 mod question;
 
 use std::{
@@ -17,6 +18,8 @@ use bytes::Bytes;
 use tidewire_proto::v1::{self, ErrorCode};
 use tokio::sync::Semaphore;
 
+pub(super) use self::call::CallPlaces;
+pub use self::call::{CallHandler, CallOutcome, CallRefusal, ForwardedCall};
 use self::question::{Answer, Count, Post, PostReply, Question, Refusal, WireTarget};
 use super::{
     StreamCore,
@@ -341,6 +344,7 @@ impl StreamCore {
     /// The answer to a question of another node.
     async fn answer_question(&self, question: Question) -> Answer {
         match question {
+            Question::Call(call) => self.answer_call(call).await,
             Question::Presence(channel) => match ChannelName::parse(&channel) {
                 Ok(channel) => self.presence(&channel).await.into(),
                 Err(error) => Answer::from(StreamError::from(error)),
@@ -534,6 +538,7 @@ impl From<StreamError> for Answer {
         Self::Refusal(Refusal {
             code: error.code().into(),
             message: error.message().to_owned(),
+            retry_after_ms: error.retry_after_ms(),
         })
     }
 }
@@ -541,6 +546,10 @@ impl From<StreamError> for Answer {
 impl From<Refusal> for StreamError {
     fn from(refusal: Refusal) -> Self {
         let code = ErrorCode::try_from(refusal.code).unwrap_or(ErrorCode::Internal);
-        Self::new(code, refusal.message)
+        let error = Self::new(code, refusal.message);
+        match refusal.retry_after_ms {
+            Some(wait) => error.with_retry_after_ms(wait),
+            None => error,
+        }
     }
 }

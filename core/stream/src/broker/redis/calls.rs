@@ -27,6 +27,15 @@ const PIPELINE: usize = 256;
 /// Pause after the first failed connection, and the longest.
 pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Whether a command is sent again after a connection broke before its answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repetition {
+    /// It is: it may be carried out twice.
+    Allowed,
+    /// It fails: it is not known whether it was carried out.
+    Forbidden,
+}
+
 /// A command.
 #[derive(Debug)]
 pub(super) enum RedisCommand {
@@ -39,6 +48,7 @@ pub(super) enum RedisCommand {
 #[derive(Debug)]
 struct Call {
     command: RedisCommand,
+    repetition: Repetition,
     reply: oneshot::Sender<Result<Reply, RedisError>>,
 }
 
@@ -72,10 +82,23 @@ impl Calls {
     /// # Errors
     /// No answer came in time, or the server refused the command.
     pub(super) async fn call(&self, command: RedisCommand) -> Result<Reply, RedisError> {
+        self.send(command, Repetition::Allowed).await
+    }
+
+    async fn send(
+        &self,
+        command: RedisCommand,
+        repetition: Repetition,
+    ) -> Result<Reply, RedisError> {
         let (reply, answer) = oneshot::channel();
         let call = async {
             let ended = || RedisError::Connection("the broker has ended".to_owned());
-            let sent = self.sender.send(Call { command, reply }).await;
+            let sent = self.sender.send(Call {
+                command,
+                repetition,
+                reply,
+            });
+            let sent = sent.await;
             sent.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         };
@@ -91,6 +114,15 @@ impl Calls {
     /// As those of [`call`](Self::call).
     pub(super) async fn script(&self, call: ScriptCall) -> Result<Reply, RedisError> {
         self.call(RedisCommand::Script(call)).await
+    }
+
+    /// Calls a script that is carried out once at most.
+    ///
+    /// # Errors
+    /// As those of [`call`](Self::call), and the connection broke.
+    pub(super) async fn script_once(&self, call: ScriptCall) -> Result<Reply, RedisError> {
+        self.send(RedisCommand::Script(call), Repetition::Forbidden)
+            .await
     }
 
     /// Calls a script that mostly reads. A server that refuses writes carries it out as long as
@@ -157,7 +189,8 @@ impl Worker {
                 }
             }
             connection.check_master()?;
-            let replies = connection.exchange(&pipeline, waiting.len()).await?;
+            let exchanged = connection.exchange(&pipeline, waiting.len()).await;
+            let replies = exchanged.inspect_err(|error| fail_unrepeatable(waiting, error))?;
             let (mut again, mut passing) = (Vec::new(), None);
             for (call, reply) in waiting.drain(..).zip(replies) {
                 let reply = match reply {
@@ -184,5 +217,14 @@ impl Worker {
                 digests = Digests::load(&mut connection).await?;
             }
         }
+    }
+}
+
+/// Fails the commands that may have been carried out, and must not be twice.
+fn fail_unrepeatable(waiting: &mut Vec<Call>, error: &RedisError) {
+    let is_unrepeatable = |call: &mut Call| call.repetition == Repetition::Forbidden;
+    for call in waiting.extract_if(.., is_unrepeatable) {
+        // A caller that has given up needs no answer.
+        drop(call.reply.send(Err(error.clone())));
     }
 }

@@ -230,8 +230,11 @@ impl Nodes {
                 self.keys.control_channel(),
                 Bytes::new(),
             ),
-            Recipients::Node(tag) => (
-                self.timeout,
+            Recipients::Node(tag) | Recipients::NodeOnce(tag, _) => (
+                match whom {
+                    Recipients::NodeOnce(_, time) => time,
+                    _ => self.timeout,
+                },
                 self.keys.node_channel(tag),
                 Bytes::copy_from_slice(tag.as_bytes()),
             ),
@@ -252,8 +255,22 @@ impl Nodes {
             keys: 1,
             arguments: vec![self.keys.nodes(), channel, message.write(), node],
         };
-        let asked = timeout_at(deadline, self.calls.script(call)).await;
-        let asked = asked.map_err(|_| late())??.array()?;
+        let asking = async {
+            match whom {
+                Recipients::NodeOnce(..) => self.calls.script_once(call).await,
+                _ => self.calls.script(call).await,
+            }
+        };
+        let asked = timeout_at(deadline, asking).await;
+        let mut asked = asked.map_err(|_| late())??.array()?;
+        let heard = asked.pop().map(Reply::string).transpose()?;
+        if matches!(whom, Recipients::NodeOnce(..)) && heard.as_deref() == Some("0") {
+            return Ok(Answers {
+                missing: asked.len(),
+                is_unheard: true,
+                ..Answers::default()
+            });
+        }
         let mut asked = asked
             .into_iter()
             .map(|node| Ok(NodeTag::read(&node.text()?)))
@@ -274,7 +291,11 @@ impl Nodes {
             if missing == 0 || is_late {
                 let answers = std::mem::take(&mut *waiting.answers.lock());
                 let answers = answers.into_values().collect();
-                return Ok(Answers { answers, missing });
+                return Ok(Answers {
+                    answers,
+                    missing,
+                    is_unheard: false,
+                });
             }
         }
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 use tidewire_proto::v1;
 
-use super::super::operator::Target;
+use super::{super::operator::Target, call::WireCaller};
 
 /// A question to a node.
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -28,6 +28,9 @@ pub(super) enum Question {
     /// Carries out a message of a client.
     #[prost(message, tag = "6")]
     Post(Post),
+    /// Calls a service.
+    #[prost(message, tag = "7")]
+    Call(Call),
 }
 
 /// An answer of a node.
@@ -48,17 +51,24 @@ pub(super) enum Answer {
     /// A question that was refused.
     #[prost(message, tag = "5")]
     Refusal(Refusal),
+    /// The response of a service.
+    #[prost(bytes = "bytes", tag = "6")]
+    Response(Bytes),
+    /// A call that was not begun, because the node is not the one that can carry it out, or has no
+    /// place for it. The text says why.
+    #[prost(string, tag = "7")]
+    NotBegun(String),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct QuestionMessage {
-    #[prost(oneof = "Question", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Question", tags = "1, 2, 3, 4, 5, 6, 7")]
     question: Option<Question>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct AnswerMessage {
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
     answer: Option<Answer>,
 }
 
@@ -106,6 +116,23 @@ pub(super) struct Post {
     pub(super) body: Bytes,
 }
 
+/// A call of a service, with its caller.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Call {
+    #[prost(string, tag = "1")]
+    pub(super) service: String,
+    #[prost(string, tag = "2")]
+    pub(super) method: String,
+    #[prost(message, optional, tag = "3")]
+    pub(super) caller: Option<WireCaller>,
+    /// The request, as protobuf.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(super) body: Bytes,
+    /// Time that was left when the call was sent.
+    #[prost(uint64, tag = "5")]
+    pub(super) time_ms: u64,
+}
+
 /// Subscribers of a channel.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PresenceAnswer {
@@ -145,6 +172,8 @@ pub(super) struct Refusal {
     pub(super) code: i32,
     #[prost(string, tag = "2")]
     pub(super) message: String,
+    #[prost(uint32, optional, tag = "3")]
+    pub(super) retry_after_ms: Option<u32>,
 }
 
 impl From<Target<'_>> for WireTarget {

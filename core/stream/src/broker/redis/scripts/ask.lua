@@ -3,7 +3,7 @@
 --
 -- KEYS: 1 nodes, by the end of their lease.
 -- ARGV: 1 shard channel, 2 message, 3 the node that it is for, or "" for all.
--- Returns the nodes that it was sent to, with the one that asks.
+-- Returns the nodes that it was sent to, with the one that asks. After them, how many heard it.
 
 local clock = redis.call('TIME')
 local now = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))
@@ -17,7 +17,9 @@ if ARGV[3] ~= '' then
   end
   nodes = found
 end
+local heard = 0
 if #nodes > 0 then
-  redis.call('SPUBLISH', ARGV[1], ARGV[2])
+  heard = redis.call('SPUBLISH', ARGV[1], ARGV[2])
 end
+nodes[#nodes + 1] = string.format('%.0f', heard)
 return nodes
