@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{
     RedisStore, RedisStoreOptions,
+    clock::LeaseInstant,
     command::{LEASE, call, wait},
     failed,
     keys::KeyNames,
@@ -68,6 +69,15 @@ pub enum Ownership {
 }
 
 impl Ownership {
+    /// The name of the owner, if that is another node.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::Other { node, .. } => Some(node),
+            Self::Own(_) | Self::Unknown(_) => None,
+        }
+    }
+
     /// The term of the owner. None if there is none, or it is not known.
     #[must_use]
     pub fn term(&self) -> Option<&str> {
@@ -257,7 +267,7 @@ impl Keeper {
             Some(term) if term.end().is_some() => "again",
             Some(_) => "hold",
         };
-        let asked_at = Instant::now();
+        let asked_at = LeaseInstant::now();
         let acknowledged = own.as_ref().map_or(0, |term| term.acknowledged());
         let answer = match self.ask(mode).await {
             Ok(answer) => answer,
@@ -305,7 +315,7 @@ impl Keeper {
     }
 
     /// Begins a term that Redis gave to this node.
-    async fn begin(&mut self, answer: Answer, asked_at: Instant) -> Duration {
+    async fn begin(&mut self, answer: Answer, asked_at: LeaseInstant) -> Duration {
         let term = Term::new(answer.term, answer.commits, asked_at, LIFETIME);
         let term = Arc::new(term);
         self.own = Some(term.clone());

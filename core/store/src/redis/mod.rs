@@ -7,6 +7,7 @@
 //!     └── get, scan ─▶ reads ──(scripts get, floor, scan)──► Redis
 //! ```
 //! - [`lease`]: one node has the lease, which ends soon after its last extension.
+//! - [`clock`]: the lease is judged by a clock that goes on while the machine is suspended.
 //! - [`term`]: each time that a node gets it is a term, whose number is the fencing token.
 //! - [`writer`]: the script of a commit checks the term, and counts commits. A node that was paused
 //!   and has lost the lease cannot write; and a Redis that lost commits is found out.
@@ -14,6 +15,7 @@
 //!
 //! A store is as durable as its Redis: see `docs/cluster.md`.
 
+mod clock;
 mod command;
 mod keys;
 mod lease;

@@ -6,12 +6,13 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::clock::LeaseInstant;
 use crate::StoreError;
 
 /// A term of this node.
@@ -26,8 +27,8 @@ pub(super) struct Term {
 
 #[derive(Debug)]
 struct State {
-    /// Until when no other node can have taken over, by this machine's clock that never goes back.
-    valid_until: Instant,
+    /// Until when no other node can have taken over.
+    valid_until: LeaseInstant,
     /// The number of the last commit that was acknowledged.
     acknowledged: u64,
     /// Why commits fail at present.
@@ -37,11 +38,16 @@ struct State {
 }
 
 impl Term {
-    pub(super) fn new(name: String, commits: u64, asked_at: Instant, lifetime: Duration) -> Self {
+    pub(super) fn new(
+        name: String,
+        commits: u64,
+        asked_at: LeaseInstant,
+        lifetime: Duration,
+    ) -> Self {
         Self {
             name,
             state: Mutex::new(State {
-                valid_until: asked_at + lifetime,
+                valid_until: asked_at.after(lifetime),
                 acknowledged: commits,
                 commit_fault: None,
                 lease_fault: None,
@@ -52,15 +58,15 @@ impl Term {
     }
 
     /// Notes that Redis extended the lease when it was asked at this time.
-    pub(super) fn extend(&self, asked_at: Instant, lifetime: Duration) {
+    pub(super) fn extend(&self, asked_at: LeaseInstant, lifetime: Duration) {
         let mut state = self.state.lock();
-        state.valid_until = asked_at + lifetime;
+        state.valid_until = asked_at.after(lifetime);
         state.lease_fault = None;
     }
 
     /// Whether no other node can have taken over.
     pub(super) fn is_valid(&self) -> bool {
-        self.end().is_none() && Instant::now() < self.state.lock().valid_until
+        self.end().is_none() && LeaseInstant::now() < self.state.lock().valid_until
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
@@ -86,7 +92,7 @@ impl Term {
     pub(super) fn fault(&self) -> Option<StoreError> {
         self.end().or_else(|| {
             let state = self.state.lock();
-            let is_late = Instant::now() >= state.valid_until;
+            let is_late = LeaseInstant::now() >= state.valid_until;
             let lease_fault = state.lease_fault.clone().filter(|_| is_late);
             state.commit_fault.clone().or(lease_fault).or_else(|| {
                 let text = "the lease of this node has not been extended in time";
