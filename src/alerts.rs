@@ -78,7 +78,11 @@ impl Alerts {
             service.set_absence(NO_STORE.to_owned());
             return None;
         };
-        service.set_absence("the rules are being loaded".to_owned());
+        let loading = "the rules are being loaded".to_owned();
+        match store.lease() {
+            Some(_) => service.set_elsewhere(None, loading),
+            None => service.set_absence(loading),
+        }
         let engine = server.chain_tap.engine();
         let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
         server.chain_tap.set_watches(watches.clone());
@@ -126,7 +130,8 @@ impl Alerts {
                         sleep(RETRY).await;
                     }
                     let service = &self.service;
-                    let term = self.store.term(|reason| service.set_absence(reason)).await;
+                    let absent = |node: Option<&str>, reason| service.set_elsewhere(node, reason);
+                    let term = self.store.term(absent).await;
                     let (store, sink) = (term.store.clone(), self.sink.clone());
                     let (catalog, own) = (self.catalog.clone(), self.clock.clone());
                     let config = self.config.clone();
@@ -159,7 +164,12 @@ impl Alerts {
                 Ok(Err(error)) => {
                     if self.failure.as_ref() != Some(&error) {
                         tracing::error!(%error, "alerts cannot be opened");
-                        self.service.set_absence(error.to_string());
+                        match (self.store.lease(), &error) {
+                            (Some(_), AlertError::Unavailable(_)) => {
+                                self.service.set_elsewhere(None, error.to_string());
+                            }
+                            _ => self.service.set_absence(error.to_string()),
+                        }
                     }
                     let may_work_later = matches!(error, AlertError::Unavailable(_));
                     self.failure = Some(error);
@@ -229,7 +239,7 @@ impl Alerts {
                 tracing::warn!(%reason, "alerts end with the term of the shared store");
                 drop(listener.take());
                 *self.engine.write() = None;
-                service.set_absence(reason.to_string());
+                service.set_elsewhere(None, reason.to_string());
                 until.cancel();
             }
         };

@@ -14,8 +14,9 @@ use tidewire_chain::{
         StoredNotice,
     },
 };
-use tidewire_notification::NotificationError;
-use tidewire_proto::v1::{Notification, NotificationType, NotifyRequest, Priority};
+use tidewire_proto::v1::{
+    ErrorCode, Notification, NotificationType, NotifyRequest, Priority, notify_result,
+};
 use tidewire_service::NotifyRpc;
 use tidewire_stream::UserId;
 
@@ -32,6 +33,9 @@ const MAX_DECIMALS: u32 = 36;
 /// Longest reason of a failure in a text, in characters.
 const MAX_REASON: usize = 200;
 
+/// Bytes of the user in a key: the rest of it takes up to 175 of the 255 that a key may have.
+const SHARED_KEY_USER: usize = 80;
+
 /// The names of a chain in texts.
 #[derive(Debug, Clone)]
 struct ChainNames {
@@ -43,11 +47,14 @@ struct ChainNames {
 pub(crate) struct ChainNotifications {
     service: NotifyRpc,
     chains: HashMap<u64, ChainNames>,
+    /// Whether other nodes send to the same hub.
+    is_shared: bool,
 }
 
 impl ChainNotifications {
-    /// A sink that sends to the hub of `service`, once that is open.
-    pub(crate) fn new(service: &NotifyRpc, chains: &[ChainConfig]) -> Self {
+    /// A sink that sends to the hub of `service`, once that is open here or on another node.
+    /// `is_shared` says whether other nodes send to it too.
+    pub(crate) fn new(service: &NotifyRpc, chains: &[ChainConfig], is_shared: bool) -> Self {
         let names = |chain: &ChainConfig| ChainNames {
             label: chain.label(),
             coin: chain.coin().map(str::to_owned),
@@ -55,22 +62,27 @@ impl ChainNotifications {
         Self {
             service: service.clone(),
             chains: chains.iter().map(|one| (one.id, names(one))).collect(),
+            is_shared,
         }
     }
 
     async fn send(&self, notices: Vec<StoredNotice>) -> Result<(), SinkUnavailable> {
-        let hub = self.service.open_hub();
-        let hub = hub.map_err(|error| SinkUnavailable(error.message().to_owned()))?;
         let requests = notices.iter().map(|stored| self.request(stored)).collect();
-        for result in hub.notify_batch(&UserId::new(SENDER), requests).await {
-            match result {
-                Ok(_) => {}
-                Err(error @ NotificationError::Unavailable(_)) => {
-                    return Err(SinkUnavailable(error.to_string()));
-                }
+        let sender = UserId::new(SENDER);
+        let sent = self.service.notify_batch_as(&sender, requests).await;
+        let results = sent.map_err(|error| SinkUnavailable(error.message().to_owned()))?;
+        for result in results {
+            let Some(notify_result::Result::Error(error)) = result.result else {
+                continue;
+            };
+            match error.code() {
+                ErrorCode::Unavailable => return Err(SinkUnavailable(error.message)),
                 // A newer version may write another text under a key that was used before.
-                Err(NotificationError::KeyReuse(_)) => {}
-                Err(error) => tracing::error!(%error, "a notification of a chain is refused"),
+                ErrorCode::FailedPrecondition => {}
+                _ => tracing::error!(
+                    error = error.message,
+                    "a notification of a chain is refused"
+                ),
             }
         }
         Ok(())
@@ -80,7 +92,10 @@ impl ChainNotifications {
         NotifyRequest {
             user: Some(stored.notice.user.clone()),
             notification: Some(self.notification(&stored.notice)),
-            idempotency_key: Some(stored.key()),
+            idempotency_key: Some(match self.is_shared {
+                true => shared_key(stored),
+                false => stored.key(),
+            }),
             ..NotifyRequest::default()
         }
     }
@@ -127,6 +142,20 @@ impl NoticeSink for ChainNotifications {
     fn store(&self, notices: Vec<StoredNotice>) -> SinkFuture<'_> {
         Box::pin(self.send(notices))
     }
+}
+
+/// The idempotency key in a hub of several nodes. Each node counts its own notices, so that the number
+/// of one may be that of another notice on another node: of the same transaction, for another user or
+/// wallet. Two nodes that both follow a user's wallet may send two notifications, of which the newer
+/// one replaces the older in the inbox.
+fn shared_key(stored: &StoredNotice) -> String {
+    let notice = &stored.notice;
+    let topic = match notice.topic {
+        NoticeTopic::Transaction => "transaction",
+        NoticeTopic::Payment => "payment",
+    };
+    let user = &notice.user[..notice.user.floor_char_boundary(SHARED_KEY_USER)];
+    format!("{}:{topic}:{}:{user}", stored.key(), wallet(notice))
 }
 
 /// The collapse key: of a transaction, of a payment in it, or of all payments of a token.
@@ -343,6 +372,7 @@ mod tests {
         ChainNotifications {
             service: NotifyRpc::new(stream),
             chains: HashMap::from([(1, names)]),
+            is_shared: true,
         }
     }
 
@@ -424,6 +454,32 @@ mod tests {
             let notification = sink().notification(&notice(fields, facts));
             assert_eq!(notification.title, title);
             assert_eq!(notification.body, body);
+        }
+    }
+
+    #[test]
+    fn a_number_of_two_nodes_is_no_common_key() {
+        let key = |number, fields: &Value| {
+            let notice = notice(fields, &json!({}));
+            let stored = StoredNotice { number, notice };
+            sink().request(&stored).idempotency_key.unwrap()
+        };
+        let one = key(7, &json!({}));
+        assert_eq!(one, key(7, &json!({})));
+        let long = "u".repeat(400);
+        for (number, fields) in [
+            (8, json!({})),
+            (7, json!({"user": "bob"})),
+            (7, json!({"topic": "transaction"})),
+            (7, json!({"wallet": format!("0x{}", "4".repeat(40))})),
+            (
+                u64::MAX,
+                json!({"user": long, "chain": u64::MAX, "topic": "transaction"}),
+            ),
+        ] {
+            let other = key(number, &fields);
+            assert_ne!(one, other);
+            assert!(other.len() <= 255, "{}", other.len());
         }
     }
 

@@ -132,9 +132,9 @@ impl EngineStore {
         }
     }
 
-    /// Waits for a store on which engines may open. `absent` is given the reason for which there is
-    /// none yet.
-    pub(crate) async fn term(&self, absent: impl Fn(String)) -> StoreTerm {
+    /// Waits for a store on which engines may open. `absent` is given the node that owns it, if that
+    /// is known, and the reason for which there is none here yet.
+    pub(crate) async fn term(&self, absent: impl Fn(Option<&str>, String)) -> StoreTerm {
         let Self::Shared(lease) = self else {
             return match self.now() {
                 Some(term) => term,
@@ -146,7 +146,10 @@ impl EngineStore {
             if let Some(term) = self.now() {
                 return term;
             }
-            absent(absence(&ownership.borrow_and_update()));
+            {
+                let owner = ownership.borrow_and_update();
+                absent(owner.node(), absence(&owner));
+            }
             if ownership.changed().await.is_err() {
                 return std::future::pending().await;
             }
@@ -174,9 +177,7 @@ impl EngineStore {
 fn absence(ownership: &Ownership) -> String {
     match ownership {
         Ownership::Own(_) => "the shared store is opened again".to_owned(),
-        Ownership::Other { node, .. } => format!(
-            "node {node} has the shared store: send the request to it, by the address of the node whose log names {node}"
-        ),
+        Ownership::Other { node, .. } => format!("node {node} has the shared store"),
         Ownership::Unknown(error) => format!("no node has the shared store: {error}"),
     }
 }

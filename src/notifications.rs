@@ -27,7 +27,7 @@ use tidewire_stream::{
 };
 use tokio::{
     sync::{Mutex, mpsc},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +53,12 @@ pub(crate) const NO_STORE: &str = "a replay has no store to keep them in if anot
 /// Time from another owner of a shared store until connected users are told to read their lists
 /// again: its hub has opened by then.
 const TAKEOVER: Duration = Duration::from_millis(500);
+
+/// Longest time from the first user of a node who is told so to the last.
+const GAP_TIME: Duration = Duration::from_secs(10);
+
+/// Longest time from one of them to the next.
+const GAP_PAUSE: Duration = Duration::from_millis(2);
 
 /// Notifications of a server. The hub may open later than the server starts, and again in each
 /// term of a shared store.
@@ -175,7 +181,7 @@ impl Notifications {
             Err(error) => {
                 if self.failure.as_ref() != Some(&error) {
                     tracing::error!(%error, "notifications cannot be opened");
-                    self.service.set_absence(error.to_string());
+                    self.set_absence(error.to_string());
                 }
                 // Only a store that fails now may work later. Another node may read a shared one, for
                 // example a newer version of the server.
@@ -183,6 +189,14 @@ impl Notifications {
                 self.is_closed = !is_store_fault && !term.give_up();
                 self.failure = Some(error);
             }
+        }
+    }
+
+    /// Says why there is no hub here. On a shared store another node will have one.
+    fn set_absence(&self, reason: String) {
+        match self.store.lease() {
+            Some(_) => self.service.set_elsewhere(None, reason),
+            None => self.service.set_absence(reason),
         }
     }
 
@@ -248,7 +262,7 @@ impl Notifications {
         if let Some(reason) = ended {
             tracing::warn!(%reason, "notifications end with the term of the shared store");
             self.sink.pushes.end_term();
-            self.service.set_absence(reason.to_string());
+            self.set_absence(reason.to_string());
             self.service.delivery().clear();
         }
         until.cancel();
@@ -277,7 +291,8 @@ impl Notifications {
                 sleep(RETRY).await;
             }
             let service = self.service.clone();
-            let term = self.store.term(|reason| service.set_absence(reason)).await;
+            let absent = |node: Option<&str>, reason| service.set_elsewhere(node, reason);
+            let term = self.store.term(absent).await;
             self.open_on(term).await;
         }
         self.open.take()
@@ -359,10 +374,25 @@ async fn tell_of_terms(stream: &StreamCore, store: &EngineStore) {
         }
         known = term;
         sleep(TAKEOVER).await;
-        for user in stream.users_to_reach() {
-            publish_gap(stream, &user).await;
-        }
+        publish_gaps(stream, stream.users_to_reach()).await;
     }
+}
+
+/// Tells users to read their lists again, spread over a time, so that the new owner is not asked for
+/// all lists at once.
+async fn publish_gaps(stream: &StreamCore, users: Vec<UserId>) {
+    let begun = Instant::now();
+    for (index, user) in users.iter().enumerate() {
+        sleep_until(begun + gap_delay(index, users.len())).await;
+        publish_gap(stream, user).await;
+    }
+}
+
+/// The time until the user of this index is told: evenly spread over at most [`GAP_TIME`].
+fn gap_delay(index: usize, users: usize) -> Duration {
+    let count = u32::try_from(users.max(1)).unwrap_or(u32::MAX);
+    let index = u32::try_from(index).unwrap_or(u32::MAX);
+    (GAP_TIME / count).min(GAP_PAUSE) * index
 }
 
 /// Tells a user's connections that they missed something.
@@ -572,6 +602,22 @@ impl EventSink for ChannelSink {
                 self.has_dropped.store(true, Ordering::Release);
                 self.queue(FanOut::Gaps);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_after_a_takeover_are_spread() {
+        // Few users are told soon, and many within the longest time.
+        assert_eq!(gap_delay(0, 0), Duration::ZERO);
+        assert_eq!(gap_delay(9, 10), Duration::from_millis(18));
+        assert_eq!(gap_delay(50_000, 100_000), Duration::from_secs(5));
+        for users in [1, 4_999, 5_001, 1_000_000] {
+            assert!(gap_delay(users - 1, users) < GAP_TIME, "{users}");
         }
     }
 }

@@ -25,8 +25,8 @@ use tidewire_chain::{ChainEngine, sample::SampleNode};
 use tidewire_notification::UserPushes;
 use tidewire_price::{Candles, PriceEngine};
 use tidewire_service::{
-    AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, ServerSeries, StreamRpc,
-    WatchRpc,
+    AdminRpc, AlertRpc, ForwardedCalls, NotifyRpc, PriceRpc, RevocationStore, Router, ServerSeries,
+    StreamRpc, WatchRpc,
 };
 use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore, StoreLease};
 use tidewire_stream::{
@@ -194,6 +194,8 @@ struct RunningServer {
     stream: Arc<StreamCore>,
     gateway: Gateway,
     threads: ShardThreads,
+    /// The services that other nodes call.
+    _forwarded: Arc<ForwardedCalls>,
     /// Pushes to users. None without a store.
     pushes: Option<Arc<UserPushes>>,
     lifetime: Lifetime,
@@ -329,12 +331,14 @@ impl Server {
             delivery,
         );
         if self.config.notifications.on_chain {
-            let sink = ChainNotifications::new(&notify, &self.config.chain);
+            let is_shared = self.lease().is_some();
+            let sink = ChainNotifications::new(&notify, &self.config.chain, is_shared);
             self.chains.notify_users(Arc::new(sink));
         }
         let alert = AlertRpc::new(self.stream.clone());
         let file = command_hint::config_file(&self.config);
         let series = ServerSeries::of_server(file.as_deref().and_then(Path::to_str));
+        let forwarded = ForwardedCalls::register(&self.stream, &notify, &alert);
         let router = Router::new(&self.stream, &price, &watches, &notify, &alert);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
@@ -343,7 +347,7 @@ impl Server {
             admin: AdminRpc::new(
                 self.stream.clone(),
                 revocations.clone(),
-                notify.delivery().clone(),
+                notify.clone(),
                 series.clone(),
             ),
             notify: notify.clone(),
@@ -434,6 +438,7 @@ impl Server {
             stream: self.stream,
             gateway,
             threads,
+            _forwarded: forwarded,
             pushes,
             lifetime: self.lifetime,
         })

@@ -21,8 +21,7 @@ pub(crate) async fn handle(
     let token = parameters
         .find_map(|one| one.strip_prefix("token="))
         .unwrap_or_default();
-    let delivery = gateway.notify_rpc.delivery();
-    let answer = delivery.unsubscribe(&method, token).await?;
+    let answer = gateway.notify_rpc.unsubscribe(&method, token).await?;
     let mut response = Response::new(Body::from(answer.page()));
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, html);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tidewire_proto::v1::{
-    DeadLetter, DisconnectRequest, DisconnectResponse, GetServerSeriesRequest,
-    GetServerSeriesResponse, ListConnectionsRequest, ListConnectionsResponse,
-    ListDeadLettersRequest, ListDeadLettersResponse, RevokeRequest, RevokeResponse,
-    SubscribeUserRequest, SubscribeUserResponse, UnsubscribeUserRequest, UnsubscribeUserResponse,
+    DisconnectRequest, DisconnectResponse, GetServerSeriesRequest, GetServerSeriesResponse,
+    ListConnectionsRequest, ListConnectionsResponse, ListDeadLettersRequest,
+    ListDeadLettersResponse, RevokeRequest, RevokeResponse, SubscribeUserRequest,
+    SubscribeUserResponse, UnsubscribeUserRequest, UnsubscribeUserResponse,
     admin_service_server::AdminService, disconnect_request, revoke_request, subscribe_user_request,
     unsubscribe_user_request,
 };
@@ -14,7 +14,7 @@ use tidewire_stream::{ConnectionFilter, StreamCore, Target, UserId, auth::Revoca
 use tonic::{Request, Response, Status};
 
 use crate::{
-    DeliverySlot, RevocationStore, ServerSeries, caller_of, status::missing_nodes, status_of,
+    NotifyRpc, RevocationStore, ServerSeries, caller_of, status::missing_nodes, status_of,
 };
 
 /// Connections of a page when the request sets no limit.
@@ -31,24 +31,24 @@ const MAX_ID_BYTES: usize = 4 << 10;
 pub struct AdminRpc {
     stream: Arc<StreamCore>,
     revocation_store: RevocationStore,
-    delivery: DeliverySlot,
+    notify: NotifyRpc,
     series: ServerSeries,
 }
 
 impl AdminRpc {
     /// The service over `stream`, for operators. Revocations are saved in `revocation_store`, and
-    /// dead letters are those of `delivery`, and figures those of `series`.
+    /// dead letters are those of `notify`, and figures those of `series`.
     #[must_use]
     pub fn new(
         stream: Arc<StreamCore>,
         revocation_store: RevocationStore,
-        delivery: DeliverySlot,
+        notify: NotifyRpc,
         series: ServerSeries,
     ) -> Self {
         Self {
             stream,
             revocation_store,
-            delivery,
+            notify,
             series,
         }
     }
@@ -190,23 +190,11 @@ impl AdminService for AdminRpc {
         request: Request<ListDeadLettersRequest>,
     ) -> Result<Response<ListDeadLettersResponse>, Status> {
         admit(&request)?;
-        let ListDeadLettersRequest { limit, after } = request.into_inner();
-        let page = self.delivery.dead_letters(limit, after.as_deref()).await;
-        let (letters, next) = page.map_err(|error| status_of(&error))?;
-        let items = letters.into_iter().map(|letter| DeadLetter {
-            id: letter.id,
-            timestamp: letter.time_ms,
-            channel: letter.channel.name().to_owned(),
-            endpoint: letter.endpoint,
-            user: (!letter.user.is_empty()).then_some(letter.user),
-            titles: letter.titles,
-            attempts: letter.attempts,
-            reason: letter.reason,
-        });
-        Ok(Response::new(ListDeadLettersResponse {
-            items: items.collect(),
-            next,
-        }))
+        let caller = caller_of(&request);
+        let page = self.notify.dead_letters_as(&caller, request.get_ref());
+        page.await
+            .map(Response::new)
+            .map_err(|error| status_of(&error))
     }
 
     async fn revoke(

@@ -4,8 +4,12 @@
 //! not found. Values for all users, and those of portfolios, need the `service` scope. On a server
 //! that listens on loopback, a local request without a token may send them too.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use prost::Message;
 use tidewire_alert::{AlertEngine, AlertError, AlertStats};
 use tidewire_proto::{
     json,
@@ -18,7 +22,7 @@ use tidewire_proto::{
     },
 };
 use tidewire_store::SharedStore;
-use tidewire_stream::{Caller, ClientKey, Locality, Scope, StreamCore, StreamError};
+use tidewire_stream::{Caller, ClientKey, ForwardedCall, Locality, Scope, StreamCore, StreamError};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -26,6 +30,7 @@ use crate::{
     caller_of,
     connection::connection_info,
     engine_slot::EngineSlot,
+    forwarding::{ALERT, Call, INTERNAL_ALERT, Reached, Relay, carry_out, here, unknown_method},
     personal::{PersonalData, PersonalStream},
     status_of,
 };
@@ -42,17 +47,30 @@ pub struct AlertRpc {
     fault: Arc<OnceLock<String>>,
     /// The turns of backtests.
     backtests: Backtests,
+    relay: Relay,
 }
+
+/// Longest time of a backtest on another node: it waits and runs.
+const BACKTEST: Duration = Duration::from_secs(22);
 
 impl AlertRpc {
     /// The service whose streams are sessions of `stream`, without an engine.
     #[must_use]
     pub fn new(stream: Arc<StreamCore>) -> Self {
         Self {
+            relay: Relay::Forward(stream.clone()),
             stream,
-            engine: EngineSlot::new("the server is starting"),
+            engine: EngineSlot::new("alerts", "the server is starting"),
             fault: Arc::default(),
             backtests: Backtests::default(),
+        }
+    }
+
+    /// The same service for requests that come from other nodes: it passes none on.
+    pub(crate) fn for_other_nodes(&self) -> Self {
+        Self {
+            relay: Relay::Refuse,
+            ..self.clone()
         }
     }
 
@@ -70,6 +88,12 @@ impl AlertRpc {
     /// Takes the engine out, if there is one. Calls return the reason until another one is set.
     pub fn set_absence(&self, reason: String) {
         self.engine.clear(reason);
+    }
+
+    /// Takes the engine out, if there is one. Calls go to the node that has the shared store, or
+    /// wait for it if it is not known.
+    pub fn set_elsewhere(&self, node: Option<&str>, reason: String) {
+        self.engine.clear_for(node, reason);
     }
 
     /// Counts of the engine. None while there is none.
@@ -95,11 +119,17 @@ impl AlertRpc {
         fault.or_else(|| self.fault.get().cloned())
     }
 
-    fn engine(&self) -> Result<AlertEngine, StreamError> {
-        self.engine.get().map_err(|absence| {
-            let text = format!("alerts are unavailable: {absence}");
-            StreamError::new(ErrorCode::Unavailable, text)
-        })
+    /// Why the engine is not here. None if it is.
+    pub(crate) fn absence(&self) -> Option<StreamError> {
+        self.engine.get().err()
+    }
+
+    /// Reaches the engine, here or on another node.
+    async fn reach<Q: Message, A: Message + Default>(
+        &self,
+        call: Call<'_, Q>,
+    ) -> Result<Reached<AlertEngine, A>, StreamError> {
+        self.relay.reach(&self.engine, call).await
     }
 
     /// Length that a list in a response should not exceed, in bytes: as much as may wait for a
@@ -117,7 +147,16 @@ impl AlertRpc {
         key: Option<String>,
     ) -> Result<AlertRule, AlertRefusal> {
         let owner = owner_of(caller, user)?;
-        Ok(self.engine()?.register(&owner, rule, key).await?)
+        let request = RegisterAlertRequest {
+            user: user.map(str::to_owned),
+            rule: Some(rule),
+            idempotency_key: key,
+        };
+        let call = Call::once((INTERNAL_ALERT, "register"), caller, &request);
+        let call = call.repeatable_if(request.idempotency_key.is_some());
+        let engine = here!(self.reach(call).await?);
+        let (rule, key) = (request.rule.unwrap_or_default(), request.idempotency_key);
+        Ok(engine.register(&owner, rule, key).await?)
     }
 
     /// Changes a rule.
@@ -128,7 +167,14 @@ impl AlertRpc {
         rule: AlertRule,
     ) -> Result<AlertRule, AlertRefusal> {
         let owner = owner_of(caller, user)?;
-        Ok(self.engine()?.update(&owner, rule).await?)
+        let request = UpdateAlertRequest {
+            user: user.map(str::to_owned),
+            rule: Some(rule),
+        };
+        let call = Call::once((INTERNAL_ALERT, "update"), caller, &request);
+        let engine = here!(self.reach(call).await?);
+        let rule = request.rule.unwrap_or_default();
+        Ok(engine.update(&owner, rule).await?)
     }
 
     /// Lists rules, up to about `bytes` of JSON, and at least one.
@@ -140,7 +186,11 @@ impl AlertRpc {
     ) -> Result<ListAlertsResponse, StreamError> {
         let owner = owner_of(caller, request.user.as_deref())?;
         let names_owner = caller.identity.has(Scope::Service);
-        let mut page = self.engine()?.list(&owner, request, names_owner).await?;
+        let call = Call::read((ALERT, "ListAlerts"), caller, request);
+        let mut page = match self.reach(call).await? {
+            Reached::Here(engine) => engine.list(&owner, request, names_owner).await?,
+            Reached::Answered(page) => page,
+        };
         if cut(&mut page.items, bytes) {
             page.next = page.items.last().map(|rule| rule.id.clone());
         }
@@ -155,7 +205,11 @@ impl AlertRpc {
         bytes: usize,
     ) -> Result<ListFiresResponse, StreamError> {
         let owner = owner_of(caller, request.user.as_deref())?;
-        let mut page = self.engine()?.fires(&owner, request).await?;
+        let call = Call::read((ALERT, "ListFires"), caller, request);
+        let mut page = match self.reach(call).await? {
+            Reached::Here(engine) => engine.fires(&owner, request).await?,
+            Reached::Answered(page) => page,
+        };
         if cut(&mut page.items, bytes) {
             page.next = page.items.last().and_then(|event| event.id.clone());
         }
@@ -169,7 +223,9 @@ impl AlertRpc {
         request: DeleteAlertRequest,
     ) -> Result<DeleteAlertResponse, StreamError> {
         let owner = owner_of(caller, request.user.as_deref())?;
-        self.engine()?.delete(&owner, &request.id).await?;
+        let call = Call::once((ALERT, "DeleteAlert"), caller, &request);
+        let engine = here!(self.reach(call).await?);
+        engine.delete(&owner, &request.id).await?;
         Ok(DeleteAlertResponse { id: request.id })
     }
 
@@ -180,7 +236,38 @@ impl AlertRpc {
         request: &ExplainAlertRequest,
     ) -> Result<ExplainAlertResponse, StreamError> {
         let owner = owner_of(caller, request.user.as_deref())?;
-        Ok(self.engine()?.explain(&owner, &request.id).await?)
+        let call = Call::read((ALERT, "ExplainAlert"), caller, request);
+        let engine = here!(self.reach(call).await?);
+        Ok(engine.explain(&owner, &request.id).await?)
+    }
+
+    /// Carries out an internal request of another node: one of a session, whose errors name fields
+    /// of the rule.
+    pub(crate) async fn answer_internal(
+        &self,
+        call: &ForwardedCall,
+    ) -> Result<Vec<u8>, StreamError> {
+        let caller = &call.caller;
+        match &*call.method {
+            "register" => {
+                carry_out(call, async |request: RegisterAlertRequest| {
+                    let (user, rule) = (request.user.as_deref(), request.rule);
+                    let (rule, key) = (rule.unwrap_or_default(), request.idempotency_key);
+                    Ok(self.register_as(caller, user, rule, key).await?)
+                })
+                .await
+            }
+            "update" => {
+                carry_out(call, async |request: UpdateAlertRequest| {
+                    let rule = request.rule.unwrap_or_default();
+                    Ok(self
+                        .update_as(caller, request.user.as_deref(), rule)
+                        .await?)
+                })
+                .await
+            }
+            _ => Err(unknown_method(call)),
+        }
     }
 }
 
@@ -301,7 +388,8 @@ impl AlertService for AlertRpc {
         let caller = caller_of(&request);
         let opened = async {
             let user = owner_of(&caller, request.get_ref().user.as_deref())?;
-            self.engine()?;
+            // The events of users come from the node that owns a shared store too.
+            self.relay.find(&self.engine).await?;
             let info = connection_info(&request);
             ALERTS.stream(&self.stream, &user, info, select_fires).await
         };
@@ -313,16 +401,16 @@ impl AlertService for AlertRpc {
         request: Request<RegisterAlertRequest>,
     ) -> Result<Response<AlertRule>, Status> {
         let caller = caller_of(&request);
-        let RegisterAlertRequest {
-            user,
-            rule,
-            idempotency_key,
-        } = request.into_inner();
+        let request = request.into_inner();
         let register = async {
-            let rule = rule.ok_or_else(missing_rule)?;
-            check_rule(&rule)?;
-            let registered = self.register_as(&caller, user.as_deref(), rule, idempotency_key);
-            registered.await.map_err(AlertRefusal::in_rule)
+            check_rule(request.rule.as_ref().ok_or_else(missing_rule)?)?;
+            let owner = owner_of(&caller, request.user.as_deref())?;
+            let call = Call::once((ALERT, "RegisterAlert"), &caller, &request);
+            let call = call.repeatable_if(request.idempotency_key.is_some());
+            let engine = here!(self.reach(call).await?);
+            let (rule, key) = (request.rule.unwrap_or_default(), request.idempotency_key);
+            let registered = engine.register(&owner, rule, key).await;
+            registered.map_err(|error| AlertRefusal::from(error).in_rule())
         };
         answer(register.await)
     }
@@ -332,12 +420,16 @@ impl AlertService for AlertRpc {
         request: Request<UpdateAlertRequest>,
     ) -> Result<Response<AlertRule>, Status> {
         let caller = caller_of(&request);
-        let UpdateAlertRequest { user, rule } = request.into_inner();
+        let request = request.into_inner();
         let update = async {
-            let rule = rule.ok_or_else(missing_rule)?;
-            check_rule(&rule)?;
-            let updated = self.update_as(&caller, user.as_deref(), rule);
-            updated.await.map_err(AlertRefusal::in_rule)
+            check_rule(request.rule.as_ref().ok_or_else(missing_rule)?)?;
+            let owner = owner_of(&caller, request.user.as_deref())?;
+            let call = Call::once((ALERT, "UpdateAlert"), &caller, &request);
+            let engine = here!(self.reach(call).await?);
+            let updated = engine
+                .update(&owner, request.rule.unwrap_or_default())
+                .await;
+            updated.map_err(|error| AlertRefusal::from(error).in_rule())
         };
         answer(update.await)
     }
@@ -373,10 +465,12 @@ impl AlertService for AlertRpc {
         request: Request<TriggerAlertRequest>,
     ) -> Result<Response<TriggerAlertResponse>, Status> {
         let caller = caller_of(&request);
-        let TriggerAlertRequest { user, id } = request.into_inner();
+        let request = request.into_inner();
         let trigger = async {
-            let owner = owner_of(&caller, user.as_deref())?;
-            let event = self.engine()?.trigger(&owner, &id).await?;
+            let owner = owner_of(&caller, request.user.as_deref())?;
+            let call = Call::once((ALERT, "TriggerAlert"), &caller, &request);
+            let engine = here!(self.reach(call).await?);
+            let event = engine.trigger(&owner, &request.id).await?;
             Ok(TriggerAlertResponse { event: Some(event) })
         };
         answer(trigger.await)
@@ -389,7 +483,10 @@ impl AlertService for AlertRpc {
         let caller = caller_of(&request);
         let evaluate = async {
             check_sender(&caller)?;
-            let evaluated = self.engine()?.evaluate(request.into_inner()).await?;
+            let request = request.into_inner();
+            let call = Call::once((ALERT, "Evaluate"), &caller, &request);
+            let engine = here!(self.reach(call).await?);
+            let evaluated = engine.evaluate(request).await?;
             Ok(EvaluateResponse {
                 fired: evaluated.events,
                 total: Some(evaluated.total),
@@ -417,9 +514,10 @@ impl AlertService for AlertRpc {
                 .identity
                 .user()
                 .map_or_else(String::new, |user| user.as_str().to_owned());
-            let engine = self.engine()?;
-            let turn = self.backtests.turn(ClientKey::from(&caller)).await?;
             let request = request.into_inner();
+            let call = Call::read((ALERT, "Backtest"), &caller, &request).within(BACKTEST);
+            let engine = here!(self.reach(call).await?);
+            let turn = self.backtests.turn(ClientKey::from(&caller)).await?;
             let tested = Backtests::run(turn, move |is_wanted| {
                 engine.backtest(&owner, request, is_wanted)
             });

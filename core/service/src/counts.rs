@@ -21,17 +21,18 @@
 
 use std::sync::Arc;
 
-use tidewire_notification::NotificationHub;
 use tidewire_proto::v1::server_message::Data;
 use tidewire_stream::{
     ChannelName, Command, PageLimit, Position, Publication, Session, StreamCore, broker::History,
 };
 use tokio::runtime::Handle;
 
+use crate::NotifyRpc;
+
 /// A command whose reply will carry a count.
 pub(crate) struct CountOrder {
     stream: Arc<StreamCore>,
-    hub: NotificationHub,
+    notify: NotifyRpc,
     channel: ChannelName,
     /// Newest position of the channel before the command.
     before: Position,
@@ -43,7 +44,7 @@ impl CountOrder {
         command: &Command,
         user: &str,
         stream: Arc<StreamCore>,
-        hub: NotificationHub,
+        notify: NotifyRpc,
     ) -> Option<Self> {
         let channel = ChannelName::user(user).ok()?;
         if !command.is_subscribed(&channel) {
@@ -53,7 +54,7 @@ impl CountOrder {
         let before = history.await.ok()?.top;
         Some(Self {
             stream,
-            hub,
+            notify,
             channel,
             before,
         })
@@ -85,7 +86,7 @@ impl CountOrder {
         if is_shown {
             return;
         }
-        if let Err(error) = self.hub.publish_count(self.channel.rest()).await {
+        if let Err(error) = self.notify.publish_count(self.channel.rest()).await {
             tracing::warn!(%error, "a client may show a wrong count of notifications");
         }
     }
@@ -114,7 +115,7 @@ fn count_of(publication: &Publication) -> Option<u64> {
 mod tests {
     use futures::FutureExt as _;
     use proptest::prelude::*;
-    use tidewire_notification::{EventSink, HubEvent, NotificationConfig};
+    use tidewire_notification::{EventSink, HubEvent, NotificationConfig, NotificationHub};
     use tidewire_proto::v1::{
         GetUnreadCountResponse, Notification, NotificationType, NotifyRequest, Priority,
         ServerMessage,
@@ -153,6 +154,7 @@ mod tests {
     struct World {
         stream: Arc<StreamCore>,
         hub: NotificationHub,
+        service: NotifyRpc,
         connection: Connection,
         shown: u64,
     }
@@ -175,13 +177,16 @@ mod tests {
             };
             let namespaces = Namespaces::built_in();
             let stream = StreamCore::in_memory(namespaces, authenticator, clock.clone(), options);
+            let store = Arc::new(MemoryStore::new());
             let hub = NotificationHub::open(
-                Arc::new(MemoryStore::new()),
+                store.clone(),
                 Arc::new(Sink(stream.clone())),
                 clock.clone(),
                 NotificationConfig::default(),
             );
             let hub = hub.await.unwrap();
+            let service = NotifyRpc::new(stream.clone());
+            service.set_hub(hub.clone(), store);
             let identity = UserIdentity::new(UserId::new("ada"), i64::MAX);
             let info = ConnectionInfo {
                 caller: Identity::from(identity).into(),
@@ -196,6 +201,7 @@ mod tests {
             Self {
                 stream,
                 hub,
+                service,
                 connection,
                 shown: 0,
             }
@@ -219,8 +225,8 @@ mod tests {
         /// Begins a command, and does its operation.
         async fn begin(&self, operation: Operation) -> (Command, Option<CountOrder>, u64) {
             let command = self.connection.begin_command();
-            let (stream, hub) = (self.stream.clone(), self.hub.clone());
-            let order = CountOrder::begin(&command, "ada", stream, hub).await;
+            let (stream, service) = (self.stream.clone(), self.service.clone());
+            let order = CountOrder::begin(&command, "ada", stream, service).await;
             let count = match operation {
                 Operation::Count => self.hub.unread_count("ada").await.unwrap(),
                 Operation::MarkAll => {

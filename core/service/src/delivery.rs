@@ -8,7 +8,7 @@ use tidewire_delivery::{
     durable::{Contacts, DeadLetter, DurableJobs, EmailContact, RetryOutcome},
     email::{CONFIRMATION_PAGE, UnsubscribeStep, unsubscribe_step},
 };
-use tidewire_proto::v1::ErrorCode;
+use tidewire_proto::v1::{self, ErrorCode, ListDeadLettersRequest, ListDeadLettersResponse};
 use tidewire_stream::{StreamError, UserId};
 
 /// Dead letters of a page, by default.
@@ -200,7 +200,7 @@ impl DeliverySlot {
     ///
     /// # Errors
     /// This server did not make the token, has no e-mail, or its store fails.
-    pub async fn unsubscribe(
+    pub(crate) async fn unsubscribe(
         &self,
         method: &http::Method,
         token: &str,
@@ -245,13 +245,15 @@ impl DeliverySlot {
         }
     }
 
-    /// A page of dead letters, and the cursor of the next one.
+    /// A page of dead letters.
     pub(crate) async fn dead_letters(
         &self,
-        limit: Option<u32>,
-        after: Option<&str>,
-    ) -> Result<(Vec<DeadLetter>, Option<String>), StreamError> {
-        let limit = limit.unwrap_or(DEFAULT_PAGE);
+        request: &ListDeadLettersRequest,
+    ) -> Result<ListDeadLettersResponse, StreamError> {
+        let (limit, after) = (
+            request.limit.unwrap_or(DEFAULT_PAGE),
+            request.after.as_deref(),
+        );
         if limit == 0 || limit > MAX_PAGE {
             let text = format!("`limit` is {limit}, expected 1 to {MAX_PAGE}");
             return Err(StreamError::new(ErrorCode::InvalidArgument, text));
@@ -272,7 +274,23 @@ impl DeliverySlot {
         let letters = letters.map_err(unavailable)?;
         let next = letters.last().filter(|_| letters.len() == limit);
         let next = next.map(|last| format!("{}.{}", last.time_ms, last.id));
-        Ok((letters, next))
+        Ok(ListDeadLettersResponse {
+            items: letters.into_iter().map(dead_letter).collect(),
+            next,
+        })
+    }
+}
+
+fn dead_letter(letter: DeadLetter) -> v1::DeadLetter {
+    v1::DeadLetter {
+        id: letter.id,
+        timestamp: letter.time_ms,
+        channel: letter.channel.name().to_owned(),
+        endpoint: letter.endpoint,
+        user: (!letter.user.is_empty()).then_some(letter.user),
+        titles: letter.titles,
+        attempts: letter.attempts,
+        reason: letter.reason,
     }
 }
 

@@ -1,15 +1,21 @@
-//! Engine slot: an engine while it is open, and the reason while it is not.
+//! Engine slot: an engine while it is open, and where it is or why it is not while it is closed.
 //!
 //! An engine opens after its service is made. On a shared store it closes when another node
 //! takes the store over, and may open again later.
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use tidewire_proto::v1::ErrorCode;
 use tidewire_store::SharedStore;
+use tidewire_stream::StreamError;
+use tokio::sync::watch;
 
 /// An engine that opens and closes. Cheap to clone.
-pub(crate) struct EngineSlot<E>(Arc<RwLock<Result<OpenEngine<E>, String>>>);
+pub(crate) struct EngineSlot<E> {
+    /// Its name in errors, in the plural.
+    subject: &'static str,
+    state: Arc<watch::Sender<Result<OpenEngine<E>, Absence>>>,
+}
 
 struct OpenEngine<E> {
     engine: E,
@@ -17,9 +23,40 @@ struct OpenEngine<E> {
     store: SharedStore,
 }
 
+/// Why there is no engine, and where to look for it.
+struct Absence {
+    reason: String,
+    home: Home,
+}
+
+/// Where an engine is that is not open here.
+enum Home {
+    /// Nowhere else.
+    None,
+    /// On the node that owns the shared store, which is not known at present.
+    Unknown,
+    /// On this node.
+    Node(Arc<str>),
+}
+
+/// Where an engine is.
+pub(crate) enum Location<E> {
+    /// Here, with answers that are up to date.
+    Here(E),
+    /// On this node.
+    Elsewhere(Arc<str>),
+    /// It will soon be here or on another node. The text says why it is not yet.
+    Later(String),
+    /// Nowhere. The text says why.
+    Nowhere(String),
+}
+
 impl<E> Clone for EngineSlot<E> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self {
+            subject: self.subject,
+            state: self.state.clone(),
+        }
     }
 }
 
@@ -31,36 +68,109 @@ impl<E> std::fmt::Debug for EngineSlot<E> {
 
 impl<E: Clone> EngineSlot<E> {
     /// A slot without an engine, with the reason.
-    pub(crate) fn new(absence: &str) -> Self {
-        Self(Arc::new(RwLock::new(Err(absence.to_owned()))))
+    pub(crate) fn new(subject: &'static str, reason: &str) -> Self {
+        let absence = Absence {
+            reason: reason.to_owned(),
+            home: Home::None,
+        };
+        Self {
+            subject,
+            state: Arc::new(watch::Sender::new(Err(absence))),
+        }
     }
 
     pub(crate) fn set(&self, engine: E, store: SharedStore) {
-        *self.0.write() = Ok(OpenEngine { engine, store });
+        self.replace(Ok(OpenEngine { engine, store }));
     }
 
-    /// Takes the engine out. `absence` says why there is none.
-    pub(crate) fn clear(&self, absence: String) {
-        let before = std::mem::replace(&mut *self.0.write(), Err(absence));
-        // Without the lock: it may be large.
-        drop(before);
+    fn replace(&self, next: Result<OpenEngine<E>, Absence>) {
+        // Dropped without the lock: an engine may be large.
+        drop(self.state.send_replace(next));
+    }
+
+    /// Takes the engine out, which is nowhere else. `reason` says why.
+    pub(crate) fn clear(&self, reason: String) {
+        let home = Home::None;
+        self.replace(Err(Absence { reason, home }));
+    }
+
+    /// Takes the engine out, because another node has it or will have it. `reason` says why.
+    pub(crate) fn clear_for(&self, node: Option<&str>, reason: String) {
+        let home = node.map_or(Home::Unknown, |node| Home::Node(node.into()));
+        self.replace(Err(Absence { reason, home }));
     }
 
     /// The engine, also while another node may have taken its store over.
     pub(crate) fn opened(&self) -> Option<E> {
-        let slot = self.0.read();
-        slot.as_ref().ok().map(|open| open.engine.clone())
+        let state = self.state.borrow();
+        state.as_ref().ok().map(|open| open.engine.clone())
     }
 
-    /// The engine, if its answers are up to date.
+    /// Where the engine is.
+    pub(crate) fn locate(&self) -> Location<E> {
+        match &*self.state.borrow() {
+            Ok(open) if open.store.is_current() => Location::Here(open.engine.clone()),
+            Ok(_) => Location::Later(
+                "this node has not confirmed its lease of the shared store".to_owned(),
+            ),
+            Err(Absence { reason, home }) => match home {
+                Home::None => Location::Nowhere(reason.clone()),
+                Home::Unknown => Location::Later(reason.clone()),
+                Home::Node(node) => Location::Elsewhere(node.clone()),
+            },
+        }
+    }
+
+    /// Whether there is no engine, here or on another node.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        matches!(self.locate(), Location::Nowhere(_))
+    }
+
+    /// The engine, if it is here and its answers are up to date.
     ///
     /// # Errors
-    /// The reason for which there is none.
-    pub(crate) fn get(&self) -> Result<E, String> {
-        match &*self.0.read() {
-            Ok(open) if open.store.is_current() => Ok(open.engine.clone()),
-            Ok(_) => Err("this node has not confirmed its lease of the shared store".to_owned()),
-            Err(absence) => Err(absence.clone()),
+    /// `unavailable`, with the reason for which it is not.
+    pub(crate) fn get(&self) -> Result<E, StreamError> {
+        Err(self.absence(&match self.locate() {
+            Location::Here(engine) => return Ok(engine),
+            Location::Elsewhere(node) => format!("node {node} has the shared store"),
+            Location::Later(reason) | Location::Nowhere(reason) => reason,
+        }))
+    }
+
+    /// The error of a request that needs the engine.
+    pub(crate) fn absence(&self, reason: &str) -> StreamError {
+        let text = format!("{} are unavailable: {reason}", self.subject);
+        StreamError::new(ErrorCode::Unavailable, text)
+    }
+
+    /// Waits until the engine is open here, or on another node than this one.
+    pub(crate) async fn moved_from(&self, node: &str) {
+        let mut changes = self.changes();
+        loop {
+            match self.locate() {
+                Location::Here(_) => return,
+                Location::Elsewhere(other) if *other != *node => return,
+                _ => changes.next().await,
+            }
+        }
+    }
+
+    /// Changes of the slot from now on.
+    pub(crate) fn changes(&self) -> Changes<E> {
+        Changes(self.state.subscribe())
+    }
+}
+
+/// Changes of a slot.
+pub(crate) struct Changes<E>(watch::Receiver<Result<OpenEngine<E>, Absence>>);
+
+impl<E> Changes<E> {
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // There is none any more.
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -4,11 +4,13 @@
 //! without a token may send too. A request about an inbox concerns the caller's own one; a
 //! back end names the user.
 
+mod internal;
 mod metrics;
 mod page;
 
 use std::sync::Arc;
 
+use prost::Message;
 use tidewire_notification::{NotificationError, NotificationHub, NotifyOutcome, ScheduleRef};
 use tidewire_proto::v1::{
     CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse, Dismissed,
@@ -32,14 +34,15 @@ use tonic::{Request, Response, Status};
 
 use self::{
     metrics::{RequestLabels, count_refused},
-    page::page_within,
+    page::{page_within, response_of},
 };
 use crate::{
     caller_of,
     connection::connection_info,
     counts::CountOrder,
     delivery::DeliverySlot,
-    engine_slot::EngineSlot,
+    engine_slot::{EngineSlot, Location},
+    forwarding::{Call, INTERNAL_NOTIFY, NOTIFY, Reached, Relay, here},
     personal::{PersonalData, PersonalStream},
     status_of,
 };
@@ -53,6 +56,7 @@ pub struct NotifyRpc {
     stream: Arc<StreamCore>,
     hub: EngineSlot<NotificationHub>,
     delivery: DeliverySlot,
+    relay: Relay,
 }
 
 impl NotifyRpc {
@@ -60,9 +64,18 @@ impl NotifyRpc {
     #[must_use]
     pub fn new(stream: Arc<StreamCore>) -> Self {
         Self {
+            relay: Relay::Forward(stream.clone()),
             stream,
-            hub: EngineSlot::new("the server is starting"),
+            hub: EngineSlot::new("notifications", "the server is starting"),
             delivery: DeliverySlot::default(),
+        }
+    }
+
+    /// The same service for requests that come from other nodes: it passes none on.
+    pub(crate) fn for_other_nodes(&self) -> Self {
+        Self {
+            relay: Relay::Refuse,
+            ..self.clone()
         }
     }
 
@@ -82,6 +95,12 @@ impl NotifyRpc {
         self.hub.clear(reason);
     }
 
+    /// Takes the hub out, if there is one. Calls go to the node that has the shared store, or wait
+    /// for it if it is not known.
+    pub fn set_elsewhere(&self, node: Option<&str>, reason: String) {
+        self.hub.clear_for(node, reason);
+    }
+
     /// The hub, for parts of the server that notify users.
     ///
     /// # Errors
@@ -91,10 +110,20 @@ impl NotifyRpc {
     }
 
     fn hub(&self) -> Result<NotificationHub, StreamError> {
-        self.hub.get().map_err(|absence| {
-            let text = format!("notifications are unavailable: {absence}");
-            StreamError::new(ErrorCode::Unavailable, text)
-        })
+        self.hub.get()
+    }
+
+    /// Why the hub is not here. None if it is.
+    pub(crate) fn absence(&self) -> Option<StreamError> {
+        self.hub.get().err()
+    }
+
+    /// Reaches the hub, here or on another node.
+    async fn reach<Q: Message, A: Message + Default>(
+        &self,
+        call: Call<'_, Q>,
+    ) -> Result<Reached<NotificationHub, A>, StreamError> {
+        self.relay.reach(&self.hub, call).await
     }
 
     /// Length that a list in a response should not exceed, in bytes: as much as may wait for a
@@ -116,8 +145,11 @@ impl NotifyRpc {
         command: &Command,
         user: Option<&str>,
     ) -> Option<CountOrder> {
-        let hub = self.hub().ok()?;
-        CountOrder::begin(command, user?, self.stream.clone(), hub).await
+        match self.hub.locate() {
+            Location::Here(_) | Location::Elsewhere(_) => {}
+            Location::Later(_) | Location::Nowhere(_) => return None,
+        }
+        CountOrder::begin(command, user?, self.stream.clone(), self.clone()).await
     }
 
     /// Checks the channel of a request. The caller must be allowed to publish to it.
@@ -151,8 +183,11 @@ impl NotifyRpc {
         bytes: usize,
     ) -> Result<ListNotificationsResponse, StreamError> {
         let user = inbox_of(caller, request.user.as_deref())?;
-        let hub = self.hub()?;
-        let page = hub.list(&user, &hub.list_query(request)?).await?;
+        let call = Call::read((NOTIFY, "ListNotifications"), caller, request);
+        let page = match self.reach(call).await? {
+            Reached::Here(hub) => response_of(hub.list(&user, &hub.list_query(request)?).await?),
+            Reached::Answered(page) => page,
+        };
         Ok(page_within(page, bytes))
     }
 
@@ -163,7 +198,9 @@ impl NotifyRpc {
         request: &MarkReadRequest,
     ) -> Result<ReadReceipt, StreamError> {
         let user = inbox_of(caller, request.user.as_deref())?;
-        Ok(self.hub()?.mark_read(&user, &request.ids).await?)
+        let call = Call::once((INTERNAL_NOTIFY, "mark_read"), caller, request);
+        let hub = here!(self.reach(call).await?);
+        Ok(hub.mark_read(&user, &request.ids).await?)
     }
 
     /// Marks all notifications as read, or all up to one.
@@ -173,8 +210,10 @@ impl NotifyRpc {
         request: &MarkAllReadRequest,
     ) -> Result<ReadReceipt, StreamError> {
         let user = inbox_of(caller, request.user.as_deref())?;
+        let call = Call::once((INTERNAL_NOTIFY, "mark_all_read"), caller, request);
+        let hub = here!(self.reach(call).await?);
         let up_to = request.up_to.as_deref();
-        Ok(self.hub()?.mark_all_read(&user, up_to).await?)
+        Ok(hub.mark_all_read(&user, up_to).await?)
     }
 
     /// Removes notifications.
@@ -184,7 +223,9 @@ impl NotifyRpc {
         request: &DismissRequest,
     ) -> Result<Dismissed, StreamError> {
         let user = inbox_of(caller, request.user.as_deref())?;
-        Ok(self.hub()?.dismiss(&user, &request.ids).await?)
+        let call = Call::once((INTERNAL_NOTIFY, "dismiss"), caller, request);
+        let hub = here!(self.reach(call).await?);
+        Ok(hub.dismiss(&user, &request.ids).await?)
     }
 
     /// Counts unread notifications.
@@ -194,7 +235,9 @@ impl NotifyRpc {
         request: &GetUnreadCountRequest,
     ) -> Result<GetUnreadCountResponse, StreamError> {
         let user = inbox_of(caller, request.user.as_deref())?;
-        let unread_count = self.hub()?.unread_count(&user).await?;
+        let call = Call::read((NOTIFY, "GetUnreadCount"), caller, request);
+        let hub = here!(self.reach(call).await?);
+        let unread_count = hub.unread_count(&user).await?;
         Ok(GetUnreadCountResponse { unread_count })
     }
 
@@ -204,8 +247,13 @@ impl NotifyRpc {
         caller: &Caller,
         user: Option<&str>,
     ) -> Result<Preferences, StreamError> {
+        let request = GetPreferencesRequest {
+            user: user.map(str::to_owned),
+        };
         let user = inbox_of(caller, user)?;
-        Ok(self.hub()?.preferences(&user).await?)
+        let call = Call::read((NOTIFY, "GetPreferences"), caller, &request);
+        let hub = here!(self.reach(call).await?);
+        Ok(hub.preferences(&user).await?)
     }
 
     /// Replaces preferences.
@@ -215,13 +263,20 @@ impl NotifyRpc {
         user: Option<&str>,
         preferences: Preferences,
     ) -> Result<Preferences, StreamError> {
-        let user = inbox_of(caller, user)?;
+        let owner = inbox_of(caller, user)?;
         if preferences.user.is_some() {
             let text =
                 "`preferences.user`: given, expected the user in `user` beside `preferences`";
             return Err(StreamError::new(ErrorCode::InvalidArgument, text));
         }
-        Ok(self.hub()?.set_preferences(&user, preferences).await?)
+        let request = SetPreferencesRequest {
+            user: user.map(str::to_owned),
+            preferences: Some(preferences),
+        };
+        let call = Call::once((NOTIFY, "SetPreferences"), caller, &request);
+        let hub = here!(self.reach(call).await?);
+        let preferences = request.preferences.unwrap_or_default();
+        Ok(hub.set_preferences(&owner, preferences).await?)
     }
 }
 
@@ -307,8 +362,10 @@ impl NotifyService for NotifyRpc {
         let caller = caller_of(&request);
         let notify = async {
             let sender = sender_of(&caller)?;
-            let hub = self.hub()?;
             let request = self.check_channel(&caller, request.into_inner())?;
+            let call = Call::once((NOTIFY, "Notify"), &caller, &request);
+            let call = call.repeatable_if(request.idempotency_key.is_some());
+            let hub = here!(self.reach(call).await?);
             let labels = RequestLabels::of(&request);
             let outcome = hub.notify(&sender, request).await?;
             labels.count_accepted();
@@ -327,18 +384,29 @@ impl NotifyService for NotifyRpc {
     ) -> Result<Response<NotifyBatchResponse>, Status> {
         let caller = caller_of(&request);
         let quota = request.extensions().get::<CallQuota>().cloned();
-        let requests = request.into_inner().notifications;
+        let request = request.into_inner();
         let notify = async {
             let sender = sender_of(&caller)?;
+            let requests = &request.notifications;
             if requests.is_empty() {
                 let text = "`notifications` is missing or empty, expected one request at least";
                 return Err(StreamError::new(ErrorCode::InvalidArgument, text));
             }
-            let hub = self.hub()?;
-            // The call itself was charged as one message.
-            if let Some(quota) = quota {
-                quota.charge_messages(requests.len().saturating_sub(1));
-            }
+            let count = requests.len();
+            let charge = || {
+                // The call itself was charged as one message.
+                if let Some(quota) = &quota {
+                    quota.charge_messages(count.saturating_sub(1));
+                }
+            };
+            let has_keys = requests.iter().all(|one| one.idempotency_key.is_some());
+            let call = Call::once((NOTIFY, "NotifyBatch"), &caller, &request);
+            let call = call.repeatable_if(has_keys);
+            let hub = match self.reach(call).await.inspect(|_| charge())? {
+                Reached::Here(hub) => hub,
+                Reached::Answered(answer) => return Ok(answer),
+            };
+            let requests = request.notifications;
             let mut refusals = Vec::with_capacity(requests.len());
             let mut admitted = Vec::with_capacity(requests.len());
             let mut labels = Vec::with_capacity(requests.len());
@@ -439,7 +507,8 @@ impl NotifyService for NotifyRpc {
         let caller = caller_of(&request);
         let opened = async {
             let user = inbox_of(&caller, request.get_ref().user.as_deref())?;
-            self.hub()?;
+            // The events of users come from the node that owns a shared store too.
+            self.relay.find(&self.hub).await?;
             let info = connection_info(&request);
             let stream = INBOXES.stream(&self.stream, &user, info, select_notifications);
             stream.await
@@ -474,10 +543,13 @@ impl NotifyService for NotifyRpc {
         request: Request<RegisterPushRequest>,
     ) -> Result<Response<RegisterPushResponse>, Status> {
         let caller = caller_of(&request);
-        let RegisterPushRequest { user, subscription } = request.into_inner();
+        let request = request.into_inner();
         let register = async {
-            let user = inbox_of(&caller, user.as_deref())?;
-            let id = self.delivery.register_push(&user, &subscription).await?;
+            let user = inbox_of(&caller, request.user.as_deref())?;
+            let call = Call::once((NOTIFY, "RegisterPush"), &caller, &request);
+            here!(self.reach_delivery(call).await?);
+            let subscription = &request.subscription;
+            let id = self.delivery.register_push(&user, subscription).await?;
             Ok(RegisterPushResponse { id })
         };
         answer(register.await)
@@ -488,10 +560,12 @@ impl NotifyService for NotifyRpc {
         request: Request<UnregisterPushRequest>,
     ) -> Result<Response<UnregisterPushResponse>, Status> {
         let caller = caller_of(&request);
-        let UnregisterPushRequest { user, id } = request.into_inner();
+        let request = request.into_inner();
         let unregister = async {
-            let user = inbox_of(&caller, user.as_deref())?;
-            self.delivery.unregister_push(&user, &id).await?;
+            let user = inbox_of(&caller, request.user.as_deref())?;
+            let call = Call::once((NOTIFY, "UnregisterPush"), &caller, &request);
+            here!(self.reach_delivery(call).await?);
+            self.delivery.unregister_push(&user, &request.id).await?;
             Ok(UnregisterPushResponse {})
         };
         answer(unregister.await)
@@ -499,10 +573,16 @@ impl NotifyService for NotifyRpc {
 
     async fn get_push_key(
         &self,
-        _request: Request<GetPushKeyRequest>,
+        request: Request<GetPushKeyRequest>,
     ) -> Result<Response<GetPushKeyResponse>, Status> {
-        let key = self.delivery.push_key();
-        answer(key.map(|public_key| GetPushKeyResponse { public_key }))
+        let caller = caller_of(&request);
+        let get = async {
+            let call = Call::read((NOTIFY, "GetPushKey"), &caller, request.get_ref());
+            here!(self.reach_delivery(call).await?);
+            let public_key = self.delivery.push_key()?;
+            Ok(GetPushKeyResponse { public_key })
+        };
+        answer(get.await)
     }
 
     async fn set_email(
@@ -515,6 +595,8 @@ impl NotifyService for NotifyRpc {
             // Also on loopback: a local program without a token must not divert a user's mail.
             caller.identity.require(Scope::Service)?;
             check_user(&request.user)?;
+            let call = Call::once((NOTIFY, "SetEmail"), &caller, &request);
+            here!(self.reach_delivery(call).await?);
             let (user, address) = (&request.user, request.address.as_deref());
             let subscribes = request.subscribe.unwrap_or(false);
             let set = self.delivery.set_email(user, address, subscribes);
@@ -529,11 +611,13 @@ impl NotifyService for NotifyRpc {
         request: Request<RetryDeadLetterRequest>,
     ) -> Result<Response<RetryDeadLetterResponse>, Status> {
         let caller = caller_of(&request);
-        let RetryDeadLetterRequest { id } = request.into_inner();
+        let request = request.into_inner();
         let retry = async {
             // Also on loopback: it sends to a receiver outside once more.
             caller.identity.require(Scope::Service)?;
-            self.delivery.retry_dead_letter(&id).await?;
+            let call = Call::once((NOTIFY, "RetryDeadLetter"), &caller, &request);
+            here!(self.reach_delivery(call).await?);
+            self.delivery.retry_dead_letter(&request.id).await?;
             Ok(RetryDeadLetterResponse {})
         };
         answer(retry.await)
@@ -548,6 +632,8 @@ impl NotifyService for NotifyRpc {
             caller.identity.require(Scope::Service)?;
             let user = &request.get_ref().user;
             check_user(user)?;
+            let call = Call::read((NOTIFY, "GetEmail"), &caller, request.get_ref());
+            here!(self.reach_delivery(call).await?);
             let contact = self.delivery.email(user).await?;
             let unsubscribed = contact.as_ref().filter(|one| one.is_unsubscribed);
             let unsubscribed = unsubscribed.map(|_| true);
@@ -576,7 +662,9 @@ impl NotifyService for NotifyRpc {
                     return Err(StreamError::new(ErrorCode::InvalidArgument, text));
                 }
             };
-            let id = self.hub()?.cancel_scheduled(&sender, reference).await?;
+            let call = Call::once((NOTIFY, "CancelScheduled"), &caller, request.get_ref());
+            let hub = here!(self.reach(call).await?);
+            let id = hub.cancel_scheduled(&sender, reference).await?;
             Ok(CancelScheduledResponse { id: id.to_string() })
         };
         answer(cancel.await)
@@ -594,7 +682,9 @@ impl NotifyService for NotifyRpc {
                 let text = "`id` is missing, expected the id of the broadcast";
                 return Err(StreamError::new(ErrorCode::InvalidArgument, text));
             }
-            let id = self.hub()?.recall_broadcast(id).await?;
+            let call = Call::once((NOTIFY, "RecallBroadcast"), &caller, request.get_ref());
+            let hub = here!(self.reach(call).await?);
+            let id = hub.recall_broadcast(id).await?;
             Ok(RecallBroadcastResponse { id: id.to_string() })
         };
         answer(recall.await)

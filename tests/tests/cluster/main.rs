@@ -1,6 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured` and `shared_store` run
+//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store` and
+//! `forwarding` run
 //! the binary, the others drive the broker alone.
 
 #![allow(
@@ -10,10 +11,12 @@
 )]
 
 mod broker;
+mod calls;
 mod comparison;
 mod configured;
 mod control;
 mod faults;
+mod forwarding;
 mod losses;
 mod node;
 mod operators;

@@ -3,14 +3,25 @@
 use tidewire_notification::NotificationPage;
 use tidewire_proto::{json, v1::ListNotificationsResponse};
 
+/// The whole page as a response.
+pub(super) fn response_of(page: NotificationPage) -> ListNotificationsResponse {
+    ListNotificationsResponse {
+        items: page.items,
+        unread_count: page.unread_count,
+        next: page.next.map(|id| id.to_string()),
+    }
+}
+
 /// The first items of a page, up to about `bytes` of JSON, and at least one.
-pub(super) fn page_within(page: NotificationPage, bytes: usize) -> ListNotificationsResponse {
-    let NotificationPage {
+pub(super) fn page_within(
+    page: ListNotificationsResponse,
+    bytes: usize,
+) -> ListNotificationsResponse {
+    let ListNotificationsResponse {
         mut items,
         unread_count,
-        next,
+        mut next,
     } = page;
-    let mut next = next.map(|id| id.to_string());
     let (mut kept, mut used) = (0, 0_usize);
     for item in &items {
         used = used.saturating_add(json::to_vec(item).len());
@@ -44,8 +55,8 @@ mod tests {
         }
     }
 
-    fn page(items: Vec<Notification>) -> NotificationPage {
-        NotificationPage {
+    fn page(items: Vec<Notification>) -> ListNotificationsResponse {
+        ListNotificationsResponse {
             items,
             unread_count: 3,
             next: None,
