@@ -62,7 +62,7 @@ pub struct ForwardedCall {
     pub time: Duration,
 }
 
-/// What became of a call on another node.
+/// Outcome of a call on another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallOutcome {
     /// It was carried out: the response, as protobuf.
