@@ -39,7 +39,7 @@ export async function compile(root) {
       const result = await minify(code, {
         module: true,
         ecma: 2022,
-        compress: { passes: 4, directives: false, sequences: false, join_vars: false },
+        compress: { directives: false, sequences: false, join_vars: false },
         mangle: { properties: { regex: /^_[a-z]/ } },
         nameCache,
         format: { beautify: true, preserve_annotations: true },

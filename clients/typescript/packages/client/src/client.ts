@@ -209,7 +209,7 @@ export class WebSocketClient {
       for (const old of links) {
         old?._close();
       }
-      queue?.close();
+      queue?._close();
       for (const subscription of all()) {
         subscription._onDisconnect();
       }
@@ -414,7 +414,7 @@ export class WebSocketClient {
       subscribeSoon(all().filter((subscription) => !subscription._isResumed()));
       // Before the event: a listener that publishes at once then receives its own publication.
       flush();
-      queue?.open(welcome.userId ?? "");
+      queue?._open(welcome.userId ?? "");
       emit("state", self.state);
       pingLoop();
       returnLater();
@@ -487,7 +487,7 @@ export class WebSocketClient {
       publish: (channel, data, { idempotencyKey, queue: isQueued = true } = {}) =>
         promiseOf((done) => {
           if (queue && isQueued) {
-            queue.add(channel, data, idempotencyKey, done);
+            queue._add(channel, data, idempotencyKey, done);
           } else {
             start("publish", { channel, data, idempotencyKey }, done);
           }

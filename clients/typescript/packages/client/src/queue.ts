@@ -36,11 +36,11 @@ interface Entry {
 /** The publications that wait for the server. */
 export interface PublishQueue {
   /** Adds a publication behind all others. Calls back with its position, or why it is refused. */
-  add(channel: string, data: Json, idempotencyKey: string | undefined, done: Done<ActiveSubscription>): void;
+  _add(channel: string, data: Json, idempotencyKey: string | undefined, done: Done<ActiveSubscription>): void;
   /** A connection of a user is open: sends what waits, and what was stored before a reload. */
-  open(user: string): void;
+  _open(user: string): void;
   /** The link is lost: what has no reply is sent again on the next one. */
-  close(): void;
+  _close(): void;
 }
 
 /**
@@ -121,7 +121,7 @@ export function openQueue(
   };
 
   return {
-    add(channel, data, idempotencyKey, done) {
+    _add(channel, data, idempotencyKey, done) {
       if (entries.size >= (options?.maxEntries ?? MAX_ENTRIES)) {
         done(failure("resource_exhausted", `the queue is full: ${entries.size} publications wait`));
         return;
@@ -132,7 +132,7 @@ export function openQueue(
       save(entry);
       pump();
     },
-    open(user) {
+    _open(user) {
       owner = user;
       isOpen = true;
       for (const entry of entries) {
@@ -177,7 +177,7 @@ export function openQueue(
       });
       pump();
     },
-    close() {
+    _close() {
       isOpen = false;
       link += 1;
     },

@@ -89,10 +89,10 @@ function streamSocket(fetch: Fetch): WebSocketConstructor {
         tokenOf(protocols),
         () => "",
         (data) => {
-          this.fire("message", { data });
+          this._fire("message", { data });
         },
         (code, reason) => {
-          this.fire("close", { code, reason });
+          this._fire("close", { code, reason });
         },
       );
       this.send = (frame) => {
@@ -115,7 +115,7 @@ class Listening implements WebSocketLike {
     (this.#listeners[type] ??= []).push(listener);
   }
 
-  fire(type: string, event: unknown): void {
+  _fire(type: string, event: unknown): void {
     for (const listener of this.#listeners[type] ?? []) {
       listener(event as never);
     }
@@ -167,7 +167,7 @@ function tabSocket(
         channel.postMessage(note);
         // A BroadcastChannel does not reach its own sender, and the leader is one of its followers.
         if ("from" in note) {
-          lead?.onNote(note);
+          lead?._onNote(note);
         }
       };
       const end = (code: number, reason: string): void => {
@@ -177,11 +177,11 @@ function tabSocket(
           post({ from: tab, gone: true });
           withdrawal.abort();
           release?.();
-          lead?.close();
+          lead?._close();
           lead = undefined;
           channel.onmessage = null;
           channel.close();
-          this.fire("close", { code, reason });
+          this._fire("close", { code, reason });
         }
       };
       const onNote = (note: Note): void => {
@@ -200,7 +200,7 @@ function tabSocket(
           } else if (note.by !== leader) {
             // Of a leader that was replaced and does not know it yet.
           } else if ("frame" in note) {
-            this.fire("message", { data: note.frame });
+            this._fire("message", { data: note.frame });
           } else {
             end(note.code, note.reason);
           }
@@ -238,7 +238,7 @@ function tabSocket(
       channel.onmessage = ({ data }) => {
         if (isNote(data)) {
           if ("from" in data) {
-            lead?.onNote(data);
+            lead?._onNote(data);
           }
           onNote(data);
         }

@@ -39,9 +39,9 @@ type Wanted = string | { readonly channel: string; readonly since?: Position };
 
 /** The leader's side of the tabs. */
 export interface Leader {
-  onNote(note: TabNote): void;
+  _onNote(note: TabNote): void;
   /** Ends the real connection. The tabs notice by the next leader, or by their heartbeats. */
-  close(): void;
+  _close(): void;
 }
 
 /** Opens the leader's side. `isStream`: replies and pushes take two ways. */
@@ -275,8 +275,8 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   };
 
   return {
-    close,
-    onNote(note) {
+    _close: close,
+    _onNote(note) {
       const tab = note.from;
       if ("open" in note) {
         tabs.set(tab, true);
