@@ -127,6 +127,59 @@ describe("connection", () => {
     expect(fake.sockets[0]?.closedWith).toBe(1000);
   });
 
+  it.each(["connecting", "connected", "reconnecting"])("stays disconnected if a listener of the state %s disconnects", async (status) => {
+    client.on("state", (state) => {
+      if (state.status === status) {
+        client.disconnect();
+      }
+    });
+    client.connect();
+    await settle();
+    fake.sockets[0]?.welcome();
+    fake.sockets[0]?.end(1006);
+    await fake.clock.advance(60_000);
+    expect(client.state.status).toBe("disconnected");
+    expect(fake.sockets.length).toBeLessThan(2);
+    expect(fake.clock.pending).toBe(0);
+  });
+
+  it("stays disconnected if a listener of messages or of the quality disconnects", async () => {
+    client.on("message", () => {
+      client.disconnect();
+    });
+    await goLive();
+    expect(client.state.status).toBe("disconnected");
+    await fake.clock.advance(60_000);
+    expect(fake.sockets).toHaveLength(1);
+    const other = new WebSocketClient("ws://test", { environment: fake.environment });
+    other.on("quality", () => {
+      other.disconnect();
+    });
+    other.connect();
+    await settle();
+    fake.socket.welcome();
+    fake.socket.end(1006);
+    await fake.clock.advance(250);
+    fake.socket.welcome();
+    fake.socket.pong();
+    expect(other.state.status).toBe("disconnected");
+    expect(fake.clock.pending).toBe(0);
+  });
+
+  it("opens one connection if a listener disconnects and connects again", async () => {
+    let count = 0;
+    client.on("state", ({ status }) => {
+      if (status === "connecting" && count++ === 0) {
+        client.disconnect();
+        client.connect();
+      }
+    });
+    client.connect();
+    await settle();
+    expect(fake.sockets).toHaveLength(1);
+    expect(client.state.status).toBe("connecting");
+  });
+
   it("leaves no timer behind when it is closed", async () => {
     await goLive();
     client.disconnect();

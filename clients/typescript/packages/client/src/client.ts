@@ -15,6 +15,7 @@ import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.
 import { openListeners } from "./listeners.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
 import { openQueue } from "./queue.ts";
+import { whenConnected } from "./ready.ts";
 import { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
 import { openRequests, promiseOf } from "./requests.ts";
 import { openSubscribing } from "./subscribing.ts";
@@ -140,9 +141,15 @@ export class WebSocketClient {
       promiseOf((done) => {
         start(type, data, done);
       });
-    const setState = (state: ClientState): void => {
+    /** Emits an event. Returns whether the connection is the same: a listener may disconnect, or connect again. */
+    const emitHere: (...event: Parameters<typeof emit>) => boolean = (...event) => {
+      const mine = generation;
+      emit(...event);
+      return mine === generation;
+    };
+    const setState = (state: ClientState): boolean => {
       self.state = state;
-      emit("state", state);
+      return emitHere("state", state);
     };
     const report = (code: ErrorCode, message: string, cause?: unknown): void => {
       emit("error", { code, message, cause });
@@ -153,11 +160,7 @@ export class WebSocketClient {
       flush();
       return link?._send(JSON.stringify(message)) ?? false;
     };
-    const [start, settle, failAll] = openRequests(
-      clock,
-      () => options.requestTimeoutMs,
-      send,
-    );
+    const [start, settle, failAll] = openRequests(clock, () => options.requestTimeoutMs, send);
     const [subscribeSoon, flush, remove] = openSubscribing(
       clock,
       subscriptions,
@@ -174,7 +177,10 @@ export class WebSocketClient {
           self.clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
         }
         reconnection.onPing(pong && rttMs);
-        emit("quality", getQuality());
+        if (isOpen()) {
+          // A ping that is lost with its link ends within the change to another state, which says it.
+          emit("quality", getQuality());
+        }
       });
     };
     /** Pings now, and every few seconds while somebody looks. */
@@ -302,10 +308,11 @@ export class WebSocketClient {
     };
     const open = (): void => {
       drop();
-      setState({ status: "connecting", attempt: reconnection.attempt });
-      withToken((token) => {
-        link = connectBy(isStream, token);
-      });
+      if (setState({ status: "connecting", attempt: reconnection.attempt })) {
+        withToken((token) => {
+          link = connectBy(isStream, token);
+        });
+      }
     };
     /** An event stream works. Tries a WebSocket beside it, later and later. */
     const returnLater = (): void => {
@@ -353,7 +360,9 @@ export class WebSocketClient {
 
     const onMessage = (message: ServerMessage): void => {
       const { id, type, data } = message;
-      emit("message", message);
+      if (!emitHere("message", message)) {
+        return;
+      }
       try {
         if (type === "welcome") {
           onWelcome(data);
@@ -420,28 +429,12 @@ export class WebSocketClient {
       returnLater();
     };
 
-    const ready: this["ready"] = () =>
-      new Promise((resolve, reject) => {
-        const check = (state: ClientState): void => {
-          const { status } = state;
-          if (status === "connected") {
-            resolve(state.welcome);
-          } else if (status.endsWith("d")) {
-            reject(failure("unavailable", status === "closed" ? state.end.reason : "not connected: call connect()"));
-          } else {
-            return;
-          }
-          off("state", check);
-        };
-        on("state", check);
-        check(self.state);
-      });
     Object.assign(self, {
       on,
       off,
       getQuality,
       request,
-      ready,
+      ready: () => whenConnected(self),
       connect() {
         if (!self.state.status.startsWith("connect")) {
           if (!allows(false)) {
@@ -459,7 +452,7 @@ export class WebSocketClient {
       },
       recoverState() {
         onWake();
-        return ready();
+        return self.ready();
       },
       setOptions(next) {
         options = { ...options, ...next };
