@@ -29,7 +29,7 @@ export interface ClientOptions {
   readonly tokenTimeoutMs?: number;
   /** The time limit of a request in milliseconds. The default is 10,000. */
   readonly requestTimeoutMs?: number;
-  /** The transports to use, in this order. The default is both. */
+  /** The transports to use, in this order. The default is both, a WebSocket first. */
   readonly transports?: readonly TransportName[];
   /** The WebSocket class, where there is no global one: for example that of the package `ws`. */
   readonly webSocket?: WebSocketConstructor;

@@ -242,6 +242,14 @@ describe("heartbeat", () => {
     expect(fake.socket.sentOf("ping")).toHaveLength(2);
   });
 
+  it("sends no ping for each pong where the server names no heartbeat", async () => {
+    await goLive();
+    for (let round = 0; round < 5; round += 1) {
+      fake.socket.receive({ type: "pong", id: fake.socket.last("ping").id, data: { serverTime: 1, heartbeatMs: 0 } });
+    }
+    expect(fake.socket.sentOf("ping")).toHaveLength(1);
+  });
+
   it("measures the round trip only while the page is visible", async () => {
     const trips: number[] = [];
     client.on("quality", ({ rttMs }) => trips.push(rttMs ?? -1));

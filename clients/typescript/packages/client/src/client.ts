@@ -135,6 +135,7 @@ export class WebSocketClient {
 
     const nameOf = (stream: boolean): TransportName => (stream ? "sse" : "websocket");
     const allows = (stream: boolean): boolean => options.transports?.includes(nameOf(stream)) ?? true;
+    const prefersStream = (): boolean => options.transports?.[0] === nameOf(true);
     const isOpen = (): boolean => !!link?._isOpen();
     const getQuality = (): Quality => reconnection.getQuality(isOpen());
     const request: this["request"] = (type, data) =>
@@ -171,8 +172,12 @@ export class WebSocketClient {
     );
     const ping = (): void => {
       const t = clock.now();
-      start("ping", { t }, (_, pong) => {
+      start("ping", { t }, (error, pong) => {
         const rttMs = clock.now() - t;
+        if (isStream && error?.code === "deadline_exceeded" && isOpen()) {
+          // A POST hangs, and all others wait behind it.
+          onEnd({ code: ABNORMAL_CLOSE, reason: error.message });
+        }
         if (pong) {
           self.clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
         }
@@ -253,8 +258,8 @@ export class WebSocketClient {
       const delayMs = reconnection.schedule(code);
       setState({ status: "reconnecting", retryAt: clock.wallTime() + delayMs, attempt: reconnection.attempt, end });
     };
-    /** Fetches a token, and calls `use` unless another connection was opened meanwhile. */
-    const withToken = (use: (token: string | undefined) => unknown, isRenewal = false): void => {
+    /** Fetches a token, and calls `use` unless another connection was opened meanwhile. A failure does no harm to the connection that it is fetched beside. */
+    const withToken = (use: (token: string | undefined) => unknown, isBeside = false): void => {
       const mine = generation;
       let hasToken = false;
       fetchToken(options)
@@ -264,10 +269,12 @@ export class WebSocketClient {
         })
         .catch((error: unknown) => {
           const reason = reasonOf(error);
-          if (isRenewal || !hasToken) {
-            report("unauthenticated", `${isRenewal ? "the token could not be renewed" : "getToken failed"}: ${reason}`, error);
+          if (isBeside || !hasToken) {
+            report("unauthenticated", `${isBeside ? "the token could not be renewed" : "getToken failed"}: ${reason}`, error);
           }
-          if (!isRenewal && mine === generation) {
+          if (isBeside) {
+            returnLater();
+          } else if (mine === generation) {
             // A socket that can not be constructed is final: a bad token, or `ws:` in a page of `https:`.
             onEnd({ code: ABNORMAL_CLOSE, reason }, hasToken);
           }
@@ -303,6 +310,7 @@ export class WebSocketClient {
             onEnd(end);
           }
         },
+        stream || !webSocket,
       );
       return self;
     };
@@ -316,13 +324,13 @@ export class WebSocketClient {
     };
     /** An event stream works. Tries a WebSocket beside it, later and later. */
     const returnLater = (): void => {
-      if (isStream && allows(false)) {
+      if (isStream && !prefersStream() && isOpen()) {
         setReturnTimer(returnMs, () => {
           if (reconnection.isVisible) {
             returnMs = Math.min(LONGEST_RETURN_MS, returnMs * 2);
             withToken((token) => {
               candidate = connectBy(false, token);
-            });
+            }, true);
           } else {
             returnLater();
           }
@@ -437,7 +445,7 @@ export class WebSocketClient {
       ready: () => whenConnected(self),
       connect() {
         if (!self.state.status.startsWith("connect")) {
-          if (!allows(false)) {
+          if (prefersStream()) {
             isStream = true;
           } else if (!webSocket) {
             throw new TypeError(`there is no global WebSocket: ${WEB_SOCKET_HELP}pass a class as the option \`webSocket\``);

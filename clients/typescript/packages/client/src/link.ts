@@ -11,6 +11,8 @@ import type { OnEnd, OnFrame, Wire } from "./wires.ts";
 
 /** The protocol's limit on the time between a ping and any frame. */
 const PONG_TIMEOUT_MS = 1_500;
+/** The heartbeat where the server names none: a ping for each pong would be a storm. */
+const HEARTBEAT_MS = 2_000;
 /** A timer that runs later than this was held back by the page. */
 const LATE_MS = 500;
 /** The close code for a connection that died without a close frame: "abnormal", as a browser reports it. */
@@ -44,7 +46,8 @@ export interface Link {
 /**
  * Opens a link. `welcomeMs` limits the time from the start of the handshake to
  * `welcome`. `parse` throws for what is no message. `onSilence` must send a
- * ping. Nothing is called after `onEnd`.
+ * ping. Nothing is called after `onEnd`. With `isStream` a reply, which has an id,
+ * takes another way and is no proof of life: the server's own `ping` is one.
  */
 export function openLink(
   clock: Clock,
@@ -55,6 +58,7 @@ export function openLink(
   report: (code: ErrorCode, message: string) => void,
   onSilence: () => void,
   onEnd: (end: ConnectionEnd) => void,
+  isStream: boolean,
 ): Link {
   let phase = OPENING;
   let heartbeatMs = 0;
@@ -106,6 +110,13 @@ export function openLink(
       probe();
     }
   };
+  const setHeartbeat = (ms: number): void => {
+    heartbeatMs = ms || HEARTBEAT_MS;
+    // A probe goes on: its own pong sets the heartbeat.
+    if (phase === OPEN && lastFrameAt >= 0) {
+      watch();
+    }
+  };
   const wire = open(
     () => {
       // Some runtimes open a socket that was closed before.
@@ -117,13 +128,14 @@ export function openLink(
       if (phase === ENDED) {
         return;
       }
-      lastFrameAt = clock.now();
       try {
         const message = parse(frame as string);
+        if (!isStream || !message.id) {
+          lastFrameAt = clock.now();
+        }
         if (message.type === "welcome") {
-          ({ heartbeatMs } = message.data);
           phase = OPEN;
-          watch();
+          setHeartbeat(message.data.heartbeatMs);
         }
         onMessage(message);
       } catch (error) {
@@ -139,7 +151,16 @@ export function openLink(
   });
 
   return {
-    _probe: probe,
+    _probe() {
+      if (isStream) {
+        // The server is silent for a heartbeat before it sends a `ping`.
+        lastFrameAt = clock.now();
+        watch();
+        onSilence();
+      } else {
+        probe();
+      }
+    },
     _isOpen: () => phase === OPEN,
     _send(frame) {
       try {
@@ -152,12 +173,7 @@ export function openLink(
       }
       return false;
     },
-    _setHeartbeat(ms) {
-      heartbeatMs = ms;
-      if (phase === OPEN) {
-        watch();
-      }
-    },
+    _setHeartbeat: setHeartbeat,
     _close() {
       end(1000, "", [1000]);
     },

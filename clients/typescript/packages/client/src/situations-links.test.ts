@@ -130,6 +130,119 @@ describe("event streams", () => {
     await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable", message: "HTTP status 503" });
   });
 
+  /** Lets time pass, with an event of the server each second. */
+  async function beat(seconds: number): Promise<void> {
+    for (let second = 0; second < seconds; second += 1) {
+      await fake.clock.advance(1_000);
+      streams.stream.receive({ type: "ping", data: { serverTime: 1 } });
+      await until(() => true);
+    }
+  }
+
+  it("the stream is dead while POSTs get through: noticed within 5 s, also after a wake", async () => {
+    await fallBack();
+    const before = fake.clock.now();
+    while (client.state.status === "connected" && fake.clock.now() < before + 20_000) {
+      await fake.clock.advance(100);
+      await until(() => true);
+    }
+    expect(client.state).toMatchObject({ status: "reconnecting", end: { reason: "no frame came after a ping" } });
+    expect(fake.clock.now() - before).toBeLessThanOrEqual(5_000);
+    await fake.clock.advance(4_000);
+    await until(() => streams.streams.length === 2);
+    streams.stream.welcome();
+    await until(() => client.state.status === "connected");
+    await beat(2);
+    fake.fire("online");
+    // A live server sends its `ping` after a heartbeat of silence.
+    await fake.clock.advance(2_000);
+    streams.stream.receive({ type: "ping", data: { serverTime: 1 } });
+    await until(() => true);
+    await fake.clock.advance(1_500);
+    expect(client.state.status).toBe("connected");
+    await fake.clock.advance(2_000);
+    expect(client.state.status).toBe("reconnecting");
+  });
+
+  it("one POST hangs: another stream is opened, and POSTs work again", async () => {
+    const { answer } = streams;
+    await fallBack();
+    await until(() => streams.posts.length === 1);
+    streams.answer = () => new Promise(() => undefined);
+    const request = client.request("alerts", {});
+    const hung = expect(request).rejects.toMatchObject({ code: "deadline_exceeded" });
+    await until(() => streams.posts.length === 2);
+    streams.answer = answer;
+    await beat(16);
+    await hung;
+    await until(() => streams.streams.length === 2);
+    streams.stream.welcome();
+    await until(() => client.state.status === "connected");
+    await expect(client.request("ping", {})).resolves.toMatchObject({ heartbeatMs: 2_000 });
+  });
+
+  it("a portal answers 403 with its own page: it reconnects, and only the server's own refusal closes", async () => {
+    client = new WebSocketClient("ws://test", { environment: fake.environment, transports: ["sse"] });
+    for (const body of ["<html>please sign in</html>", '{"code":403}', '{"error":"forbidden"}']) {
+      streams.refusal = new Response(body, { status: 403 });
+      const { refused } = streams;
+      client.connect();
+      await until(() => streams.refused > refused && client.state.status === "reconnecting");
+    }
+    streams.refusal = Response.json({ code: "permission_denied", message: "not yours" }, { status: 403 });
+    client.connect();
+    await until(() => client.state.status === "closed");
+  });
+
+  it("getToken fails for the try to return to a WebSocket: the stream goes on, and it is tried again", async () => {
+    const errors: string[] = [];
+    let isDown = false;
+    const getToken = (): string => {
+      if (isDown) {
+        throw new Error("502");
+      }
+      return "t";
+    };
+    client = new WebSocketClient("ws://test", { environment: fake.environment, getToken });
+    client.on("error", ({ message }) => errors.push(message));
+    await fallBack();
+    isDown = true;
+    await beat(16);
+    expect(errors).toEqual(["the token could not be renewed: 502"]);
+    expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
+    isDown = false;
+    const { length } = fake.sockets;
+    await beat(31);
+    expect(fake.sockets).toHaveLength(length + 1);
+    expect(streams.streams).toHaveLength(1);
+  });
+
+  it("a listener disconnects when the stream is connected: no WebSocket is tried", async () => {
+    client.on("state", ({ status }) => {
+      if (status === "connected") {
+        client.disconnect();
+      }
+    });
+    client.connect();
+    await fake.clock.advance(2_500 + 250 + 5_000 + 500);
+    await until(() => streams.streams.length === 1);
+    streams.stream.welcome();
+    await until(() => client.state.status === "disconnected");
+    const { length } = fake.sockets;
+    await fake.clock.advance(60_000);
+    expect(fake.sockets).toHaveLength(length);
+  });
+
+  it("transports are tried in the order of the option", async () => {
+    client = new WebSocketClient("ws://test", { environment: fake.environment, transports: ["sse", "websocket"] });
+    client.connect();
+    await until(() => streams.streams.length === 1);
+    streams.stream.welcome();
+    await until(() => client.state.status === "connected");
+    await beat(16);
+    expect(fake.sockets).toEqual([]);
+  });
+
   it("an event that is no message is reported, and the stream goes on", async () => {
     const errors: string[] = [];
     client.on("error", ({ message }) => errors.push(message));

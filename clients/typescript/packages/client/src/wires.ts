@@ -19,7 +19,7 @@ export type OnEnd = (code: number | undefined, reason: string) => void;
 export type OpenEventStream = (fetch: Fetch, url: string, token: string | undefined, cursor: () => string, onFrame: OnFrame, onEnd: OnEnd) => Wire;
 
 /** What is thrown for a response: nothing of it for one that did not come. */
-type Refusal = Partial<{ readonly status: number; readonly data: ErrorData }>;
+type Refusal = Partial<{ readonly data: ErrorData }>;
 /** A response with a body. */
 type Loaded = Response & { readonly body: NonNullable<Response["body"]> };
 
@@ -82,7 +82,7 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
     } catch {
       // The status is all there is.
     }
-    throw Object.assign(new Error(error.message), { status, data: error });
+    throw Object.assign(new Error(error.message), { data: error });
   };
   const read = async (): Promise<void> => {
     const { body } = await load(url, cursor && { "last-event-id": cursor });
@@ -100,8 +100,8 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
     }
   };
   read().catch((error: unknown) => {
-    const { status = 0 } = error as Refusal;
-    onEnd([401, 403].includes(status) ? 4500 : 1006, reasonOf(error));
+    // By the server's own word: a proxy, or the page of a hotel's network, may answer 403 for a while.
+    onEnd(["unauthenticated", "permission_denied"].includes((error as Refusal).data?.code ?? "") ? 4500 : 1006, reasonOf(error));
   });
   return {
     send(frame) {
