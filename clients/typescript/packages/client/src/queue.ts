@@ -8,6 +8,7 @@ import type { QueueOptions, QueueStorage } from "./api.ts";
 import type { Environment } from "./environment.ts";
 import { failure, reasonOf, type TidewireError } from "./errors.ts";
 import type { Done } from "./requests.ts";
+import { openTimer } from "./timer.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, PublishRequest } from "./types/session.ts";
 
@@ -18,6 +19,8 @@ const KEY_LIFE_MS = 270_000;
 const UNSENT_LIFE_MS = 86_400_000;
 /** Added to the time of a call in the same millisecond as the one before: the times give the order. */
 const STEP_MS = 0.001;
+/** The time until a publication is sent again that the server could not take, where the server names none. */
+const RETRY_MS = 1_000;
 
 /** A publication. It is stored without the parts that JSON has no form for. */
 interface Entry {
@@ -30,6 +33,8 @@ interface Entry {
   owner: string | undefined;
   /** The link that it was sent on: 0 for none of this page. */
   link: number;
+  /** It is in the storage, unless another tab took it out. */
+  isStored?: boolean;
   readonly done: Done<ActiveSubscription>;
 }
 
@@ -69,6 +74,9 @@ export function openQueue(
   let link = 1;
   let lastAt = 0;
   let hasStorageFailed = false;
+  /** Publications that may be sent now: all, or after the server could take none, first none and then one. */
+  let room = Infinity;
+  const setTimer = openTimer(clock);
 
   /** Uses the storage, which the browser may refuse, and which may be full: then publications wait in memory alone. */
   const withStorage = (use: (storage: QueueStorage) => void): void => {
@@ -90,6 +98,7 @@ export function openQueue(
     if (owner !== undefined) {
       withStorage((storage) => {
         storage.setItem(keyOf(owner, request), JSON.stringify(entry));
+        entry.isStored = true;
       });
     }
   };
@@ -104,7 +113,15 @@ export function openQueue(
     for (const entry of isOpen ? [...entries].sort((a, b) => a.at - b.at) : []) {
       const { sentAt, at, request } = entry;
       const now = clock.wallTime();
-      if (entry.link === link) {
+      if (entry.link === link || !room) {
+        continue;
+      }
+      withStorage((storage) => {
+        if (entry.isStored && storage.getItem(keyOf(entry.owner, request)) === null) {
+          finish(entry, failure("already_exists", "another tab has sent it"));
+        }
+      });
+      if (!entries.has(entry)) {
         continue;
       }
       if (now - (sentAt ?? at) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
@@ -113,8 +130,22 @@ export function openQueue(
         entry.link = link;
         entry.sentAt ??= now;
         save(entry);
+        room -= 1;
+        const isTrial = !room;
         send(request, (error, position) => {
+          if (error && ["unavailable", "resource_exhausted"].includes(error.code)) {
+            entry.link = room = 0;
+            setTimer(error.retryAfterMs ?? RETRY_MS, () => {
+              room = 1;
+              pump();
+            });
+            return;
+          }
           finish(entry, error, position);
+          if (isTrial) {
+            room = Infinity;
+            pump();
+          }
         });
       }
     }
@@ -126,8 +157,10 @@ export function openQueue(
         done(failure("resource_exhausted", `the queue is full: ${entries.size} publications wait`));
         return;
       }
+      // Now, and not when it is sent: it may change meanwhile, or have no form in JSON, which throws.
+      const sent = JSON.parse(JSON.stringify(data)) as Json;
       const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
-      const entry: Entry = { request: { channel, data, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, owner, link: 0, done };
+      const entry: Entry = { request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, owner, link: 0, done };
       entries.add(entry);
       save(entry);
       pump();
@@ -138,7 +171,10 @@ export function openQueue(
       for (const entry of entries) {
         entry.owner ??= user;
         if (entry.owner === user) {
-          save(entry);
+          // Not again: another tab may have sent it, and taken it out.
+          if (!entry.isStored) {
+            save(entry);
+          }
         } else {
           // It stays stored until its own user returns.
           entries.delete(entry);
@@ -159,6 +195,7 @@ export function openQueue(
               }
               entries.add({
                 ...stored,
+                isStored: true,
                 owner: user,
                 link: 0,
                 done: (error) => {
@@ -180,6 +217,8 @@ export function openQueue(
     _close() {
       isOpen = false;
       link += 1;
+      room = Infinity;
+      setTimer();
     },
   };
 }

@@ -163,6 +163,62 @@ describe("the queue", () => {
     expect(memory.length).toBe(1);
   });
 
+  it("a document that JSON has no form for rejects alone, and one that changes later is sent as it was", async () => {
+    client.on("error", () => undefined);
+    await expect(client.publish("demo:a", { wei: 1n } as never)).rejects.toThrow("BigInt");
+    expect(memory.length).toBe(0);
+    const document = { n: 1 };
+    const held = client.publish("demo:a", document);
+    document.n = 2;
+    await connect();
+    await held;
+    await expect(client.publish("demo:a", { wei: 1n } as never)).rejects.toThrow("BigInt");
+    server.cut();
+    await server.advance(250);
+    expect(client.state.status).toBe("connected");
+    expect(published()).toEqual([{ n: 1 }]);
+  });
+
+  it.each(["unavailable", "resource_exhausted"] as const)("the server asks to send again later (%s): kept, in order, one at a time until it takes one", async (code) => {
+    server.refuse("demo:a", { code, message: "later", retryAfterMs: 500 });
+    await connect();
+    const held = [1, 2, 3].map((n) => client.publish("demo:a", n));
+    await server.advance(499);
+    expect(published()).toEqual([1, 2, 3]);
+    await server.advance(1);
+    expect(published()).toEqual([1, 2, 3, 1]);
+    server.allow("demo:a");
+    await server.advance(500);
+    expect((await Promise.all(held)).map(({ seq }) => seq)).toEqual([1, 2, 3]);
+    expect(published()).toEqual([1, 2, 3, 1, 1, 2, 3]);
+    expect(memory.length).toBe(0);
+  });
+
+  it("the connection is lost while the queue waits to send again: the next one sends", async () => {
+    server.refuse("demo:a", { code: "unavailable", message: "draining", retryAfterMs: 60_000 });
+    await connect();
+    const held = client.publish("demo:a", 1);
+    await server.settle();
+    server.allow("demo:a");
+    server.cut(4003);
+    await server.advance(250);
+    await expect(held).resolves.toMatchObject({ seq: 1 });
+  });
+
+  it("a tab that was frozen does not send again what another tab of its user sent", async () => {
+    server.user = "ada";
+    const options = { token: "t", queue: { storage: memory, user: "ada" } };
+    const frozen = open(options);
+    const held = expect(frozen.publish("demo:a", "order")).rejects.toMatchObject({ code: "already_exists" });
+    await connect(open(options));
+    expect(memory.length).toBe(0);
+    // Longer than the server remembers its key.
+    await server.advance(1_200_000);
+    await connect(frozen);
+    await held;
+    expect(published()).toEqual(["order"]);
+  });
+
   it("is bounded, and names its bound", async () => {
     client = open({ queue: { storage: memory, maxEntries: 2 } });
     void client.publish("demo:a", 1);

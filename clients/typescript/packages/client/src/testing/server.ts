@@ -123,6 +123,11 @@ export class FakeServer {
     this.#refusals.set(channel, error);
   }
 
+  /** Takes a refusal of a channel back. */
+  allow(channel: string): void {
+    this.#refusals.delete(channel);
+  }
+
   /** Sends a message to every connection. */
   send(message: ServerMessage): void {
     for (const { socket } of this.#open()) {
