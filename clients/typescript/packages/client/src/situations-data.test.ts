@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { ClientError, ClientOptions } from "./api.ts";
 import type { WebSocketClient } from "./client.ts";
-import { StateSync } from "./state-sync.ts";
+import { type StateMessage, StateSync } from "./state-sync.ts";
 import { FakeServer } from "./testing/server.ts";
 import type { Json } from "./types/common.ts";
 import { clientOf, connectTo, memoryStorage } from "../test/situations.ts";
@@ -340,6 +340,65 @@ describe("state", () => {
     sync.dispose();
     server.publish("demo:list", 6);
     expect(sync.getState()).toHaveLength(5);
+  });
+
+  it("without `load`, a history that begins later is the state, as far as there is one", async () => {
+    for (let n = 1; n <= 1_002; n += 1) {
+      server.publish("demo:list", n);
+    }
+    await connect();
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce: append });
+    const state = await sync.syncState();
+    expect([state.length, state[0], state.at(-1)]).toEqual([1_000, 3, 1_002]);
+    await expect(sync.getMissedMessages(1)).rejects.toMatchObject({ code: "failed_precondition" });
+  });
+
+  it("a gap while the state is read: what was read before it is dropped, and the state is read again", async () => {
+    const answers: ((loaded: { state: Json[]; seq: number }) => void)[] = [];
+    const load = (): Promise<{ state: Json[]; seq: number }> => new Promise((resolve) => answers.push(resolve));
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce: append, load });
+    await connect();
+    const reading = sync.syncState();
+    server.loseHistory("demo:list");
+    server.publish("demo:list", "new");
+    await server.settle();
+    expect(answers).toHaveLength(2);
+    answers[0]?.({ state: ["old"], seq: 3 });
+    await server.settle();
+    answers[1]?.({ state: ["loaded"], seq: 0 });
+    await expect(reading).resolves.toEqual(["loaded", "new"]);
+    expect(sync.getState()).toEqual(["loaded", "new"]);
+  });
+
+  it("what `reduce`, a change or a listener throws leaves out nothing else", async () => {
+    const errors: string[] = [];
+    const onError = (error: unknown): void => {
+      errors.push((error as Error).message);
+    };
+    const reduce = (state: readonly Json[], message: StateMessage): readonly Json[] => {
+      if (message.data === 2) {
+        throw new Error("reduce");
+      }
+      return append(state, message);
+    };
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce, onError });
+    await connect();
+    const second = vi.fn();
+    sync.subscribe(() => {
+      throw new Error("listener");
+    });
+    sync.subscribe(second);
+    const id = sync.applyOptimistic((state) => [...state, "mine"]);
+    expect(second).toHaveBeenCalledTimes(1);
+    [1, 2, 3].forEach((n) => server.publish("demo:list", n));
+    await server.settle();
+    const faulty = sync.applyOptimistic(() => {
+      throw new Error("change");
+    });
+    sync.confirmUpdate(faulty);
+    sync.rollbackUpdate(id);
+    expect(sync.getState()).toEqual([1, 3]);
+    expect(new Set(errors)).toEqual(new Set(["listener", "reduce", "change"]));
   });
 
   it("a gap reads the state again, and pending changes stay", async () => {

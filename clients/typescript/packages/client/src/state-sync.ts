@@ -42,9 +42,9 @@ export interface StateSyncOptions<State> {
   readonly initial: State;
   /** Returns the state after a publication. It must not change its input. */
   readonly reduce: (state: State, message: StateMessage) => State;
-  /** Reads the whole state. Without it, the state is `initial` and all of the history. */
+  /** Reads the whole state. Without it, the state is `initial` and what the server has of the history. */
   readonly load?: () => Promise<LoadedState<State>>;
-  /** Called when the state could not be read after a `gap`, and with what `reduce` throws for a held publication. The default writes to the console. */
+  /** Called when the state could not be read after a `gap`, and with what `reduce`, a change or a listener throws: it is left out. The default writes to the console. */
   readonly onError?: (error: unknown) => void;
 }
 
@@ -88,20 +88,30 @@ export class StateSync<State> {
     let held: StateMessage[] | undefined;
     let reading: Promise<State> | undefined;
 
+    /** Calls a function of the application: what it throws goes to `onError` alone. */
+    const attempt = (run: () => void): void => {
+      try {
+        run();
+      } catch (error) {
+        onError(error);
+      }
+    };
     const history = (more: { readonly limit: number; readonly since?: Position }): Promise<History> => client.request("history", { channel, ...more });
     const show = (): void => {
       shown = base;
       pending.forEach(({ _change: change }) => {
-        shown = change(shown);
+        attempt(() => {
+          shown = change(shown);
+        });
       });
-      [...listeners].forEach((listener) => {
-        listener();
-      });
+      [...listeners].forEach(attempt);
     };
     const step = (message: StateMessage): void => {
       const { seq } = message;
       if (!seq || seq > lastSeq) {
-        base = reduce(base, message);
+        attempt(() => {
+          base = reduce(base, message);
+        });
         lastSeq = seq ?? lastSeq;
         pending.forEach(({ _seq: until }, id) => {
           if (until && until <= lastSeq) {
@@ -131,28 +141,53 @@ export class StateSync<State> {
         apply();
       }
     };
-    const read = async (): Promise<State> => {
-      try {
-        if (load) {
-          const { state, seq } = await load();
+    /** Returns what has to be done with what was read. */
+    const fetchState = async (): Promise<() => void> => {
+      if (load) {
+        const { state, seq } = await load();
+        return () => {
           base = state;
           lastSeq = seq ?? lastSeq;
-        } else {
-          const missed = await getMissedMessages(lastSeq);
-          missed.forEach(step);
-        }
-      } finally {
-        reading = undefined;
-        release();
+        };
       }
-      show();
-      return shown;
+      const missed = await getMissedMessages(lastSeq).catch(async (error: unknown) => {
+        if (lastSeq) {
+          throw error;
+        }
+        // The history begins later: the state is what there is of it.
+        return (await history({ limit: PAGE_ITEMS })).messages;
+      });
+      return () => {
+        missed.forEach(step);
+      };
+    };
+    const read = (): Promise<State> => {
+      const mine: Promise<State> = fetchState()
+        .catch((error: unknown) => () => {
+          throw error;
+        })
+        .then((apply) => {
+          if (reading !== mine) {
+            // It was read before a gap.
+            return syncState();
+          }
+          try {
+            apply();
+          } finally {
+            reading = undefined;
+            release();
+          }
+          show();
+          return shown;
+        });
+      return mine;
     };
     const unsubscribe = client.subscribe(channel, (message) => {
       if (message.type === "gap") {
         base = initial;
         lastSeq = 0;
-        held = undefined;
+        // The running reading is of before the gap.
+        held = reading = undefined;
         syncState().catch(onError);
       } else if ((held ??= []).push(message as unknown as StateMessage) < 2) {
         release();
@@ -196,7 +231,11 @@ export class StateSync<State> {
         if (update && seq && seq > lastSeq) {
           update._seq = seq;
         } else {
-          base = update && !seq ? update._change(base) : base;
+          if (update && !seq) {
+            attempt(() => {
+              base = update._change(base);
+            });
+          }
           rollbackUpdate(id);
         }
       },

@@ -236,6 +236,11 @@ export class FakeServer {
       case "history": {
         const { channel = "", since, limit = 100 } = message.data ?? {};
         const { epoch, seq, history } = this.#channel(channel);
+        const first = history[0]?.seq ?? seq + 1;
+        if (since !== undefined && since.seq + 1 < first) {
+          reply({ type: "error", data: { code: "failed_precondition", message: `the history begins at ${first}` } });
+          return;
+        }
         const found = history.filter((item) => since === undefined || item.seq > since.seq);
         const messages = since === undefined ? found.slice(found.length - Math.min(limit, found.length)) : found.slice(0, limit);
         reply({ type: "history", data: { channel, epoch, seq, messages } });
