@@ -10,6 +10,10 @@ async function getToken(): Promise<string | undefined> {
     // Not signed in: public channels only.
     return undefined;
   }
+  if (!response.ok) {
+    // The client asks again later.
+    throw new Error(`the token route answered ${response.status}`);
+  }
   const { token } = (await response.json()) as { token: string };
   return token;
 }

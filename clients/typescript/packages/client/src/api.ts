@@ -21,7 +21,10 @@ export type TransportName = "websocket" | "sse";
 
 /** Options of a client. */
 export interface ClientOptions {
-  /** Fetches a token before each connection and before the old one expires. It is never called twice at once. */
+  /**
+   * Fetches a token before each connection and before the old one expires. Throws if there is none to be had now: it is called
+   * again later, but never before it has answered or its time is over.
+   */
   readonly getToken?: () => string | undefined | Promise<string | undefined>;
   /** A token that does not change. */
   readonly token?: string;

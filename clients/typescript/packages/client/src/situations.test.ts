@@ -85,6 +85,20 @@ describe("tokens", () => {
     expect(server.fake.sockets.map(({ protocols }) => protocols[1])).toEqual(["tidewire.bearer.other"]);
   });
 
+  it("getToken returns the page of an error: it failed, and the next one counts", async () => {
+    const tokens = ["<html>502 Bad Gateway</html>", "a.b-c_d.e"];
+    const errors: string[] = [];
+    client = open({ getToken: () => tokens.shift() });
+    client.on("error", ({ message }) => errors.push(message));
+    client.connect();
+    await server.settle();
+    expect(client.state).toMatchObject({ status: "reconnecting" });
+    expect(errors).toEqual(["getToken failed: it returned no token: <html>502 Bad Gateway</html>"]);
+    await server.advance(250);
+    expect(client.state.status).toBe("connected");
+    expect(server.fake.socket.protocols[1]).toBe("tidewire.bearer.a.b-c_d.e");
+  });
+
   it("a refused token closes with the server's reason", async () => {
     const errors: string[] = [];
     client.on("error", ({ message }) => errors.push(message));

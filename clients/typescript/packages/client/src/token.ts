@@ -22,7 +22,14 @@ export function tokenSource(clock: Clock): [fetch: (options: ClientOptions) => P
         reject(new Error(`getToken took over ${tokenTimeoutMs} ms`));
       });
       // Async: a `getToken` that throws rejects too.
-      (async () => (getToken ? getToken() : token))().then(resolve, reject);
+      (async () => {
+        const given = getToken ? await getToken() : token;
+        // Here and not by the server, which would end the session: it may be the page of a proxy's error.
+        if (getToken && given && /[^\w.~+/=-]/.test(given)) {
+          throw new TypeError(`it returned no token: ${given}`.slice(0, 60));
+        }
+        return given;
+      })().then(resolve, reject);
     }).finally(() => {
       setTimer();
       if (flight === mine) {
