@@ -35,7 +35,7 @@ interface Frame {
 }
 
 /** The channels of a request to subscribe. */
-type Wanted = string | { readonly channel: string; readonly since?: Position };
+type Wanted = string | { readonly channel: string; readonly since?: Position; readonly minIntervalMs?: number };
 
 /** The leader's side of the tabs. */
 export interface Leader {
@@ -54,6 +54,8 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   const live = new Map<string, string>();
   /** The pushes that are kept for the tabs that resume a channel, by channel and tab. */
   const kept = new Map<string, Map<string, string[]>>();
+  /** The shortest time between two messages that each tab wants on a channel, by the name that it gave: 0 for none. */
+  const intervals = new Map<string, Map<string, number>>();
   const requests = new Map<string, (reply: Frame) => void>();
   let socket: WebSocketLike | undefined;
   let welcome: string | undefined;
@@ -65,7 +67,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
     }
   };
   const clear = (): void => {
-    for (const map of [tabs, followers, live, kept, requests]) {
+    for (const map of [tabs, followers, live, kept, intervals, requests]) {
       map.clear();
     }
     socket = welcome = undefined;
@@ -89,24 +91,47 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   const follow = (channel: string, tab: string): void => {
     followers.set(channel, (followers.get(channel) ?? new Set()).add(tab));
   };
+  /** The connection does not get the channel any more. */
+  const forget = (gone: string): void => {
+    followers.delete(gone);
+    intervals.delete(gone);
+    for (const [name, channel] of live) {
+      if (gone === channel) {
+        live.delete(name);
+      }
+    }
+  };
   /** Ends what a tab alone follows, on the connection too. */
   const leave = (tab: string, channels: readonly string[]): void => {
     const left = channels.filter((channel) => {
+      intervals.get(channel)?.delete(tab);
       const all = followers.get(channel);
-      return all?.delete(tab) && !all.size && followers.delete(channel);
+      return all?.delete(tab) && !all.size;
     });
     if (left.length) {
-      for (const [name, channel] of live) {
-        if (left.includes(channel)) {
-          live.delete(name);
-        }
-      }
+      left.forEach(forget);
       request("unsubscribe", { channels: left });
     }
+  };
+  /** Returns what the connection subscribes to for a tab: no tab gets less of a channel than it wants because another wants less. */
+  const shared = (one: Wanted, tab: string): Wanted => {
+    const { channel, minIntervalMs = 0, ...rest } = typeof one === "string" ? { channel: one } : one;
+    const wanted = (intervals.get(channel) ?? new Map<string, number>()).set(tab, minIntervalMs);
+    intervals.set(channel, wanted);
+    const least = Math.min(...wanted.values());
+    return least === minIntervalMs ? one : { channel, ...rest, ...(least && { minIntervalMs: least }) };
   };
   /** Passes a request on, and its reply back. */
   const pass = ({ type, id, data }: Frame, tab: string): void => {
     request(type, data, (reply) => {
+      if (reply.type === "authenticated") {
+        // The connection is that of all tabs: the new token may read more.
+        for (const to of tabs.keys()) {
+          if (to !== tab) {
+            send(to, { ...reply, id: undefined });
+          }
+        }
+      }
       if (type === "subscribe" && reply.type === "subscribed") {
         for (const { channel, error } of (reply.data as { channels: SubscriptionResult[] }).channels) {
           if (!error) {
@@ -143,7 +168,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   };
   /** Subscribes a tab on an event stream: to live channels by their history. Its reply has the results in their order. */
   const subscribeOnStream = ({ id, data }: Frame, tab: string): void => {
-    const wanted = (data as { channels: Wanted[] }).channels;
+    const wanted = (data as { channels: Wanted[] }).channels.map((one) => shared(one, tab));
     const results: SubscriptionResult[] = [];
     const after: (() => void)[] = [];
     let open = wanted.length;
@@ -212,7 +237,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   };
 
   const onFrame = (text: string): void => {
-    const message = parse(text) as (Frame & { readonly data: { channel?: string; afterMs?: number; subscriptions?: { channel: string }[] } | null }) | undefined;
+    const message = parse(text) as (Frame & { readonly data: { channel?: string; channels?: string[]; afterMs?: number; subscriptions?: { channel: string }[] } | null }) | undefined;
     if (!message) {
       // Each tab reports it.
       for (const to of tabs.keys()) {
@@ -243,13 +268,18 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
       }
       const channel = message.channel ?? data?.channel ?? "";
       const keeping = kept.get(channel);
-      for (const to of followers.get(channel) ?? tabs.keys()) {
+      // A new token is for the connection: the leader's own tab, which is the first, fetches it.
+      const all = type === "token_expiring" ? [...tabs.keys()].slice(0, 1) : (followers.get(channel) ?? tabs.keys());
+      for (const to of all) {
         if (!keeping?.has(to)) {
           post({ to, frame: text });
         }
       }
       for (const pushes of keeping?.values() ?? []) {
         pushes.push(text);
+      }
+      for (const ended of type === "unsubscribed" ? (data?.channels ?? []) : []) {
+        forget(ended);
       }
     }
   };
@@ -285,15 +315,18 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
           connect(note.open);
         } else if (welcome) {
           post({ to: tab, frame: welcome });
+          showAny();
         }
       } else if ("gone" in note) {
         if (tabs.delete(tab)) {
-          for (const pushes of kept.values()) {
-            pushes.delete(tab);
+          for (const map of [...kept.values(), ...intervals.values()]) {
+            map.delete(tab);
           }
           leave(tab, [...followers.keys()]);
           if (!tabs.size) {
             close();
+          } else if (welcome) {
+            showAny();
           }
         }
       } else if (tabs.has(tab)) {
@@ -313,7 +346,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
         } else if (type === "subscribe" && isStream && Array.isArray(data?.channels)) {
           subscribeOnStream(frame, tab);
         } else {
-          pass(frame, tab);
+          pass(type === "subscribe" && Array.isArray(data?.channels) ? { ...frame, data: { channels: (data.channels as Wanted[]).map((one) => shared(one, tab)) } } : frame, tab);
         }
       }
     },

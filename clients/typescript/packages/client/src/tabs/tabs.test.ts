@@ -4,145 +4,8 @@ import type { WebSocketClient } from "../client.ts";
 import type { ChannelMessage } from "../subscriptions.ts";
 import { FakeServer } from "../testing/server.ts";
 import { FakeStreams, until } from "../testing/streams.ts";
-import { createTabClient, type TabChannel, type TabEnvironment } from "./index.ts";
-
-/** The locks and channels of one browser. */
-class FakeBrowser {
-  readonly #channels = new Map<string, Set<{ readonly tab: FakeTab; readonly channel: TabChannel }>>();
-  readonly #locks = new Map<string, { readonly tab: FakeTab; readonly lose: () => void }>();
-  readonly #queues = new Map<string, (() => void)[]>();
-
-  open(): FakeTab {
-    return new FakeTab(this);
-  }
-
-  join(tab: FakeTab, name: string): TabChannel {
-    const all = this.#channels.get(name) ?? new Set();
-    this.#channels.set(name, all);
-    const channel: TabChannel = {
-      onmessage: null,
-      postMessage: (data) => {
-        if (tab.isRunning) {
-          for (const other of all) {
-            if (other.channel !== channel) {
-              queueMicrotask(() => {
-                other.tab.run(() => other.channel.onmessage?.({ data }));
-              });
-            }
-          }
-        }
-      },
-      close: () => all.delete(entry),
-    };
-    const entry = { tab, channel };
-    all.add(entry);
-    return channel;
-  }
-
-  request(tab: FakeTab, name: string, { steal = false, signal }: { readonly steal?: boolean; readonly signal?: AbortSignal }, hold: () => Promise<unknown>): Promise<unknown> {
-    return new Promise((resolve, reject) => {
-      const grant = (): void => {
-        const holder = {
-          tab,
-          lose: () => {
-            tab.run(() => {
-              reject(new DOMException("stolen", "AbortError"));
-            });
-          },
-        };
-        this.#locks.set(name, holder);
-        hold()
-          .then(resolve, reject)
-          .finally(() => {
-            if (this.#locks.get(name) === holder) {
-              this.#free(name);
-            }
-          });
-      };
-      const queue = this.#queues.get(name) ?? [];
-      this.#queues.set(name, queue);
-      const entry = (): void => {
-        if (tab.isClosed || signal?.aborted) {
-          reject(new DOMException("aborted", "AbortError"));
-          this.#free(name);
-        } else {
-          grant();
-        }
-      };
-      queueMicrotask(() => {
-        if (steal) {
-          this.#locks.get(name)?.lose();
-          grant();
-        } else {
-          queue.push(entry);
-          if (!this.#locks.has(name)) {
-            this.#free(name);
-          }
-        }
-      });
-    });
-  }
-
-  /** The browser frees the locks of a tab that is gone. */
-  free(tab: FakeTab): void {
-    for (const [name, holder] of [...this.#locks]) {
-      if (holder.tab === tab) {
-        this.#free(name);
-      }
-    }
-  }
-
-  #free(name: string): void {
-    this.#locks.delete(name);
-    this.#queues.get(name)?.shift()?.();
-  }
-}
-
-/** A tab that may be frozen or killed. */
-class FakeTab {
-  isClosed = false;
-  #frozen: (() => void)[] | undefined;
-  readonly #browser: FakeBrowser;
-  readonly environment: TabEnvironment;
-
-  constructor(browser: FakeBrowser) {
-    this.#browser = browser;
-    this.environment = {
-      locks: { request: (name, options, hold) => browser.request(this, name, options, hold) },
-      openChannel: (name) => browser.join(this, name),
-    };
-  }
-
-  get isRunning(): boolean {
-    return !this.isClosed && this.#frozen === undefined;
-  }
-
-  /** Runs what the browser calls in this tab, now or after the thaw. */
-  run(task: () => void): void {
-    if (this.#frozen !== undefined) {
-      this.#frozen.push(task);
-    } else if (!this.isClosed) {
-      task();
-    }
-  }
-
-  freeze(): void {
-    this.#frozen = [];
-  }
-
-  thaw(): void {
-    const tasks = this.#frozen ?? [];
-    this.#frozen = undefined;
-    tasks.forEach((task) => {
-      task();
-    });
-  }
-
-  kill(): void {
-    this.isClosed = true;
-    this.#browser.free(this);
-  }
-}
+import { FakeBrowser, type FakeTab } from "../../test/browser.ts";
+import { createTabClient } from "./index.ts";
 
 let server: FakeServer;
 let browser: FakeBrowser;
@@ -360,6 +223,60 @@ describe("tabs", () => {
   });
 });
 
+describe("tabs of one connection", () => {
+  const messages = (type: string): unknown[] => server.received.flatMap((message) => (message.type === type ? [message.data] : []));
+
+  it("a tab opened beside hidden ones is active, and the background begins when the last visible one is closed", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    for (const { client } of [first, second]) {
+      client.send({ type: "visibility", data: { state: "background" } });
+    }
+    await settle();
+    expect(messages("visibility").at(-1)).toEqual({ state: "background" });
+    const third = await openTab();
+    expect(messages("visibility").at(-1)).toEqual({ state: "active" });
+    third.client.disconnect();
+    await settle();
+    expect(messages("visibility").at(-1)).toEqual({ state: "background" });
+  });
+
+  it("the shortest interval that a tab wants of a channel is that of the connection", async () => {
+    const intervals = (): unknown[] => (messages("subscribe") as { channels: unknown[] }[]).flatMap(({ channels }) => channels);
+    const tabs = [await openTab(), await openTab(), await openTab()];
+    for (const [index, minIntervalMs] of [1_000, 5_000, undefined].entries()) {
+      tabs[index]?.client.subscribe("prices:BTC-USD", () => undefined, { ...(minIntervalMs && { minIntervalMs }) });
+      await settle();
+    }
+    tabs[1]?.client.subscribe("prices:ETH-USD", () => undefined, { minIntervalMs: 5_000 });
+    await settle();
+    expect(intervals().filter((one) => JSON.stringify(one).includes("prices"))).toEqual([
+      { channel: "prices:BTC-USD", minIntervalMs: 1_000 },
+      { channel: "prices:BTC-USD", minIntervalMs: 1_000 },
+      "prices:BTC-USD",
+      { channel: "prices:ETH-USD", minIntervalMs: 5_000 },
+    ]);
+  });
+
+  it("a token that expires is fetched once, and all tabs ask again for what was refused", async () => {
+    let calls = 0;
+    server.user = "ada";
+    server.refuse("demo:secret", { code: "permission_denied", message: "not yours" });
+    const getToken = (): string => {
+      calls += 1;
+      return `h.${btoa(JSON.stringify({ sub: "ada" }))}.s`;
+    };
+    const tabs = [await openTab({ getToken }), await openTab({ getToken }), await openTab({ getToken })];
+    tabs[1]?.client.subscribe("demo:secret", () => undefined, { onError: () => undefined });
+    await settle();
+    calls = 0;
+    server.allow("demo:secret");
+    server.send({ type: "token_expiring", data: { expiresAt: 1 } });
+    await settle();
+    expect([calls, messages("auth").length]).toEqual([1, 1]);
+    expect(server.subscribed).toContain("demo:secret");
+  });
+});
+
 describe("tabs on an event stream", () => {
   let streams: FakeStreams;
   /** Held answers to requests for a history. */
@@ -428,6 +345,33 @@ describe("tabs on an event stream", () => {
     expect(received.map(({ seq, replayed }) => [seq, !!replayed])).toEqual([[9, true], [10, true], [11, false], [12, false]]);
     expect(seqs(first).at(-1)).toBe(12);
     expect(posted("subscribe")).toBe(2);
+  });
+
+  it("the server ends a channel: the next subscription asks the server again", async () => {
+    const [first] = await openTwo();
+    first.client.on("error", () => undefined);
+    push(11);
+    await until(() => first.received.length === 1);
+    streams.stream.receive({ type: "unsubscribed", data: { channels: ["demo:a"], reason: "the new token may not read it" } });
+    await until(() => true);
+    first.client.unsubscribe("demo:a");
+    await server.advance(200);
+    const before = posted("subscribe");
+    first.client.subscribe("demo:a", () => undefined, { since: { epoch: "e", seq: 11 } });
+    await until(() => posted("subscribe") === before + 1);
+    expect(histories).toHaveLength(0);
+  });
+
+  it("the stream dies while POSTs get through: the tabs notice, and open another", async () => {
+    const [first, second] = await openTwo();
+    for (let tick = 0; tick < 50 && first.client.state.status === "connected"; tick += 1) {
+      await server.advance(100);
+      await until(() => true);
+    }
+    await server.advance(300);
+    await until(() => streams.streams.length > 1 && [first, second].every(({ client }) => client.state.status === "connecting"));
+    streams.stream.welcome();
+    await until(() => [first, second].every(({ client }) => client.state.status === "connected"));
   });
 
   it("a tab that missed more than the history has gets a gap", async () => {
