@@ -8,6 +8,9 @@ import type { ChannelMessage, ClientState, TidewireError, WebSocketClient } from
 
 /** Pushes that are kept for a page that is loaded. After more, it is loaded again. */
 const MAX_MEANWHILE = 1_000;
+/** The time until a page is loaded again that the server could not give, where it names none. It doubles with each refusal. */
+const RETRY_MS = 1_000;
+const LONGEST_RETRY_MS = 60_000;
 
 /** What follows a channel. */
 export interface Follower<Page> {
@@ -32,32 +35,40 @@ export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset:
   let isStale = false;
   /** The pushes since a request for a page. Another list than that of a reply: the reply comes too late. */
   let meanwhile: ChannelMessage[] | undefined;
+  let refusals = 0;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   const read = (): void => {
     if (!isStale || meanwhile) {
       return;
     }
+    clearTimeout(timer);
     const own: ChannelMessage[] = (meanwhile = []);
     isStale = false;
-    load().then(
-      (page) => {
+    load()
+      .then((page) => {
         if (own === meanwhile) {
-          meanwhile = undefined;
-          isStale ||= own.length >= MAX_MEANWHILE;
+          // It throws for a page of another form.
           onPage(page, own);
+          meanwhile = undefined;
+          refusals = 0;
+          isStale ||= own.length >= MAX_MEANWHILE;
           read();
         }
-      },
-      (error: unknown) => {
+      })
+      .catch((error: unknown) => {
         if (own === meanwhile) {
           meanwhile = undefined;
           // The next connection reads again. A lost one refused nothing.
           isStale = true;
           if (client.state.status === "connected") {
+            const { code, retryAfterMs } = error as Partial<TidewireError>;
+            if (["unavailable", "resource_exhausted", "deadline_exceeded", "internal"].includes(code ?? "")) {
+              timer = setTimeout(read, retryAfterMs ?? Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** refusals++));
+            }
             onError?.(error as TidewireError);
           }
         }
-      },
-    );
+      });
   };
   const receive = (message: ChannelMessage): void => {
     if (meanwhile && meanwhile.length < MAX_MEANWHILE) {
@@ -74,6 +85,7 @@ export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset:
     const next = fixed ?? (userId && `user:${userId}`);
     if (next !== channel) {
       unsubscribe?.();
+      clearTimeout(timer);
       meanwhile = undefined;
       channel = next;
       isStale = true;
@@ -88,7 +100,10 @@ export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset:
   const off = client.on("state", onState);
   return () => {
     off();
+    clearTimeout(timer);
+    // No reply counts any more, and nothing is read.
     meanwhile = undefined;
+    isStale = false;
     unsubscribe?.();
   };
 }

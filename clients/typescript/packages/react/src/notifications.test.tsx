@@ -93,6 +93,44 @@ describe("useNotifications", () => {
     void shown().dismiss("a");
     await app.idle();
     expect(app.text).toBe("1: a*");
+    app.socket.end(1006);
+    void shown().markAsRead("a");
+    void shown().markAllRead();
+    await app.idle();
+    expect(app.text).toBe("1: a*");
+    app.unmount();
+  });
+
+  it("a list that the server can not give is read again after the time that it names", async () => {
+    const app = new Application();
+    const answers = [{ type: "error", data: { code: "unavailable", message: "busy", retryAfterMs: 500 } }, { type: "error", data: { code: "internal", message: "no" } }] as const;
+    let requests = 0;
+    app.answers["notifications"] = () => answers[requests++] ?? { type: "notifications", data: { items: [note("a")], unreadCount: 1 } };
+    function Count(): ReactElement {
+      return <>{useNotifications().unreadCount}</>;
+    }
+    app.render(<Count />);
+    await app.welcome("ada");
+    expect([app.text, requests]).toEqual(["0", 1]);
+    await app.pass(500);
+    await app.idle();
+    expect([app.text, requests]).toEqual(["0", 2]);
+    await app.pass(2_000);
+    await app.idle();
+    expect([app.text, requests]).toEqual(["1", 3]);
+    app.unmount();
+  });
+
+  it("a page of another form is no unhandled rejection", async () => {
+    const app = new Application();
+    app.answers["notifications"] = () => ({ type: "notifications", data: { unreadCount: 0 } }) as never;
+    function Count(): ReactElement {
+      return <>{useNotifications().unreadCount}</>;
+    }
+    app.render(<Count />);
+    await app.welcome("ada");
+    await app.pass(10_000);
+    expect(app.text).toBe("0");
     app.unmount();
   });
 

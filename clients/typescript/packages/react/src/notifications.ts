@@ -62,11 +62,9 @@ function start(client: WebSocketClient, showNext: Show<Notifications>): () => vo
     };
   const actions = {
     markAsRead: byIds("read", "mark_read"),
-    markAllRead: async () => {
+    markAllRead: () => {
       const upTo = inbox.items[0]?.id;
-      if (upTo) {
-        await act(["read", (id) => id <= upTo], () => client.request("mark_all_read", { upTo }));
-      }
+      return upTo ? act(["read", (id: string) => id <= upTo], () => client.request("mark_all_read", { upTo })) : Promise.resolve();
     },
     dismiss: byIds("dismissed", "dismiss"),
   };

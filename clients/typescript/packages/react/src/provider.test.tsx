@@ -60,6 +60,31 @@ describe("WebSocketProvider", () => {
     expect(fake.socket.closedWith).toBe(1000);
   });
 
+  it("new options without a token replace those with one: the user signed out", async () => {
+    const fake = new FakeEnvironment();
+    const root = createRoot(document.createElement("div"));
+    const render = (options: ClientOptions): void => {
+      flushSync(() => {
+        root.render(
+          <WebSocketProvider url="ws://test" options={{ environment: fake.environment, ...options }}>
+            <ConnectionStatus />
+          </WebSocketProvider>,
+        );
+      });
+    };
+    render({ getToken: () => "ada" });
+    await settle();
+    fake.socket.welcome();
+    render({});
+    fake.socket.end(4005);
+    await fake.clock.advance(500);
+    expect(fake.sockets.map(({ protocols }) => protocols[1])).toEqual(["tidewire.bearer.ada", undefined]);
+    flushSync(() => {
+      root.unmount();
+    });
+    vi.advanceTimersByTime(100);
+  });
+
   it("options change with a queued publication and a pending request: each is sent once, and settles", async () => {
     const fake = new FakeEnvironment();
     let client: WebSocketClient | undefined;

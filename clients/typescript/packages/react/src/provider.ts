@@ -42,6 +42,10 @@ export function WebSocketProvider({ url, options, client, onError, children }: W
 
   useEffect(() => {
     session._client().setOptions(options ?? {});
+    return () => {
+      // An option that the next ones leave out goes too: the token of a user who signed out.
+      session._client().setOptions(Object.fromEntries(Object.keys(options ?? {}).map((name) => [name, undefined])));
+    };
   }, [session, options]);
 
   useEffect(() => onError && session._client().on("error", onError), [session, onError]);
