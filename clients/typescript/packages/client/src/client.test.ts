@@ -34,15 +34,22 @@ describe("connection", () => {
 
   it("throws at connect when there is no WebSocket, and finds one in the options or in the package ws", () => {
     const { WebSocket } = globalThis;
+    const getBuiltinModule = process.getBuiltinModule.bind(process);
     const cwd = process.cwd();
     Reflect.deleteProperty(globalThis, "WebSocket");
     try {
       process.chdir("/");
       // A page that is rendered on a server constructs a client and never connects it.
       const bare = new WebSocketClient("ws://test/v1/ws");
+      // From another folder, it is found beside this package.
+      bare.connect();
+      bare.disconnect();
+      Object.assign(process, { getBuiltinModule: undefined });
+      const none = new WebSocketClient("ws://test/v1/ws");
       expect(() => {
-        bare.connect();
+        none.connect();
       }).toThrow("no global WebSocket");
+      Object.assign(process, { getBuiltinModule });
       // One in the options is enough.
       const given = new WebSocketClient("ws://test/v1/ws", { environment: { ...fake.environment, webSocket: undefined }, webSocket: FakeSocket });
       given.connect();
@@ -54,6 +61,7 @@ describe("connection", () => {
       found.disconnect();
     } finally {
       process.chdir(cwd);
+      Object.assign(process, { getBuiltinModule });
       Object.assign(globalThis, { WebSocket });
     }
   });
@@ -117,6 +125,18 @@ describe("connection", () => {
     expect(fake.sockets).toHaveLength(1);
     await fake.clock.advance(1);
     expect(fake.sockets).toHaveLength(2);
+  });
+
+  it("backs off from a server that tells each new connection to reconnect at once", async () => {
+    client.connect();
+    for (let round = 0; round < 1_000; round += 1) {
+      await fake.clock.advance(10);
+      if (client.state.status === "connecting") {
+        fake.socket.welcome();
+        fake.socket.receive({ type: "reconnect", data: { reason: "draining", afterMs: 0 } });
+      }
+    }
+    expect(fake.sockets.length).toBeLessThan(8);
   });
 
   it("reconnects by itself when a draining server keeps the connection open", async () => {

@@ -391,8 +391,8 @@ export class WebSocketClient {
         } else if (type === "status") {
           emit("status", data);
         }
-        if (settle(message) || id) {
-          // A reply, perhaps one that came too late.
+        if (settle(message) || (id && type !== "subscribed")) {
+          // A reply, perhaps one that came too late. The server keeps the channels of a late `subscribed`.
         } else if (type === "subscribed") {
           for (const result of data.channels) {
             for (const subscription of find(result.channel)) {

@@ -77,6 +77,7 @@ export class ReconnectionManager {
     /** The round trips of the last pings. */
     let pings: (number | undefined)[] = [];
 
+    const isSteady = (): boolean => clock.now() - connectedAt >= STEADY_MS;
     /** Plans the next attempt. */
     const wait = (delayMs: number): number => {
       setTimer(delayMs, onRetry);
@@ -118,7 +119,7 @@ export class ReconnectionManager {
         pings = [];
       },
       schedule(code) {
-        if (clock.now() - connectedAt >= STEADY_MS) {
+        if (isSteady()) {
           self.attempt = 0;
         }
         connectedAt = NaN;
@@ -129,8 +130,9 @@ export class ReconnectionManager {
       },
       onReconnect(afterMs) {
         const spreadMs = self.isVisible ? 0 : HIDDEN_DELAY_MS * random();
-        self.attempt = 0;
-        bar(afterMs);
+        self.attempt = isSteady() ? 0 : self.attempt + 1;
+        // A server that says so to each new connection gets no storm of them.
+        bar((afterMs = Math.max(afterMs, Math.min(VISIBLE_DELAY_MS, FIRST_DELAY_MS * (2 ** self.attempt - 1)))));
         notBeforeHidden = notBefore + spreadMs;
         wait(afterMs + spreadMs);
       },

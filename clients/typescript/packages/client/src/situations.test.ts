@@ -175,6 +175,21 @@ describe("handlers", () => {
     }
   });
 
+  it("a handler that an earlier one removed does not get the message", async () => {
+    const received: string[] = [];
+    client.subscribe("demo:a", () => {
+      received.push("first");
+      client.unsubscribe("demo:a", second);
+    });
+    const second = (): void => {
+      received.push("second");
+    };
+    client.subscribe("demo:a", second);
+    await connect();
+    server.publish("demo:a", 1);
+    expect(received).toEqual(["first"]);
+  });
+
   it("messages replayed by recovery are marked", async () => {
     const received = collect("demo:a");
     await connect();
@@ -388,6 +403,10 @@ describe("the page and the network", () => {
     await fake.clock.advance(1);
     expect(fake.sockets).toHaveLength(2);
     fake.socket.welcome();
+    for (let beat = 0; beat < 5; beat += 1) {
+      await fake.clock.advance(1_000);
+      fake.socket.pong();
+    }
     fake.show(false);
     fake.socket.receive({ type: "reconnect", data: { reason: "draining", afterMs: 0 } });
     fake.socket.end(4003);

@@ -294,6 +294,25 @@ describe("channels", () => {
     });
   });
 
+  it("are confirmed by a reply that comes after the time limit: the server keeps them", async () => {
+    const errors: string[] = [];
+    const received: unknown[] = [];
+    const off = client.subscribe("demo:a", ({ seq }) => received.push(seq), { onError: ({ code }) => errors.push(code) });
+    await goLive();
+    const { id } = fake.socket.last("subscribe");
+    for (let beat = 0; beat < 10; beat += 1) {
+      await fake.clock.advance(1_000);
+      fake.socket.receive({ type: "status", data: { state: "ok" } });
+    }
+    expect(errors).toEqual(["deadline_exceeded"]);
+    fake.socket.receive({ type: "subscribed", id, data: { channels: [{ channel: "demo:a", epoch: "e", seq: 5, recovered: false, class: "history" }] } });
+    fake.socket.receive({ type: "message", channel: "demo:a", seq: 6, data: 1 });
+    expect(received).toEqual([6]);
+    off();
+    await fake.clock.advance(100);
+    expect(fake.socket.last("unsubscribe").data).toEqual({ channels: ["demo:a"] });
+  });
+
   it("report a refusal to their handlers", async () => {
     const errors: string[] = [];
     client.subscribe("user:x", () => undefined, { onError: (error) => errors.push(error.code) });

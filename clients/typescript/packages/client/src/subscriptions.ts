@@ -89,8 +89,11 @@ function openSubscription(name: string, options: Subscriber, call: Call, onRenam
       latest = message;
     }
     isDelivering = true;
-    for (const { handler } of [...subscribers]) {
-      call(handler, message);
+    for (const subscriber of [...subscribers]) {
+      // Unless one before it removed it.
+      if (subscribers.has(subscriber)) {
+        call(subscriber.handler, message);
+      }
     }
     isDelivering = false;
   };

@@ -4,7 +4,7 @@ import type { WebSocketConstructor } from "../environment.ts";
 /** How to get a WebSocket where there is none, before what helps everywhere. */
 export const WEB_SOCKET_HELP = "install the package `ws`, or ";
 
-/** Returns the global WebSocket. Node 20 has none: there, that of the application's package `ws`. */
+/** Returns the global WebSocket. Node 20 has none: there, that of the package `ws`, beside the folder that the application runs in or beside this package. */
 export function findWebSocket(): WebSocketConstructor | undefined {
   const { WebSocket, process } = globalThis as {
     readonly WebSocket?: WebSocketConstructor;
@@ -13,10 +13,16 @@ export function findWebSocket(): WebSocketConstructor | undefined {
       getBuiltinModule?(name: "module"): { createRequire(path: string): (name: string) => WebSocketConstructor };
     };
   };
-  try {
-    // Not `import("ws")`: a bundler for browsers would search for the package.
-    return WebSocket ?? process?.getBuiltinModule?.("module").createRequire(`${process.cwd()}/`)("ws");
-  } catch {
-    return undefined;
+  if (WebSocket) {
+    return WebSocket;
   }
+  for (const place of [`${process?.cwd() ?? ""}/`, import.meta.url]) {
+    try {
+      // Not `import("ws")`: a bundler for browsers would search for the package.
+      return process?.getBuiltinModule?.("module").createRequire(place)("ws");
+    } catch {
+      // It is not there.
+    }
+  }
+  return undefined;
 }
