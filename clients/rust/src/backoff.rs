@@ -36,11 +36,14 @@ impl Backoff {
         self.attempt = 0;
     }
 
-    /// Begins with the first delay again after a connection that lasted long enough.
-    pub(crate) fn note_connection(&mut self, lasted: Duration) {
-        if lasted >= STABLE {
+    /// Begins with the first delay again after a connection that lasted long enough. Returns
+    /// whether it did.
+    pub(crate) fn note_connection(&mut self, lasted: Duration) -> bool {
+        let is_stable = lasted >= STABLE;
+        if is_stable {
             self.reset();
         }
+        is_stable
     }
 
     /// Returns the delay before the next attempt: random, but not below `minimum`, which a
@@ -81,9 +84,9 @@ mod tests {
         for attempt in 1..=3 {
             assert_eq!(backoff.attempt(), attempt);
             backoff.next(None);
-            backoff.note_connection(STABLE.saturating_sub(Duration::from_millis(1)));
+            assert!(!backoff.note_connection(STABLE.saturating_sub(Duration::from_millis(1))));
         }
-        backoff.note_connection(STABLE);
+        assert!(backoff.note_connection(STABLE));
         assert_eq!(backoff.attempt(), 1);
     }
 

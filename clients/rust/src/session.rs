@@ -75,16 +75,16 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         let (was_open, token) = (connection.was_open, connection.token.take());
         let lasted = connection.opened_at.elapsed();
         inner.registry.lock().on_disconnect();
+        let mut is_stable = false;
         if was_open {
-            backoff.note_connection(lasted);
+            is_stable = backoff.note_connection(lasted);
             is_renewed = false;
         }
         let error = match end {
             End::Unneeded => continue,
-            End::Drained => {
-                backoff.reset();
-                continue;
-            }
+            End::Drained if is_stable => continue,
+            // A server that drains each new connection gets no storm of them.
+            End::Drained => Error::new(ErrorKind::Unavailable, "the server drains"),
             End::Lost(error) => error,
             End::Refused(error) => {
                 let is_stale = error.kind() == ErrorKind::Unauthenticated
@@ -204,6 +204,9 @@ impl<'a> Connection<'a> {
         mut stream: Streaming<ServerMessage>,
         sender: mpsc::Sender<ClientMessage>,
     ) -> End {
+        // When a transport that takes no messages any more is given up. The stream says why it
+        // ended, but it may not end.
+        let mut mute_until = None;
         loop {
             let now = Instant::now();
             let has_message = {
@@ -231,15 +234,18 @@ impl<'a> Connection<'a> {
                     }
                     Err(status) => return end_of(self.explain(Error::of_status(&status))),
                 },
-                permit = sender.reserve(), if has_message => match permit {
+                permit = sender.reserve(), if has_message && mute_until.is_none() => match permit {
                     Ok(permit) => if let Some(message) = self.next_message() {
                         permit.send(message);
                     },
-                    // The transport is gone: the stream says why.
-                    Err(_) => tokio::task::yield_now().await,
+                    Err(_) => mute_until = Some(now + REPLY_TIMEOUT),
                 },
                 token = &mut self.renewal, if !self.renewal.is_terminated() => self.renew(token),
                 () = at(self.drain_at) => return End::Drained,
+                () = at(mute_until) => {
+                    let text = "the transport takes no more messages";
+                    return End::Lost(Error::new(ErrorKind::Unavailable, text));
+                }
                 () = at(self.reply_due) => {
                     let text = format!("the server gave no reply within {REPLY_TIMEOUT:?}");
                     return End::Lost(Error::new(ErrorKind::Unavailable, text));
