@@ -12,7 +12,7 @@
 //! 850 to 900 are read. They link, the last one is the block 900 of the chain, and the first one is
 //! `x`: the block is canonical. Its content is loaded with proofs, and has the receipt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use alloy::primitives::B256;
 use futures::future::join_all;
@@ -65,8 +65,8 @@ impl InclusionProver {
                 plain.extend(request.calls());
                 continue;
             };
-            if !canonical.contains_key(&query) {
-                canonical.insert(query, self.is_canonical(query).await);
+            if let Entry::Vacant(unknown) = canonical.entry(query) {
+                unknown.insert(self.is_canonical(query).await);
             }
             let is_canonical = matches!(canonical.get(&query), Some(Ok(true)));
             match self.proofs.receipts {

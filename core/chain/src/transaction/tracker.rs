@@ -671,7 +671,7 @@ struct EndedWatch {
     at: Option<BlockNumHash>,
     account: Option<(Address, u64)>,
     transfer: Option<Box<Transfer>>,
-    durable: Option<BTreeSet<Box<str>>>,
+    durable: Option<SmallVec<[Box<str>; 1]>>,
     rules: bool,
     abi: Box<[String]>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use tidewire_stream::{quotable_url, redact_url, redacted_url};
+use tidewire_stream::{quotable_url, redact_url};
 
 use super::{ConfigError, parse_symbol, valid};
 use crate::{
