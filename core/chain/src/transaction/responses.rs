@@ -88,7 +88,7 @@ impl TransactionTracker {
                     Some(receipt) => {
                         self.apply_inclusion(hash, at, call, receipt, now_ms, &mut output);
                     }
-                    None => self.reject_inclusion(hash, now_ms, &mut output),
+                    None => self.reject_inclusion(hash, responses.first(), now_ms, &mut output),
                 }
             }
             NodeRequest::Reason {
@@ -245,22 +245,28 @@ impl TransactionTracker {
     }
 
     /// Applies that a node's word about the block of a transaction could not be proved. The
-    /// transaction exists, and counts as pending until a later check.
-    fn reject_inclusion(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
+    /// transaction exists, and counts as pending until a later check. If no node answered, a
+    /// stored block stays.
+    fn reject_inclusion(
+        &mut self,
+        hash: B256,
+        response: Option<&Response>,
+        now_ms: i64,
+        output: &mut TrackerOutput,
+    ) {
         let Some(watch) = self.table.get(&hash) else {
             return;
         };
-        let is_first = watch.phase == Phase::Unknown;
-        if !is_first && !watch.phase.is_unsettled() {
+        let is_answered = response.is_some_and(Result::is_ok);
+        let is_refuted = is_answered && watch.phase.is_unsettled();
+        if watch.phase != Phase::Unknown && !is_refuted {
             return;
         }
         let phase = Phase::Pending { reorged: false };
         self.table.set_phase(hash, phase, now_ms);
         let interval = self.options.check_interval().min(PENDING_CHECK_MS);
         self.table.schedule(hash, now_ms + interval);
-        if is_first {
-            self.publish(hash, now_ms, output);
-        }
+        self.publish(hash, now_ms, output);
     }
 
     /// Counts a check that missed a transaction, and requests the state of its nonce.
