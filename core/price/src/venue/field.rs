@@ -88,7 +88,7 @@ pub(super) fn size(field: &str, text: &str) -> Result<Decimal, ParseError> {
 
 fn positive(field: &str, text: &str, most: Decimal) -> Result<Decimal, ParseError> {
     exact(text)
-        .filter(|value| (LEAST..=most).contains(value))
+        .filter(|value| is_between(*value, most))
         .ok_or_else(|| ParseError {
             kind: FaultKind::BadValue,
             detail: format!(
@@ -100,7 +100,16 @@ fn positive(field: &str, text: &str, most: Decimal) -> Result<Decimal, ParseErro
 
 /// Whether a number is in the range of prices.
 pub(super) fn is_price(number: Decimal) -> bool {
-    (LEAST..=MOST_PRICE).contains(&number)
+    is_between(number, MOST_PRICE)
+}
+
+/// Whether a number is from [`LEAST`] to `most`, which is [`MOST_PRICE`] or more.
+fn is_between(number: Decimal, most: Decimal) -> bool {
+    /// The digits of [`MOST_PRICE`], and the decimals of [`LEAST`].
+    const USUAL: (i128, u32) = (1_000_000_000_000, 18);
+    // Nearly all numbers have few digits, which are compared faster than decimals of two scales.
+    let is_usual = (1..=USUAL.0).contains(&number.mantissa()) && number.scale() <= USUAL.1;
+    is_usual || (LEAST..=most).contains(&number)
 }
 
 /// Parses a price that a venue may leave out or set to zero.
