@@ -170,6 +170,7 @@ impl Redis {
             "0",
             "",
             "",
+            "",
             &batch,
         ];
         let count: usize = batch.parse()?;

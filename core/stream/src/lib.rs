@@ -50,7 +50,9 @@ pub use limit::{
     CallLimits, CallQuota, ClientKey, LimitError, LimitOptions, SessionLimits, SessionQuota,
 };
 pub use missed_summary::MissedSummary;
-pub use namespace::{Access, Class, Namespace, Namespaces, Opening, Ownership, PublishRight};
+pub use namespace::{
+    Access, Class, EngineReach, Namespace, Namespaces, Opening, Ownership, PublishRight,
+};
 pub use options::{BatchInterval, StreamOptions};
 pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPublication, Urgency};
 pub use publication_batch::PublicationBatch;

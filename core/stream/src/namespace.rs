@@ -88,6 +88,17 @@ pub enum PublishRight {
     Public,
 }
 
+/// Where the publications of an engine go, on a server that shares channels with others. Channels
+/// that clients or back ends publish to are shared in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineReach {
+    /// To the clients of its own server.
+    OwnServer,
+    /// To the clients of all servers. Only one server at a time may publish: the owner of the
+    /// engine (see [`Fence`](crate::broker::Fence)).
+    AllServers,
+}
+
 /// The policy of all channels of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
@@ -108,6 +119,8 @@ pub struct Namespace {
     pub ownership: Ownership,
     /// Permission to publish.
     pub publish: PublishRight,
+    /// Where the publications of its engine go.
+    pub reach: EngineReach,
     /// The first publication of a subscription to a history channel. A subscription to a
     /// latest channel starts with the newest value.
     pub opening: Opening,
@@ -133,6 +146,7 @@ impl Namespace {
             access: Access::Public,
             ownership: Ownership::User,
             publish: PublishRight::Service,
+            reach: EngineReach::OwnServer,
             opening: Opening::Next,
             batched: false,
             pauses_in_background: true,
@@ -191,6 +205,12 @@ impl Namespace {
                 ..Self::history(PERSONAL)
             },
         ]
+    }
+
+    /// Whether a server that shares channels with others shares those of this namespace.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.publish != PublishRight::Engine || self.reach == EngineReach::AllServers
     }
 
     /// Whether each session of a user is subscribed to the user's channel automatically.
@@ -281,6 +301,20 @@ impl Namespaces {
                 ErrorCode::InvalidArgument,
                 format!("only its owner may read a `{name}` channel: expected no `access` for it"),
             )),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// Has the publications of an engine reach the clients of all servers.
+    ///
+    /// # Errors
+    /// There is no such namespace.
+    pub fn share(&mut self, name: &str) -> Result<(), StreamError> {
+        match self.by_name.get_mut(name) {
+            Some(entry) => {
+                entry.namespace.reach = EngineReach::AllServers;
+                Ok(())
+            }
             None => Err(self.unknown(name)),
         }
     }

@@ -1,8 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store` and
-//! `forwarding` run
-//! the binary, the others drive the broker alone.
+//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`
+//! and `forwarding` run the binary, the others drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +15,7 @@ mod comparison;
 mod configured;
 mod control;
 mod faults;
+mod fences;
 mod forwarding;
 mod losses;
 mod node;

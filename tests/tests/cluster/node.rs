@@ -12,7 +12,7 @@ use tidewire_stream::{
     ChannelName, Class, ClientKey, Event, ManualClock, Namespace, Namespaces, PageLimit, Position,
     Publication, PublishRight, StreamError,
     broker::{
-        Broker as _, History, LocalDelivery, RedisBroker, Sender,
+        Broker as _, Fence, History, LocalDelivery, RedisBroker, Sender,
         memory::MemoryLimits,
         redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels},
     },
@@ -83,7 +83,7 @@ impl LocalDelivery for Recorder {
 pub(crate) fn document(publication: &Publication) -> String {
     match &*publication.event() {
         Event::Message(document) => String::from_utf8_lossy(document).into_owned(),
-        other => format!("{other:?}"),
+        _ => String::from_utf8_lossy(publication.json_data()).into_owned(),
     }
 }
 
@@ -121,9 +121,11 @@ pub(crate) async fn lose_message(redis: &RedisServer, seq: u64) {
     assert_eq!(redis.command(&command).await, ":0\r\n");
 }
 
-/// `orders` keeps 1,000 publications, `short` keeps 5, `values` the newest one.
+/// `orders` keeps 1,000 publications, `short` keeps 5, `values` the newest one. `prices` has an
+/// engine that one node owns.
 fn namespaces() -> Arc<Namespaces> {
     let mut all = Namespaces::built_in();
+    all.share("prices").unwrap();
     all.add(Namespace::history("orders")).unwrap();
     all.add(Namespace {
         history_size: 5,
@@ -198,6 +200,12 @@ impl Node {
 
     pub(crate) async fn publish(&self, channel: &ChannelName, document: &str) -> Position {
         self.try_publish(channel, document, None).await.unwrap()
+    }
+
+    /// Publishes for an engine that this node owns, or owned.
+    pub(crate) fn offer(&self, channel: &ChannelName, document: &str, fence: &Arc<Fence>) {
+        let event = Event::Message(Bytes::copy_from_slice(document.as_bytes()));
+        self.broker.offer_fenced(channel, event, fence);
     }
 
     pub(crate) async fn history(&self, channel: &ChannelName, since: Option<&Position>) -> History {

@@ -168,6 +168,17 @@ pub struct BrokerLink {
     pub waiting_bytes: usize,
 }
 
+/// Proof that a server owns an engine whose publications go to the clients of all servers. It is
+/// checked where a publication gets its position: a server that was paused, and that another one
+/// has followed as the owner, cannot publish any more, whatever it believes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// The key of the lease, a hash in Redis whose field `term` is the newest term.
+    pub lease: String,
+    /// The term of this server.
+    pub term: String,
+}
+
 /// Gives publications their position and keeps histories.
 pub trait Broker: Send + Sync + 'static {
     /// Publishes for an engine, without waiting: at once if that is possible, else in order
@@ -185,6 +196,13 @@ pub trait Broker: Send + Sync + 'static {
         urgency: Urgency,
         key: &str,
     ) -> PublishFuture;
+
+    /// Publishes as [`offer`](Self::offer) does, for an engine that this server owns in a term
+    /// which another one may have followed. It is then refused, and lost. Without other servers,
+    /// it is never refused.
+    fn offer_fenced(&self, channel: &ChannelName, event: Event, _fence: &Arc<Fence>) {
+        self.offer(channel, event, Urgency::Ordinary);
+    }
 
     /// Publishes as [`offer`](Self::offer) does, if the channel is known: it has a subscriber, or
     /// had one lately. Returns whether it is. The publication alone does not keep the channel

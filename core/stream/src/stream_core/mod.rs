@@ -25,8 +25,8 @@ use crate::{
     Epoch, Event, Identity, MissedSummary, Namespaces, PartHealth, PartReport, Position, Publisher,
     SharedClock, StoredPublication, StreamError, StreamOptions, Transport, TransportStats, Urgency,
     broker::{
-        Broker, BrokerFuture, History, MemoryBroker, PageLimit, PublishFuture, Reach, RedisBroker,
-        Sender, memory::MemoryLimits, redis::RedisOptions,
+        Broker, BrokerFuture, Fence, History, MemoryBroker, PageLimit, PublishFuture, Reach,
+        RedisBroker, Sender, memory::MemoryLimits, redis::RedisOptions,
     },
     health::HealthChange,
     hub::Hub,
@@ -458,6 +458,13 @@ impl StreamCore {
     ) -> PublishFuture {
         self.publications.increment(1);
         self.broker().offer_once(channel, event, urgency, key)
+    }
+
+    /// Publishes for an engine that one server runs for all, as [`Publisher::publish`] does. It is
+    /// refused if another server owns the engine by now.
+    pub fn publish_fenced(&self, channel: &ChannelName, event: Event, fence: &Arc<Fence>) {
+        self.publications.increment(1);
+        self.broker().offer_fenced(channel, event, fence);
     }
 
     /// Whether [`publish_if_known`](Self::publish_if_known) would publish on the channel.

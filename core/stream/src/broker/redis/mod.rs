@@ -1,8 +1,10 @@
 //! Redis broker: the broker of several servers, called nodes, that share their channels.
 //!
 //! A channel that clients or back ends publish to is *shared*: its position and its history are in
-//! Redis, and each publication reaches the clients of all nodes. A channel that only this server's
-//! own engines publish to is local, in a [`MemoryBroker`]: each node has engines of its own.
+//! Redis, and each publication reaches the clients of all nodes. The channels of an engine that one
+//! node runs for all are shared too: the script refuses a publication of a node that does not own
+//! the engine any more ([`Fence`]). A channel that only this server's own engines publish to is
+//! local, in a [`MemoryBroker`]: each node has engines of its own.
 //!
 //! ```text
 //!  publish ──► queue ──► writer ──(script publish)──► Redis ──(SPUBLISH)──► subscriber ──► hub
@@ -83,13 +85,13 @@ use self::{
     writer::{RecentPositions, Writer},
 };
 use super::{
-    Answers, Broker, BrokerFuture, BrokerLink, ControlHandler, History, LocalDelivery,
+    Answers, Broker, BrokerFuture, BrokerLink, ControlHandler, Fence, History, LocalDelivery,
     MemoryBroker, NodeTag, PageLimit, PublishFuture, Reach, Recipients, Sender, SnapshotEntry,
     idempotency::{check_key, fingerprint},
     memory::MemoryLimits,
 };
 use crate::{
-    ChannelName, Class, Content, Epoch, Event, Namespaces, Position, PublishRight, SharedClock,
+    ChannelName, Class, Content, Epoch, Event, Namespace, Namespaces, Position, SharedClock,
     StoredPublication, StreamError, Urgency, auth::Revocation, limit::ClientKey,
 };
 
@@ -244,7 +246,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
     /// it.
     fn is_shared(&self, channel: &ChannelName) -> bool {
         let namespace = self.namespaces.get(channel);
-        namespace.is_some_and(|one| one.publish != PublishRight::Engine)
+        namespace.is_some_and(Namespace::is_shared)
     }
 
     fn positions(&self) -> &Positions {
@@ -280,12 +282,20 @@ impl<D: LocalDelivery> RedisBroker<D> {
     }
 
     fn offer_shared(&self, channel: &ChannelName, content: &Content, urgency: Urgency, mode: Mode) {
-        let item = Item {
-            payload: record::encode(content, urgency),
-            mode,
-            key: None,
-            reply: None,
-        };
+        self.enqueue(
+            channel,
+            Item {
+                payload: record::encode(content, urgency),
+                mode,
+                fence: None,
+                key: None,
+                reply: None,
+            },
+        );
+    }
+
+    /// Queues a publication that nobody waits for.
+    fn enqueue(&self, channel: &ChannelName, item: Item) {
         if let Err(error) = self.queue(channel, item) {
             self.owed.lose(channel, &error);
         }
@@ -342,6 +352,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 true => Mode::Any,
                 false => Mode::Existing,
             },
+            fence: None,
             key,
             reply: Some(reply),
         };
@@ -455,6 +466,22 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         }
     }
 
+    fn offer_fenced(&self, channel: &ChannelName, event: Event, fence: &Arc<Fence>) {
+        if !self.is_shared(channel) {
+            return self.local.offer(channel, event, Urgency::Ordinary);
+        }
+        self.enqueue(
+            channel,
+            Item {
+                payload: record::encode(&event.into(), Urgency::Ordinary),
+                mode: Mode::Any,
+                fence: Some(fence.clone()),
+                key: None,
+                reply: None,
+            },
+        );
+    }
+
     fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool {
         if !self.is_shared(channel) {
             return self.local.offer_if_known(channel, content, urgency);
@@ -491,7 +518,7 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         let is_shared = self
             .namespaces
             .named(namespace)
-            .is_some_and(|one| one.publish != PublishRight::Engine);
+            .is_some_and(Namespace::is_shared);
         if !is_shared {
             return self.local.forget_quiet(namespace);
         }
@@ -524,7 +551,7 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         limit: PageLimit,
     ) -> BrokerFuture<'a, History> {
         let namespace = self.namespaces.get(channel);
-        match namespace.filter(|one| one.publish != PublishRight::Engine) {
+        match namespace.filter(|one| one.is_shared()) {
             None => self.local.history(channel, since, limit),
             Some(namespace) => Box::pin(async move {
                 if since.is_some() && namespace.is_personal() && !self.positions().contains(channel)

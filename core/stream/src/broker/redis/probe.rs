@@ -46,6 +46,8 @@ pub(super) fn calls(keys: &KeyNames, node: &str, number: u64) -> [ScriptCall; 3]
         text("0"),
         text(""),
         text(""),
+        // No engine.
+        text(""),
         // One publication.
         text("1"),
         text("1"),

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::{ChannelName, Position, StreamError};
+use crate::{ChannelName, Position, StreamError, broker::Fence};
 
 /// Publications of one batch at most: a script keeps other clients of Redis waiting.
 const BATCH_ITEMS: usize = 256;
@@ -80,6 +80,8 @@ pub(super) struct KeyUse {
 pub(super) struct Item {
     pub(super) payload: Bytes,
     pub(super) mode: Mode,
+    /// The proof that the script checks.
+    pub(super) fence: Option<Arc<Fence>>,
     pub(super) key: Option<KeyUse>,
     /// The sender, if it waits for the outcome.
     pub(super) reply: Option<oneshot::Sender<Result<Receipt, StreamError>>>,
@@ -94,6 +96,10 @@ impl Item {
         self.reply.as_ref().is_none_or(|reply| !reply.is_closed())
     }
 }
+
+/// The refusal of a publication that has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BufferFull;
 
 /// Bytes of all publications that wait, and their bound.
 #[derive(Debug)]
@@ -161,6 +167,16 @@ impl Batch {
     pub(super) fn mode(&self) -> Mode {
         self.items.first().map_or(Mode::Any, |first| first.mode)
     }
+
+    /// The proof that the script checks for all of them.
+    pub(super) fn fence(&self) -> Option<&Arc<Fence>> {
+        self.items.first()?.fence.as_ref()
+    }
+
+    /// Whether an item may be added: the script treats all of them alike.
+    fn takes(&self, item: &Item) -> bool {
+        self.items.is_empty() || (item.mode == self.mode() && item.fence.as_ref() == self.fence())
+    }
 }
 
 impl Drop for Batch {
@@ -193,10 +209,13 @@ impl Queue {
         })
     }
 
-    /// Adds a publication. Returns it if there is no room.
-    pub(super) fn push(&self, channel: &ChannelName, item: Item) -> Result<(), Item> {
+    /// Adds a publication.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub(super) fn push(&self, channel: &ChannelName, item: Item) -> Result<(), BufferFull> {
         if !self.buffer.reserve(item.bytes()) {
-            return Err(item);
+            return Err(BufferFull);
         }
         let mut state = self.state.lock();
         match state.channels.get_mut(channel) {
@@ -265,7 +284,7 @@ impl Queue {
             && let Some(next) = waiting.front()
         {
             let is_wanted = next.is_wanted();
-            if is_wanted && !batch.items.is_empty() && next.mode != batch.mode() {
+            if is_wanted && !batch.takes(next) {
                 break;
             }
             let Some(item) = waiting.pop_front() else {
@@ -291,6 +310,7 @@ mod tests {
         Item {
             payload: Bytes::from_static(payload.as_bytes()),
             mode,
+            fence: None,
             key: None,
             reply: None,
         }
@@ -323,6 +343,35 @@ mod tests {
         assert!(queue.take().is_empty());
         drop(round);
         assert_eq!(buffer.used(), 0);
+    }
+
+    #[test]
+    fn a_batch_has_one_fence() {
+        let queue = Queue::new(Buffer::new(usize::MAX));
+        let channel = ChannelName::parse("a:1").unwrap();
+        let fence = |term: &str| {
+            Some(Arc::new(Fence {
+                lease: "lease".to_owned(),
+                term: term.to_owned(),
+            }))
+        };
+        for (payload, fence) in [
+            ("1", fence("1-a")),
+            ("2", fence("1-a")),
+            ("3", fence("2-b")),
+        ] {
+            let fenced = Item {
+                fence,
+                ..item(payload, Mode::Any)
+            };
+            queue.push(&channel, fenced).unwrap();
+        }
+        let round = queue.take();
+        let terms: Vec<_> = round
+            .iter()
+            .map(|batch| (payloads(batch).len(), batch.fence().unwrap().term.as_str()))
+            .collect();
+        assert_eq!(terms, [(2, "1-a"), (1, "2-b")]);
     }
 
     #[test]

@@ -300,6 +300,8 @@ impl Writer {
         let keyed = keyed.filter_map(|(index, item)| Some((index, item.key.as_ref()?)));
         let mut arguments = Vec::from(self.keys.of(channel));
         arguments.extend(keyed.clone().map(|(_, key)| key.name.clone()));
+        let fence = batch.fence();
+        arguments.extend(fence.map(|fence| copied(&fence.lease)));
         let keys = arguments.len();
         arguments.extend([
             self.keys.shard_channel(channel),
@@ -317,6 +319,7 @@ impl Writer {
             batch.slot.to_string().into(),
             previous.map_or_else(Bytes::new, |one| one.batch.slot.to_string().into()),
             previous.map_or_else(Bytes::new, |one| one.number.to_string().into()),
+            fence.map_or_else(Bytes::new, |fence| copied(&fence.term)),
             batch.items.len().to_string().into(),
         ]);
         arguments.extend(batch.items.iter().map(|item| item.payload.clone()));
@@ -378,6 +381,10 @@ impl Writer {
         let mut batch = write.batch;
         match &*answer {
             "unknown" => return (None, None),
+            "fenced" => {
+                note_fenced(&batch);
+                return (None, None);
+            }
             "full" => {
                 let text = "this client made as many channels as it may, and may not make another";
                 self.refuse(
@@ -422,6 +429,19 @@ impl Writer {
         }
         (None, None)
     }
+}
+
+/// Logs and counts publications of an engine that another node owns by now.
+fn note_fenced(batch: &Batch) {
+    let (channel, count) = (&batch.channel, batch.items.len());
+    metrics::counter!("tidewire_broker_fenced_publications_total").increment(count as u64);
+    let term = batch.fence().map(|fence| &*fence.term);
+    tracing::warn!(
+        %channel,
+        count,
+        term,
+        "publications are refused: another node owns their engine by now"
+    );
 }
 
 fn other_body(channel: &ChannelName, has_key: bool) -> StreamError {

@@ -2,14 +2,16 @@
 -- Publishes a batch of one channel: gives each publication its seq, keeps it in the history, and
 -- fans the batch out to all nodes. Nothing of it happens, or everything.
 --
--- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, 4… idempotency keys.
+-- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, 4… idempotency keys, then the lease
+--   of the engine if there is a term.
 -- ARGV: 1 shard channel, 2 node, 3 number of the write, 4 and 5 the highest position that the
 --   node has seen (epoch, seq), 6 a random epoch, 7 history size, 8 lifetime of the history,
 --   9 of the metadata, 10 of the fresh epoch, 11 of idempotency keys (all in ms), 12 mode, 13 slot
 --   of the write, 14 and 15 slot and number of the write that must have come before ("" if none),
---   16 number of publications n, then n payloads, then for each idempotency key the index of its
---   publication and the fingerprint of its body.
--- Returns "unknown", "full", "early" (the write before has not been done, so this one must wait), or
+--   16 term of the engine that publishes ("" if none), 17 number of publications n, then n payloads,
+--   then for each idempotency key the index of its publication and the fingerprint of its body.
+-- Returns "unknown", "full", "fenced" (another node owns the engine by now), "early" (the write
+--   before has not been done, so this one must wait), or
 --   "<1 if the channel is new> <epoch> <seq of the first>" and, with
 --   idempotency keys, for each publication "+", "!" (the key was used with another body) or
 --   "<epoch>:<seq>" (the key was used before).
@@ -51,6 +53,14 @@ if ARGV[14] ~= '' and string.match(previous or '', '^%d+') ~= ARGV[15] then
   return 'early'
 end
 
+local last_key = #KEYS
+if ARGV[16] ~= '' then
+  if redis.call('HGET', KEYS[last_key], 'term') ~= ARGV[16] then
+    return 'fenced'
+  end
+  last_key = last_key - 1
+end
+
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- A clock that is set back does not set the channel's time back.
@@ -84,10 +94,10 @@ elseif epoch == ARGV[4] and is_less(seq, ARGV[5]) then
   redis.call('DEL', KEYS[2])
 end
 
-local count, first = tonumber(ARGV[16]), add(seq, 1)
+local count, first = tonumber(ARGV[17]), add(seq, 1)
 local payloads, lengths, outcomes, keys = {}, {}, {}, {}
-for at = 4, #KEYS do
-  local index = 16 + count + 2 * (at - 4) + 1
+for at = 4, last_key do
+  local index = 17 + count + 2 * (at - 4) + 1
   keys[tonumber(ARGV[index])] = { KEYS[at], ARGV[index + 1] }
 end
 local size, mark = tonumber(ARGV[7]), stamp .. ' ' .. ARGV[2] .. ':' .. ARGV[3]
@@ -102,7 +112,7 @@ for index = 1, count do
   end
   if outcome == '+' then
     seq = add(seq, 1)
-    local payload = ARGV[16 + index]
+    local payload = ARGV[17 + index]
     payloads[#payloads + 1], lengths[#lengths + 1] = payload, #payload
     if size > 1 then
       redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], seq .. '-0', 'd', payload, 'm', mark)
@@ -119,7 +129,7 @@ if size == 1 and #payloads > 0 then
 end
 
 local answer = is_new .. ' ' .. epoch .. ' ' .. first
-if #KEYS > 3 then
+if last_key > 3 then
   answer = answer .. ' ' .. table.concat(outcomes, ' ')
 end
 local record = ARGV[3] .. ' ' .. stamp .. ' ' .. answer
