@@ -32,7 +32,11 @@ use tidewire_stream::{
     auth::MIN_SECRET_BYTES, hub::Hub, quotable_url, redacted_url,
 };
 
-use crate::{broker, notifications, security};
+use crate::{
+    broker, notifications,
+    roles::{self, Role},
+    security,
+};
 use explain::explain_all;
 
 pub(crate) use environment::{check_log_filter, unknown_variables};
@@ -85,6 +89,7 @@ pub(crate) struct ServerConfig {
     pub(crate) tls_client_ca: Option<PathBuf>,
     pub(crate) trusted_proxies: Vec<String>,
     pub(crate) proxy_header: ProxyHeader,
+    pub(crate) roles: Vec<String>,
 }
 
 impl ServerConfig {
@@ -113,6 +118,7 @@ impl Default for ServerConfig {
             tls_client_ca: None,
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::default(),
+            roles: vec![Role::All.name().to_owned()],
         }
     }
 }
@@ -165,6 +171,8 @@ pub(crate) struct BrokerConfig {
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
     pub(crate) buffer_bytes: usize,
+    /// Whether one node publishes prices for all.
+    pub(crate) share_prices: bool,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
@@ -190,6 +198,7 @@ impl Default for BrokerConfig {
             prefix: "tidewire".to_owned(),
             timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,
+            share_prices: true,
             ca_file: None,
             tls_cert: None,
             tls_key: None,
@@ -454,6 +463,7 @@ impl Config {
         let mut problems = Vec::new();
         broker::check(&self.broker, &mut problems);
         self.store.check(self.broker.kind, &mut problems);
+        roles::check(self, &mut problems);
         if self.server.admin_listen.is_some() {
             problems.push("server.admin_listen is not built yet".to_owned());
         }

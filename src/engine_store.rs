@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tidewire_store::{
-    Ownership, RedisStore, RedisStoreOptions, SharedStore, StoreError, StoreLease,
+    Candidacy, Ownership, RedisStore, RedisStoreOptions, SharedStore, StoreError, StoreLease,
 };
 use tidewire_stream::{SharedClock, StreamCore};
 use tokio::{sync::watch, time::timeout};
@@ -15,6 +15,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     broker,
     config::{Config, StoreKind},
+    roles::Role,
     term_clock::TermClock,
 };
 
@@ -108,6 +109,10 @@ impl EngineStore {
             redis: broker::redis_options(&config.broker).map_err(anyhow::Error::msg)?,
             node: node.as_str().to_owned(),
             replicas: config.store.replicas,
+            candidacy: match Role::Alerts.is_among(&config.server.roles) {
+                true => Candidacy::Candidate,
+                false => Candidacy::Observer,
+            },
         });
         tracing::info!(
             node = node.as_str(),

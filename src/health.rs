@@ -14,6 +14,8 @@ use tidewire_stream::{PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::price_owner::PriceOwner;
+
 /// Name of the part that stands for the connection to Redis.
 pub(crate) const BROKER_PART: &str = "broker";
 
@@ -39,7 +41,10 @@ const MIN_CHAIN_GRACE: Duration = Duration::from_secs(60);
 /// The parts that are watched.
 pub(crate) struct HealthWatch {
     pub(crate) stream: Arc<StreamCore>,
-    pub(crate) prices: PriceEngine,
+    /// None if this node does not run the price engine.
+    pub(crate) prices: Option<PriceEngine>,
+    /// The part of this node in the lease of the price engine.
+    pub(crate) price_owner: Option<Arc<PriceOwner>>,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_configs: Vec<ChainConfig>,
     pub(crate) store: Option<SharedStore>,
@@ -75,6 +80,10 @@ impl HealthWatch {
             reports.extend(self.lease.as_ref().map(|lease| PartReport {
                 part: "shared store".to_owned(),
                 fault: lease.fault().map(|error| error.to_string()),
+            }));
+            reports.extend(self.price_owner.as_ref().map(|owner| PartReport {
+                part: "shared prices".to_owned(),
+                fault: owner.fault(),
             }));
             reports.extend(self.broker(&mut broker_well_at, now));
             reports.extend(self.venues(&mut venues_live_at, now));
@@ -122,7 +131,7 @@ impl HealthWatch {
 
     /// The venues together. None if there are none.
     fn venues(&self, live_at: &mut Instant, now: Instant) -> Option<PartReport> {
-        let mut sources = self.prices.sources();
+        let mut sources = self.prices.as_ref()?.sources();
         // A source that trades none of the symbols is never connected.
         sources.retain(|one| !one.symbols.is_empty());
         if sources.is_empty() {

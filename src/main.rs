@@ -19,6 +19,8 @@ mod histories;
 mod maintenance;
 mod notifications;
 mod open_files;
+mod price_owner;
+mod roles;
 mod sample;
 mod secret;
 mod security;

@@ -78,14 +78,17 @@ pub(crate) async fn save_revocations(revocations: RevocationStore, cancel: Cance
 /// Reads the configuration again on each SIGHUP, and applies its sources of prices.
 pub(crate) async fn reload_sources(
     (file, overrides): (Option<PathBuf>, Overrides),
-    prices: PriceEngine,
+    prices: Option<PriceEngine>,
     mut hang_ups: Signal,
     cancel: CancellationToken,
 ) {
     while let Some(Some(())) = cancel.run_until_cancelled(hang_ups.recv()).await {
         let reloaded = Reading::of(file.as_deref(), &overrides)
             .into_config()
-            .and_then(|config| Ok(prices.reload_sources(&config.prices)?));
+            .and_then(|config| match &prices {
+                Some(prices) => Ok(prices.reload_sources(&config.prices)?),
+                None => Ok(()),
+            });
         match reloaded {
             Ok(()) => tracing::info!("the configuration was read again: its sources are in use"),
             Err(error) => tracing::error!(%error, "the configuration is not taken"),

@@ -30,8 +30,8 @@ use tidewire_service::{
 };
 use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore, StoreLease};
 use tidewire_stream::{
-    GuardedClock, Namespace, Namespaces, PublishRight, SharedClock, StreamCore, StreamOptions,
-    SystemClock, deadline,
+    GuardedClock, Namespace, Namespaces, PublishRight, Publisher, SharedClock, StreamCore,
+    StreamOptions, SystemClock, deadline,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -54,6 +54,8 @@ use crate::{
     histories, maintenance,
     notifications::Notifications,
     open_files,
+    price_owner::{self, OwnedPublisher, PriceOwner},
+    roles::Role,
     sample::{self, SampleUser},
     security,
     server_series::SeriesSampler,
@@ -166,6 +168,8 @@ pub(crate) struct Server {
     pub(crate) engine_store: Option<EngineStore>,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) prices: PriceEngine,
+    /// The publisher of prices, where one node publishes for all.
+    owned_publisher: Option<Arc<OwnedPublisher>>,
     candles: Candles,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_tap: Arc<ChainTap>,
@@ -191,6 +195,7 @@ struct RunningServer {
     config: Config,
     store: Option<SharedStore>,
     engine_store: Option<EngineStore>,
+    price_owner: Option<Arc<PriceOwner>>,
     stream: Arc<StreamCore>,
     gateway: Gateway,
     threads: ShardThreads,
@@ -223,9 +228,13 @@ impl Server {
             sample: feed.is_sample(),
             ..config.stream_options()
         };
-        let (namespaces, problems) = namespaces(&config);
+        let (mut namespaces, problems) = namespaces(&config);
         if let Some(problem) = problems.into_iter().next() {
             anyhow::bail!("{problem}");
+        }
+        let shares_prices = price_owner::is_shared(&config, &feed);
+        if shares_prices {
+            price_owner::share(&mut namespaces)?;
         }
         let stream = broker::open(
             &config.broker,
@@ -243,12 +252,17 @@ impl Server {
             config.chain.push(chain);
         }
         let price_config = feed.price_config(&config.prices);
-        let prices = PriceEngine::new(&price_config, stream.clone(), clock.clone())?;
+        let owned_publisher = shares_prices.then(|| OwnedPublisher::new(stream.clone()));
+        let publisher: Arc<dyn Publisher> = match &owned_publisher {
+            Some(owned) => owned.clone(),
+            None => stream.clone(),
+        };
+        let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
         // Recordings are of different times: the store of a replay would hold the candles of all.
         let candle_store = store.clone();
         let candle_store = candle_store.filter(|_| feed.is_live() || feed.is_sample());
         let candle_store = candle_store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
-        let candles = Candles::new(&prices, stream.clone(), candle_store);
+        let candles = Candles::new(&prices, publisher, candle_store);
         if feed.is_sample() {
             candles.label_as_sample();
         }
@@ -278,6 +292,7 @@ impl Server {
             engine_store: None,
             stream,
             prices,
+            owned_publisher,
             candles,
             chains,
             chain_tap,
@@ -310,14 +325,23 @@ impl Server {
         let address = listener.local_addr()?;
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
-        let price = PriceRpc::new(self.prices.clone(), self.candles.clone())
-            .in_place_of(self.tried.clone());
         let notify = NotifyRpc::new(self.stream.clone());
         if let Some(own) = self.store.clone() {
             let is_live = self.feed.is_live();
             let opened = EngineStore::open(&self.config, own, is_live, &self.stream).await?;
             self.engine_store = Some(opened);
         }
+        let price_owner = match self.owned_publisher.take() {
+            Some(publisher) => {
+                let store = self.engine_store.as_ref().and_then(EngineStore::ownership);
+                PriceOwner::start(&self.config, &self.stream, publisher, store)?
+            }
+            None => None,
+        };
+        let published = price_owner.as_ref().filter(|_| !self.follows_venues());
+        let price = PriceRpc::new(self.prices.clone(), self.candles.clone())
+            .in_place_of(self.tried.clone())
+            .from_published(published.map(|owner| owner.published(&self.stream)));
         let delivery = match &self.store {
             Some(_) => DeliveryChannels::new(&self.config.delivery, &self.stream, &self.clock)?,
             None => None,
@@ -353,7 +377,7 @@ impl Server {
             notify: notify.clone(),
             alert: alert.clone(),
         };
-        let gateway = self.gateway(services, address.ip())?;
+        let gateway = self.gateway(services, address.ip(), price_owner.clone())?;
         self.restore(&revocations).await?;
         if let Some(notifications) = &mut notifications {
             notifications.open().await;
@@ -389,7 +413,7 @@ impl Server {
             let sources = (self.config.file.clone(), self.config.overrides.clone());
             tasks.spawn(maintenance::reload_sources(
                 sources,
-                self.prices.clone(),
+                self.running_prices(),
                 hang_ups,
                 halt.clone(),
             ));
@@ -400,12 +424,19 @@ impl Server {
         }
         tasks.spawn(self.candles.clone().run(halt.clone()));
         let lease = self.lease();
-        let replay = command_hint::command(&self.config, "replay --loop");
-        self.feed.start(&self.prices, replay, tasks, halt);
+        let prices = self.running_prices();
+        if let Some(owner) = &price_owner {
+            tasks.spawn(owner.clone().run(halt.clone()));
+        }
+        if let Some(prices) = &prices {
+            let replay = command_hint::command(&self.config, "replay --loop");
+            self.feed.start(prices, replay, tasks, halt);
+        }
         let (stream, metrics) = (self.stream.clone(), self.metrics);
         let health = HealthWatch {
             stream: self.stream.clone(),
-            prices: self.prices.clone(),
+            prices: prices.clone(),
+            price_owner: price_owner.clone(),
             chains: self.chains.clone(),
             chain_configs: self.config.chain.clone(),
             store: self.store.clone(),
@@ -414,7 +445,7 @@ impl Server {
         tasks.spawn(health.run(halt.clone()));
         let sampler = SeriesSampler {
             stream: self.stream.clone(),
-            prices: self.prices.clone(),
+            prices,
             alerts: alert.clone(),
             series,
         };
@@ -435,6 +466,7 @@ impl Server {
             config: self.config,
             store: self.store,
             engine_store: self.engine_store,
+            price_owner,
             stream: self.stream,
             gateway,
             threads,
@@ -449,7 +481,22 @@ impl Server {
         self.engine_store.as_ref()?.lease().cloned()
     }
 
-    fn gateway(&self, services: Services, ip: std::net::IpAddr) -> anyhow::Result<Gateway> {
+    /// Whether this node runs the price engine.
+    fn follows_venues(&self) -> bool {
+        !self.feed.is_live() || Role::Prices.is_among(&self.config.server.roles)
+    }
+
+    /// The price engine, if this node runs it.
+    fn running_prices(&self) -> Option<PriceEngine> {
+        self.follows_venues().then(|| self.prices.clone())
+    }
+
+    fn gateway(
+        &self,
+        services: Services,
+        ip: std::net::IpAddr,
+        price_owner: Option<Arc<PriceOwner>>,
+    ) -> anyhow::Result<Gateway> {
         let server = &self.config.server;
         let admission = security::admission(&self.config, self.clock.clone())?;
         let (notify, alerts) = (services.notify.clone(), services.alert.clone());
@@ -469,7 +516,8 @@ impl Server {
                 handle: self.metrics.clone(),
                 stream: self.stream.clone(),
                 admission,
-                prices: self.prices.clone(),
+                prices: self.running_prices(),
+                price_owner,
                 tried: self.tried.clone(),
                 chains: self.chains.clone(),
                 chain_ids: self.config.chain.iter().map(|chain| chain.id).collect(),
@@ -534,6 +582,9 @@ impl RunningServer {
         let drained = tokio::spawn(async move { stream.drain(window).await });
         let is_drained = timeout_at(cut, drained).await.is_ok();
         halt.cancel();
+        // Another node publishes prices while this one ends its connections.
+        let price_owner = self.price_owner;
+        let handed_over = price_owner.map(|owner| tokio::spawn(async move { owner.end().await }));
         tasks.close();
         if timeout_at(cut, tasks.wait()).await.is_err() || !is_drained {
             tracing::warn!(
@@ -546,6 +597,9 @@ impl RunningServer {
         // Early, so that another node takes over while this one saves what is its own.
         if let Some(lease) = self.engine_store.as_ref().and_then(EngineStore::lease) {
             let _ = timeout_at(end, lease.end()).await;
+        }
+        if let Some(handed_over) = handed_over {
+            let _ = timeout_at(end, handed_over).await;
         }
         let save_until = end - CLOSING;
         if timeout_at(save_until, self.stream.flush()).await.is_err() {

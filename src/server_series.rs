@@ -15,7 +15,8 @@ const CHAIN_PART: &str = "chain ";
 /// The parts that a sample describes.
 pub(crate) struct SeriesSampler {
     pub(crate) stream: Arc<StreamCore>,
-    pub(crate) prices: PriceEngine,
+    /// None if this node does not run the price engine.
+    pub(crate) prices: Option<PriceEngine>,
     pub(crate) alerts: AlertRpc,
     pub(crate) series: ServerSeries,
 }
@@ -51,7 +52,8 @@ impl SeriesSampler {
     }
 
     fn sample(&self, before: &Counters, now: &Counters) -> ServerSample {
-        let mut sources = self.prices.sources();
+        let prices = self.prices.as_ref();
+        let mut sources = prices.map(PriceEngine::sources).unwrap_or_default();
         // A source that trades none of the symbols is never connected.
         sources.retain(|one| !one.symbols.is_empty());
         let is_up = |one: &&Source| one.state() == ConnectionState::Live;

@@ -15,7 +15,7 @@ use tracing_subscriber::{
     EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use crate::{config::LogFormat, health::BROKER_PART};
+use crate::{config::LogFormat, health::BROKER_PART, price_owner::PriceOwner};
 
 /// The default log filter. Alloy's transports log errors that the chain engine handles and
 /// logs itself.
@@ -174,6 +174,14 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_store_owner",
         "Whether this node owns the shared store."
     );
+    metrics::describe_gauge!(
+        "tidewire_price_owner",
+        "Whether this node publishes prices for all nodes."
+    );
+    metrics::describe_counter!(
+        "tidewire_broker_fenced_publications_total",
+        "Publications of an engine that another node owned by then. They were refused."
+    );
     metrics::describe_counter!(
         "tidewire_store_lost_commits_total",
         "Acknowledged commits of the shared store that Redis lost."
@@ -308,7 +316,10 @@ pub(crate) struct ServerProbes {
     pub(crate) handle: PrometheusHandle,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) prices: PriceEngine,
+    /// None if this node does not run the price engine.
+    pub(crate) prices: Option<PriceEngine>,
+    /// The part of this node in the lease of the price engine.
+    pub(crate) price_owner: Option<Arc<PriceOwner>>,
     pub(crate) tried: Option<PriceEngine>,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_ids: Vec<u64>,
@@ -361,7 +372,7 @@ impl Probes for ServerProbes {
     }
 
     fn data(&self) -> DataState {
-        let sources = venues(&self.prices);
+        let sources = self.prices.as_ref().map(venues).unwrap_or_default();
         let is_live = |chain: &&u64| {
             self.chains.latest_block(**chain).is_ok() && !self.chains.has_outage(**chain)
         };
@@ -430,7 +441,11 @@ impl Probes for ServerProbes {
         }
         let cached = self.notify.cache_bytes();
         metrics::gauge!("tidewire_notification_cache_bytes").set(cached as f64);
-        for (symbol, age_ms) in self.prices.ages_ms() {
+        if let Some(owner) = &self.price_owner {
+            metrics::gauge!("tidewire_price_owner").set(f64::from(u8::from(owner.is_owner())));
+        }
+        let ages = self.prices.as_ref().map(PriceEngine::ages_ms);
+        for (symbol, age_ms) in ages.unwrap_or_default() {
             metrics::gauge!("tidewire_price_age_seconds", "symbol" => symbol)
                 .set(age_ms as f64 / 1_000.0);
         }

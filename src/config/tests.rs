@@ -158,6 +158,61 @@ fn keys_of_notifications_are_checked() {
 }
 
 #[test]
+fn a_role_that_a_node_lacks_is_that_of_another_node() {
+    let redis = "[broker]\nkind = \"redis\"\nurl = \"redis://localhost\"";
+    let shared = &format!("{redis}\n[store]\nkind = \"redis\"");
+    let check = |roles: &str, rest: &str| {
+        let config = read(&format!("[server]\nroles = [{roles}]\n{rest}")).unwrap();
+        config.check().map_err(|error| error.to_string())
+    };
+    for good in [
+        ("\"all\"", ""),
+        ("\"prices\", \"alerts\"", ""),
+        ("\"prices\", \"gateway\"", shared),
+        ("\"gateway\"", shared),
+    ] {
+        assert_eq!(check(good.0, good.1), Ok(()), "{good:?}");
+    }
+    let own_prices = &shared.replace("[store]", "share_prices = false\n[store]");
+    for (roles, rest, start) in [
+        ("", "", "server.roles is empty"),
+        (
+            "\"gateway\"",
+            "",
+            "server.roles is without prices, and broker.kind is",
+        ),
+        (
+            "\"prices\"",
+            "",
+            "server.roles is without alerts, and broker.kind is",
+        ),
+        (
+            "\"prices\"",
+            redis,
+            "server.roles is without alerts, and store.kind is",
+        ),
+        (
+            "\"alerts\"",
+            shared,
+            "server.roles has alerts without prices",
+        ),
+        (
+            "\"gateway\"",
+            own_prices,
+            "server.roles is without prices, and broker.share_prices is",
+        ),
+    ] {
+        let error = check(roles, rest).unwrap_err();
+        assert!(error.starts_with(start), "{error}");
+    }
+    let unknown = check("\"prices\", \"chain\"", shared).unwrap_err();
+    assert_eq!(
+        unknown,
+        "server.roles has \"chain\", expected some of all, gateway, prices, alerts"
+    );
+}
+
+#[test]
 fn limits_are_checked_against_each_other() {
     let contradictions = |text: &str| read(text).unwrap().contradictions();
     assert_eq!(contradictions(EXAMPLE), [""; 0]);

@@ -11,7 +11,7 @@ use tidewire_stream::{CallQuota, Scope, StreamError};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    caller_of,
+    PublishedPrices, caller_of,
     status::{identity_of, refusal, require_field, status_of},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub struct PriceRpc {
     engine: PriceEngine,
     tried: Option<PriceEngine>,
+    /// The prices of another node, if this one does not run the engine.
+    published: Option<PublishedPrices>,
     candles: Candles,
 }
 
@@ -30,6 +32,7 @@ impl PriceRpc {
         Self {
             engine,
             tried: None,
+            published: None,
             candles,
         }
     }
@@ -39,6 +42,21 @@ impl PriceRpc {
     #[must_use]
     pub fn in_place_of(self, tried: Option<PriceEngine>) -> Self {
         Self { tried, ..self }
+    }
+
+    /// The service over an engine that does not run on this node: prices are those that another
+    /// one `published`.
+    #[must_use]
+    pub fn from_published(self, published: Option<PublishedPrices>) -> Self {
+        Self { published, ..self }
+    }
+
+    /// Refuses a request that only a node with a running engine can answer.
+    fn require_engine(&self) -> Result<(), Status> {
+        match &self.published {
+            Some(published) => Err(status_of(&published.refusal())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -95,9 +113,12 @@ impl PriceService for PriceRpc {
         let symbol = &request.get_ref().symbol;
         require_field("symbol", symbol, SYMBOL)?;
         let price = self.engine.get_price(symbol);
-        price
-            .map(Response::new)
-            .map_err(|error| refusal(Code::NotFound, &error))
+        let price = price.map_err(|error| refusal(Code::NotFound, &error))?;
+        let Some(published) = &self.published else {
+            return Ok(Response::new(price));
+        };
+        let price = published.price(&price.symbol).await;
+        price.map(Response::new).map_err(|error| status_of(&error))
     }
 
     async fn get_market_overview(
@@ -105,7 +126,13 @@ impl PriceService for PriceRpc {
         request: Request<GetMarketOverviewRequest>,
     ) -> Result<Response<MarketOverview>, Status> {
         admit(&request)?;
-        Ok(Response::new(self.engine.overview()))
+        let Some(published) = &self.published else {
+            return Ok(Response::new(self.engine.overview()));
+        };
+        let overview = published.overview().await;
+        overview
+            .map(Response::new)
+            .map_err(|error| status_of(&error))
     }
 
     async fn get_candles(
@@ -122,6 +149,7 @@ impl PriceService for PriceRpc {
         } = request.into_inner();
         require_field("symbol", &symbol, SYMBOL)?;
         require_field("interval", &interval, "one of 1m, 5m, 1h, 1d")?;
+        self.require_engine()?;
         // The call itself was charged as one message.
         if let Some(quota) = quota {
             let days = Candles::days_of_page(&interval, limit);
@@ -137,6 +165,7 @@ impl PriceService for PriceRpc {
         request: Request<ListSourcesRequest>,
     ) -> Result<Response<ListSourcesResponse>, Status> {
         admit(&request)?;
+        self.require_engine()?;
         Ok(Response::new(ListSourcesResponse {
             sources: self.engine.sources(),
             tried: self
@@ -152,6 +181,7 @@ impl PriceService for PriceRpc {
         request: Request<AddSourceRequest>,
     ) -> Result<Response<AddSourceResponse>, Status> {
         admit_operator(&request)?;
+        self.require_engine()?;
         let request = request.into_inner();
         let kinds = format!("one of {}", VenueKind::ALL.map(VenueKind::name).join(", "));
         require_field("kind", &request.kind, &kinds)?;
@@ -174,6 +204,7 @@ impl PriceService for PriceRpc {
         request: Request<RemoveSourceRequest>,
     ) -> Result<Response<RemoveSourceResponse>, Status> {
         admit_operator(&request)?;
+        self.require_engine()?;
         let RemoveSourceRequest { name } = request.into_inner();
         require_field("name", &name, "the name of a source")?;
         let removed = self.engine.remove_source(&name);

@@ -35,6 +35,9 @@ pub enum StoreError {
     /// A write or a read failed.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// Nobody has the lease, or it cannot be found out.
+    #[error("{0}")]
+    NoOwner(String),
     /// Another node has taken over the shared store.
     #[error("another node has taken over the shared store")]
     TakenOver,

@@ -18,7 +18,10 @@ pub use embedded::{EmbeddedStore, StoreOptions};
 pub use error::StoreError;
 pub use key_periods::KeyPeriods;
 pub use memory::MemoryStore;
-pub use redis::{Ownership, RedisStore, RedisStoreOptions, StoreLease};
+pub use redis::{
+    Candidacy, EngineLease, EngineTerm, Lease, Ownership, RedisStore, RedisStoreOptions,
+    StoreLease, Tenure,
+};
 
 /// Name of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

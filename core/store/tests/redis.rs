@@ -21,7 +21,13 @@ mod redis_server;
 mod stop;
 mod suite;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
@@ -29,8 +35,8 @@ use proptest::{
 };
 use tidewire_redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels};
 use tidewire_store::{
-    Batch, Ownership, RedisStore, RedisStoreOptions, SharedStore, Store as _, StoreError,
-    StoreLease,
+    Batch, Candidacy, EngineLease, EngineTerm, Ownership, RedisStore, RedisStoreOptions,
+    SharedStore, Store as _, StoreError, StoreLease,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -65,6 +71,7 @@ fn with(
         redis: options(redis),
         node: name.to_owned(),
         replicas: 0,
+        candidacy: Candidacy::Candidate,
     };
     change(&mut all);
     StoreLease::start(all)
@@ -384,4 +391,62 @@ async fn a_commit_waits_for_a_replica_if_one_is_wanted() {
         .command(&["HGET", "test:{store}:values:things", "1"])
         .await;
     assert_eq!(found, "$1\r\n1\r\n");
+}
+
+/// A node that may own an engine. It is preferred while the flag is set.
+fn engine(redis: &RedisServer, name: &str, preferred: &Arc<AtomicBool>) -> EngineLease {
+    let preferred = preferred.clone();
+    let engine = ("prices", "the engine");
+    let is_preferred = move || preferred.load(Ordering::Relaxed);
+    EngineLease::start(
+        options(redis),
+        name,
+        engine,
+        Candidacy::Candidate,
+        is_preferred,
+    )
+}
+
+/// Waits until a node owns its engine.
+async fn owns(lease: &EngineLease) {
+    let mut ownership = lease.ownership();
+    let is_own = |one: &Ownership<EngineTerm>| matches!(one, Ownership::Own(_));
+    within("the engine", ownership.wait_for(is_own))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_goes_to_the_node_that_is_preferred() {
+    let redis = RedisServer::start().await;
+    let [never, later] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let a = engine(&redis, "a", &never);
+    owns(&a).await;
+    let b = engine(&redis, "b", &later);
+    let observer = EngineLease::start(
+        options(&redis),
+        "c",
+        ("prices", "the engine"),
+        Candidacy::Observer,
+        || true,
+    );
+    let seen = async |owner: &str| {
+        eventually("the owner is seen", async || {
+            match &*observer.ownership().borrow() {
+                Ownership::Other { node, .. } if node == owner => Some(()),
+                _ => None,
+            }
+        })
+        .await;
+    };
+    seen("a").await;
+    assert!(a.is_owner() && !b.is_owner());
+    later.store(true, Ordering::Relaxed);
+    owns(&b).await;
+    seen("b").await;
+    assert!(!a.is_owner() && !observer.is_owner());
+    // The other one stays a candidate.
+    b.end().await;
+    owns(&a).await;
+    assert!(a.fault().is_none());
 }

@@ -147,6 +147,7 @@ impl Key {
             | "delivery.ca_file" => "\"none.pem\"",
             "auth.jwks_url" => "\"ftp://example.com\"",
             "broker.prefix" => "\"{a}\"",
+            "server.roles" => "[\"x\"]",
             "broker.sentinels" => "[\"one:x\"]",
             "notifications.types" => "[\"X\"]",
             "namespace.name"

@@ -1,7 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`
-//! and `forwarding` run the binary, the others drive the broker alone.
+//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`,
+//! `forwarding` and `prices` run the binary, the others drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +20,7 @@ mod forwarding;
 mod losses;
 mod node;
 mod operators;
+mod prices;
 mod replicas;
 mod sentinel;
 mod servers;

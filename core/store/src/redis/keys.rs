@@ -33,6 +33,11 @@ impl KeyNames {
     }
 }
 
+/// The lease of an engine, which has a hash tag of its own.
+pub(super) fn engine_lease(prefix: &str, engine: &str) -> String {
+    format!("{prefix}:{{{engine}}}:lease")
+}
+
 /// The bound of a range that a key belongs to.
 pub(super) fn included(key: &[u8]) -> Vec<u8> {
     [b"[", key].concat()

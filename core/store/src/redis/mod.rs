@@ -6,7 +6,8 @@
 //!     ├── commit ─▶ queue ─▶ writer ──(script commit)──► Redis
 //!     └── get, scan ─▶ reads ──(scripts get, floor, scan)──► Redis
 //! ```
-//! - [`lease`]: one node has the lease, which ends soon after its last extension.
+//! - [`lease`] and [`keeper`]: one node has the lease, which ends soon after its last extension. An
+//!   engine that publishes for all nodes has a lease of the same kind.
 //! - [`clock`]: the lease is judged by a clock that goes on while the machine is suspended.
 //! - [`term`]: each time that a node gets it is a term, whose number is the fencing token.
 //! - [`writer`]: the script of a commit checks the term, and counts commits. A node that was paused
@@ -17,6 +18,7 @@
 
 mod clock;
 mod command;
+mod keeper;
 mod keys;
 mod lease;
 mod reads;
@@ -29,7 +31,7 @@ use bytes::Bytes;
 use tidewire_redis::{RedisError, RedisOptions, Reply, resp};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::lease::{Ownership, StoreLease};
+pub use self::lease::{Candidacy, EngineLease, EngineTerm, Lease, Ownership, StoreLease, Tenure};
 use self::{
     command::{FLOOR, GET, SCAN, call},
     keys::{KeyNames, end_of, excluded, included},
@@ -63,6 +65,8 @@ pub struct RedisStoreOptions {
     pub node: String,
     /// Replicas that must have a commit before it is acknowledged.
     pub replicas: u32,
+    /// Whether this node may own the store.
+    pub candidacy: Candidacy,
 }
 
 /// The shared store, in a term of this node. Cheap to clone.

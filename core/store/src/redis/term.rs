@@ -96,7 +96,7 @@ impl Term {
             let lease_fault = state.lease_fault.clone().filter(|_| is_late);
             state.commit_fault.clone().or(lease_fault).or_else(|| {
                 let text = "the lease of this node has not been extended in time";
-                is_late.then(|| StoreError::Failed(text.to_owned()))
+                is_late.then(|| StoreError::NoOwner(text.to_owned()))
             })
         })
     }

@@ -1,18 +1,20 @@
 #!lua flags=allow-oom
--- Takes, extends, ends or reads the lease of a store.
+-- Takes, extends, ends or reads a lease: that of a store, or of an engine.
 --
 -- KEYS: 1 lease.
 -- ARGV: 1 node, 2 term that this node has or had ("" if none), 3 lifetime in ms, 4 mode: "take" (a lease
 --   that has ended), "hold" (extends the term of this node), "again" (a new term, also in place of
 --   that of this node), "end", "look", 5 random digits, 6 number of the newest term that the node
---   knows of.
+--   knows of, 7 "1" if the node is preferred: with "take" it asks the owner to end its lease, and for a
+--   second no node takes it that is not preferred.
 -- Returns whether the node has the lease ("1" or "0"), the term, its node, the remaining ms, the number
---   of commits, and the number of commits when the term after ARGV[2] began ("" if not known).
+--   of commits, the number of commits when the term after ARGV[2] began ("" if not known), and "1" if
+--   the node has the lease and a preferred one asks for it.
 --
 -- A term is "<number>-<digits>". The digits tell it from one of the same number, which a server that
 -- has lost its data would give again. Times are those of this server.
 
-local lease = redis.call('HMGET', KEYS[1], 'term', 'node', 'until', 'commits')
+local lease = redis.call('HMGET', KEYS[1], 'term', 'node', 'until', 'commits', 'wish')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local term, node = lease[1] or '', lease[2] or ''
@@ -29,6 +31,16 @@ local latest = now + tonumber(ARGV[3])
 if ends > latest then
   ends = latest
   redis.call('HSET', KEYS[1], 'until', string.format('%.0f', ends))
+end
+
+-- A wish is "<until> <node>". One of a clock that was ahead does not count.
+local wish_ends, wish_node = string.match(lease[5] or '', '^(%d+) (.*)$')
+wish_ends = tonumber(wish_ends or '0')
+local is_wanted = wish_ends > now and wish_ends <= now + 1000 and wish_node ~= ARGV[1]
+if mode == 'take' and ARGV[7] == '1' then
+  redis.call('HSET', KEYS[1], 'wish', string.format('%.0f %s', now + 1000, ARGV[1]))
+elseif mode == 'take' and is_wanted then
+  mode = 'look'
 end
 
 local is_free = ends <= now
@@ -53,4 +65,5 @@ local began = ''
 if mine ~= '' and not is_mine then
   began = redis.call('HGET', KEYS[1], string.format('b%.0f', number(mine) + 1)) or ''
 end
-return { is_mine and '1' or '0', term, node, string.format('%.0f', math.max(0, ends - now)), commits, began }
+return { is_mine and '1' or '0', term, node, string.format('%.0f', math.max(0, ends - now)), commits, began,
+  is_mine and is_wanted and '1' or '0' }

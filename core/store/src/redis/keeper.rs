@@ -1,0 +1,368 @@
+//! Keeper: the task in which a node takes part in a lease.
+//!
+//! Each look compares the number of commits with the highest one that this node knows of. If Redis
+//! has fewer, it has lost some: the node says so, and the engines open from what is there. A lease
+//! under which nothing is committed has none.
+
+use std::{sync::Arc, time::Duration};
+
+use tidewire_redis::{RedisConnection, RedisError, RedisOptions, Reply};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
+
+use super::{
+    clock::LeaseInstant,
+    command::{LEASE, call, wait},
+    lease::{Candidacy, Losses, Ownership, Tenure},
+    term::Term,
+};
+use crate::StoreError;
+
+/// How long a node that is silent is the owner: two extensions may be late by a quarter of a
+/// second.
+const LIFETIME: Duration = Duration::from_millis(2_500);
+
+/// Time between two extensions.
+const EXTENSION: Duration = Duration::from_secs(1);
+
+/// Time between two looks of a node that is not the owner, and between two attempts.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Time in which a node does not take a lease that it has given up: others are first, and the clients
+/// are not told of a new term all the time.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
+/// Longest wait for an answer, so that an extension can be repeated in time.
+const ANSWER_TIME: Duration = Duration::from_millis(750);
+
+/// The thing that the lease is about.
+pub(super) struct Subject {
+    /// Its name in logs.
+    pub(super) label: &'static str,
+    /// The key of the lease.
+    pub(super) key: String,
+    /// Replicas that must have all that was written before a term begins.
+    pub(super) replicas: u32,
+    pub(super) candidacy: Candidacy,
+    /// Whether this node is preferred to others at present: they hand the lease over.
+    pub(super) is_preferred: Box<dyn Fn() -> bool + Send>,
+}
+
+/// The newest state of the lease that this node knows of.
+#[derive(Debug, Default)]
+struct Seen {
+    number: u64,
+    commits: u64,
+}
+
+/// The answer of the script.
+struct Answer {
+    is_own: bool,
+    term: String,
+    node: String,
+    remaining_ms: u64,
+    commits: u64,
+    /// The number of commits when the term after that of this node began.
+    began: Option<u64>,
+    /// Whether a preferred node asks for the lease of this one.
+    is_wanted: bool,
+}
+
+/// Takes part in a lease.
+pub(super) struct Keeper<T> {
+    subject: Subject,
+    node: String,
+    /// The options with a shorter time.
+    connections: RedisOptions,
+    connection: Option<RedisConnection>,
+    /// Opens what this node holds in a term.
+    open: Box<dyn Fn(Arc<Term>) -> T + Send>,
+    /// The term of this node.
+    own: Option<Arc<Term>>,
+    ownership: watch::Sender<Ownership<T>>,
+    losses: Arc<Losses>,
+    seen: Seen,
+}
+
+impl<T: Tenure> Keeper<T> {
+    pub(super) fn new(
+        redis: RedisOptions,
+        node: String,
+        subject: Subject,
+        open: Box<dyn Fn(Arc<Term>) -> T + Send>,
+        ownership: watch::Sender<Ownership<T>>,
+        losses: Arc<Losses>,
+    ) -> Self {
+        Self {
+            subject,
+            node,
+            connections: RedisOptions {
+                timeout: ANSWER_TIME.min(redis.timeout),
+                ..redis
+            },
+            connection: None,
+            open,
+            own: None,
+            ownership,
+            losses,
+            seen: Seen::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut endings: mpsc::Receiver<oneshot::Sender<()>>) {
+        loop {
+            let pause = self.step().await;
+            // The end of a term is acted on once.
+            let own = self.own.clone().filter(|term| term.end().is_none());
+            let term_ended = async {
+                match &own {
+                    Some(term) => drop(term.ended().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                asked = endings.recv() => {
+                    self.end().await;
+                    let _ = asked.map(|done| done.send(()));
+                    return;
+                }
+                () = term_ended => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Asks Redis once, and returns the pause until the next question.
+    async fn step(&mut self) -> Duration {
+        let own = self.own.clone();
+        if let Some(term) = own.as_ref().filter(|term| term.is_given_up()) {
+            return self.give_up(term).await;
+        }
+        let mode = match &own {
+            None if self.subject.candidacy == Candidacy::Observer => "look",
+            None => "take",
+            Some(term) if term.end().is_some() => "again",
+            Some(_) => "hold",
+        };
+        let asked_at = LeaseInstant::now();
+        let acknowledged = own.as_ref().map_or(0, |term| term.acknowledged());
+        let answer = match self.ask(mode).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.fail(own.as_deref(), unanswered(&error));
+                return LOOK;
+            }
+        };
+        self.seen.commits = self.seen.commits.max(acknowledged);
+        self.compare(&answer, own.as_deref());
+        match (answer.is_own, own.filter(|term| term.name == answer.term)) {
+            (true, Some(term)) => {
+                term.extend(asked_at, LIFETIME);
+                if answer.is_wanted && !(self.subject.is_preferred)() {
+                    tracing::info!("hands {} over to another node", self.subject.label);
+                    self.end().await;
+                    self.own = None;
+                } else if term.end().is_none() {
+                    return EXTENSION;
+                }
+            }
+            (true, None) => return self.begin(answer, asked_at).await,
+            (false, _) => {
+                if let Some(term) = self.own.take() {
+                    term.finish(StoreError::TakenOver);
+                }
+                let owner = match answer.remaining_ms {
+                    0 => Ownership::Unknown(StoreError::NoOwner("no node owns it".to_owned())),
+                    _ => Ownership::Other {
+                        node: answer.node,
+                        term: answer.term,
+                    },
+                };
+                self.publish(owner);
+            }
+        }
+        LOOK
+    }
+
+    /// Ends the lease of a term that was given up.
+    async fn give_up(&mut self, term: &Term) -> Duration {
+        if let Err(error) = self.ask("end").await {
+            self.fail(None, unanswered(&error));
+            return LOOK;
+        }
+        self.own = None;
+        self.publish(Ownership::Unknown(term.end().unwrap_or(StoreError::Closed)));
+        GIVEN_UP
+    }
+
+    /// Begins a term that Redis gave to this node.
+    async fn begin(&mut self, answer: Answer, asked_at: LeaseInstant) -> Duration {
+        let term = Term::new(answer.term, answer.commits, asked_at, LIFETIME);
+        let term = Arc::new(term);
+        self.own = Some(term.clone());
+        if let Err(error) = self.check_replicas().await {
+            // The next attempt takes another term.
+            term.finish(unanswered(&error));
+            self.publish(Ownership::Unknown(unanswered(&error)));
+            return LOOK * 2;
+        }
+        tracing::info!(
+            term = term.name,
+            commits = answer.commits,
+            "this node owns {}",
+            self.subject.label
+        );
+        self.publish(Ownership::Own((self.open)(term)));
+        EXTENSION
+    }
+
+    /// Compares the commits that Redis has with those that are known.
+    fn compare(&mut self, answer: &Answer, own: Option<&Term>) {
+        // Another owner began with fewer commits than this node was told of.
+        let began = answer.began.filter(|_| own.is_some());
+        let base = began.unwrap_or(answer.commits).min(answer.commits);
+        let lost = self.seen.commits.saturating_sub(base);
+        if lost > 0 {
+            self.losses.note(lost);
+            if let Some(term) = own {
+                term.finish(StoreError::Lost(lost));
+            }
+        }
+        self.seen.commits = answer.commits;
+        let number = answer.term.split('-').next();
+        let number = number.and_then(|number| number.parse().ok());
+        self.seen.number = self.seen.number.max(number.unwrap_or(0));
+    }
+
+    fn fail(&mut self, own: Option<&Term>, error: StoreError) {
+        match own.filter(|term| term.end().is_none()) {
+            Some(term) => term.fail_lease(error),
+            None => self.publish(Ownership::Unknown(error)),
+        }
+    }
+
+    fn publish(&self, next: Ownership<T>) {
+        self.ownership.send_if_modified(|known| {
+            let is_same = match (&*known, &next) {
+                (Ownership::Other { term: known, .. }, Ownership::Other { term: next, .. }) => {
+                    known == next
+                }
+                (Ownership::Unknown(known), Ownership::Unknown(next)) => known == next,
+                _ => false,
+            };
+            if is_same {
+                return false;
+            }
+            match &next {
+                Ownership::Other { node, term } => {
+                    tracing::info!(node, term, "another node owns {}", self.subject.label);
+                }
+                Ownership::Unknown(error) => {
+                    tracing::warn!(%error, "{} cannot be used", self.subject.label);
+                }
+                Ownership::Own(_) => {}
+            }
+            *known = next;
+            true
+        });
+    }
+
+    /// Ends the lease, if this node has it.
+    async fn end(&mut self) {
+        let Some(term) = self.own.clone() else {
+            return;
+        };
+        term.finish(StoreError::Closed);
+        if let Err(error) = self.ask("end").await {
+            let label = self.subject.label;
+            tracing::warn!(%error, "the lease of {label} ends by itself, and not at once");
+        }
+        let text = "this node has ended its lease".to_owned();
+        self.publish(Ownership::Unknown(StoreError::NoOwner(text)));
+    }
+
+    async fn ask(&mut self, mode: &str) -> Result<Answer, RedisError> {
+        let mine = self.own.as_ref().map_or("", |term| &term.name);
+        let digits = format!("{:08x}", rand::random::<u32>());
+        let lifetime = LIFETIME.as_millis().to_string();
+        let number = self.seen.number.to_string();
+        let preferred = match (self.subject.is_preferred)() {
+            true => "1",
+            false => "0",
+        };
+        let node = &*self.node;
+        let arguments = [node, mine, &lifetime, mode, &digits, &number, preferred];
+        let command = call(LEASE, &[&self.subject.key], &arguments);
+        let reply = self.exchange(&command).await?;
+        answer(reply)
+    }
+
+    /// Checks that as many replicas as the operator wants have all that was written.
+    async fn check_replicas(&mut self) -> Result<(), RedisError> {
+        let wanted = self.subject.replicas;
+        if wanted == 0 {
+            return Ok(());
+        }
+        let command = wait(wanted, self.connections.timeout / 2);
+        match self.exchange(&command).await? {
+            Reply::Integer(had) if had >= i64::from(wanted) => Ok(()),
+            Reply::Integer(had) => Err(RedisError::Connection(format!(
+                "{had} replicas are up to date, expected {wanted} as in store.replicas"
+            ))),
+            other => Err(RedisError::Protocol(format!(
+                "{other:?} came, expected a number"
+            ))),
+        }
+    }
+
+    async fn exchange(&mut self, command: &[u8]) -> Result<Reply, RedisError> {
+        // A connection after a fault is not used again, also if this is cancelled.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let time = self.connections.timeout * 2;
+                let opened = tokio::time::timeout(time, RedisConnection::open(&self.connections));
+                let late = || Err(RedisError::TimedOut(time.as_millis()));
+                opened.await.unwrap_or_else(|_| late())?
+            }
+        };
+        connection.check_master()?;
+        let replies = connection.exchange(command, 1).await?;
+        match replies.into_iter().next() {
+            Some(Reply::Error(text)) => Err(RedisError::Refused(text)),
+            Some(reply) => {
+                self.connection = Some(connection);
+                Ok(reply)
+            }
+            None => Err(RedisError::Protocol("no answer came".to_owned())),
+        }
+    }
+}
+
+fn unanswered(error: &RedisError) -> StoreError {
+    StoreError::NoOwner(format!("Redis: {error}"))
+}
+
+fn answer(reply: Reply) -> Result<Answer, RedisError> {
+    let mut parts = reply.array()?.into_iter();
+    let mut next = || {
+        let missing = || RedisError::Protocol("a part of the lease is missing".to_owned());
+        parts.next().ok_or_else(missing)?.string()
+    };
+    let number = |text: String| {
+        text.parse()
+            .map_err(|_| RedisError::Protocol(format!("{text:?} came, expected a number")))
+    };
+    Ok(Answer {
+        is_own: next()? == "1",
+        term: next()?,
+        node: next()?,
+        remaining_ms: number(next()?)?,
+        commits: number(next()?)?,
+        began: next()?.parse().ok(),
+        is_wanted: next()? == "1",
+    })
+}
