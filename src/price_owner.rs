@@ -57,8 +57,15 @@ pub(crate) struct OwnedPublisher {
 struct State {
     /// The term of this node, and the proof of it.
     term: Option<(EngineTerm, Arc<Fence>)>,
-    /// The newest event of each channel, where it was not published.
-    held: HashMap<ChannelName, Event>,
+    /// The newest event of each channel.
+    newest: HashMap<ChannelName, Newest>,
+}
+
+/// The newest event of a channel.
+struct Newest {
+    event: Event,
+    /// Whether it was handed to the broker in the term of this node.
+    is_published: bool,
 }
 
 impl State {
@@ -78,15 +85,28 @@ impl OwnedPublisher {
     }
 
     fn set_term(&self, term: Option<(EngineTerm, Arc<Fence>)>) {
-        self.state.lock().term = term;
+        let mut state = self.state.lock();
+        let name = |term: &Option<(EngineTerm, Arc<Fence>)>| {
+            let (term, _) = term.as_ref()?;
+            Some(term.term().to_owned())
+        };
+        if name(&state.term) != name(&term) {
+            // The last ones of an earlier term may have been refused, or lost with Redis.
+            let all = state.newest.values_mut();
+            all.for_each(|one| one.is_published = false);
+        }
+        state.term = term;
     }
 
-    /// Publishes what was held back and is newer than what was published.
+    /// Publishes events that were not, and are news beside the last publication of their channel.
     async fn publish_held(&self) {
         let held: Vec<ChannelName> = {
             let state = self.state.lock();
             match state.fence() {
-                Some(_) => state.held.keys().cloned().collect(),
+                Some(_) => {
+                    let held = state.newest.iter().filter(|(_, one)| !one.is_published);
+                    held.map(|(channel, _)| channel.clone()).collect()
+                }
                 None => return,
             }
         };
@@ -103,10 +123,14 @@ impl OwnedPublisher {
                 return;
             };
             // The engine may have published a newer one meanwhile.
-            if let Some(event) = state.held.remove(&channel)
-                && newest.is_none_or(|newest| is_news(&event, &newest))
-            {
-                self.stream.publish_fenced(&channel, event, &fence);
+            let held = state.newest.get_mut(&channel);
+            let Some(held) = held.filter(|one| !one.is_published) else {
+                continue;
+            };
+            held.is_published = true;
+            if newest.is_none_or(|newest| is_news(&held.event, &newest)) {
+                self.stream
+                    .publish_fenced(&channel, held.event.clone(), &fence);
             }
         }
     }
@@ -116,12 +140,17 @@ impl Publisher for OwnedPublisher {
     fn publish(&self, channel: &ChannelName, event: Event) {
         // Under the lock: the events of a channel keep their order.
         let mut state = self.state.lock();
-        match state.fence().cloned() {
-            Some(fence) => {
-                state.held.remove(channel);
-                self.stream.publish_fenced(channel, event, &fence);
-            }
-            None => drop(state.held.insert(channel.clone(), event)),
+        let fence = state.fence().cloned();
+        let newest = Newest {
+            event: event.clone(),
+            is_published: fence.is_some(),
+        };
+        match state.newest.get_mut(channel) {
+            Some(known) => *known = newest,
+            None => drop(state.newest.insert(channel.clone(), newest)),
+        }
+        if let Some(fence) = fence {
+            self.stream.publish_fenced(channel, event, &fence);
         }
     }
 }

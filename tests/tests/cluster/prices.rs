@@ -252,6 +252,31 @@ async fn an_owner_that_was_paused_publishes_nothing_late() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_does_not_know_the_next_one_is_refused() {
+    let redis = RedisServer::start().await;
+    let venue = VenueStandIn::start(VenueKind::Kraken).await;
+    let listener = listener(&redis).await;
+    let (a, [b]) = owner_and_others(&redis, &venue).await;
+    let load = Load::start(venue, 1);
+    published(&listener, 20).await;
+    // The term of another node, which the owner hears of when it extends its own. It is over.
+    let lease = ["HSET", "test:{prices}:lease", "until", "0", "term"];
+    let mut number = 100;
+    eventually("a refusal", async || {
+        number += 1;
+        let term = format!("{number}-00000000");
+        redis.command(&[&lease[..], &[&term]].concat()).await;
+        let name = "tidewire_broker_fenced_publications_total";
+        let refused = a.metric(name, "").await + b.metric(name, "").await;
+        (refused > 0.5).then_some(())
+    })
+    .await;
+    let (_venue, last) = load.end().await;
+    published(&listener, last).await;
+    assert_rising(&prices(&listener));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_hands_the_prices_over() {
     let redis = RedisServer::start().await;
     let venue = VenueStandIn::start(VenueKind::Kraken).await;
