@@ -314,6 +314,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             let item = Item {
                 payload: record::encode(&event.into(), urgency),
                 mode: Mode::Any,
+                fence: None,
                 key: Some(key),
                 reply: Some(reply),
             };
