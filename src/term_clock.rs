@@ -46,14 +46,12 @@ impl CorrectedClock {
     }
 
     /// Compares the clock with that of Redis, which was `redis_ms` when the node's was `wall_ms`.
-    /// Returns the correction if there is one now and was none before.
-    fn compare(&self, redis_ms: i64, wall_ms: i64) -> Option<i64> {
+    fn compare(&self, redis_ms: i64, wall_ms: i64) {
         let correction_ms = match redis_ms.saturating_sub(wall_ms) {
             small if small.saturating_abs() <= TOLERANCE_MS => 0,
             great => great,
         };
-        let before = self.correction_ms.swap(correction_ms, Ordering::Relaxed);
-        (correction_ms != 0 && before == 0).then_some(correction_ms)
+        self.correction_ms.store(correction_ms, Ordering::Relaxed);
     }
 }
 
@@ -106,10 +104,28 @@ impl TermClock {
         cancel.run_until_cancelled(following).await;
     }
 
-    /// The same, and writes the mark.
+    /// The same, writes the mark, and warns of a clock that is wrong.
     pub(crate) async fn keep(&self, cancel: CancellationToken) {
         let marking = clock_mark::run(self.guarded.clone(), self.shared_store(), cancel.clone());
-        tokio::join!(self.follow(cancel), marking);
+        let warning = cancel.run_until_cancelled(self.warn());
+        tokio::join!(self.follow(cancel.clone()), marking, warning);
+    }
+
+    async fn warn(&self) {
+        let mut is_known = false;
+        loop {
+            let correction_ms = self.corrected.correction_ms.load(Ordering::Relaxed);
+            let is_wrong = correction_ms != 0;
+            if is_wrong && !is_known {
+                let ahead_s = -correction_ms / 1_000;
+                tracing::warn!(
+                    ahead_s,
+                    "the clock of this node is not that of Redis: notifications and alerts go by that of Redis"
+                );
+            }
+            is_known = is_wrong;
+            sleep(COMPARISON).await;
+        }
     }
 
     fn shared_store(&self) -> SharedStore {
@@ -119,14 +135,8 @@ impl TermClock {
     async fn compare(&self) -> Result<(), StoreError> {
         let redis_ms = self.store.time_ms().await?;
         // Of the moment after the answer: later than the time in it by less than the tolerance.
-        let wall_ms = self.corrected.wall.now_ms();
-        if let Some(correction_ms) = self.corrected.compare(redis_ms, wall_ms) {
-            let ahead_s = -correction_ms / 1_000;
-            tracing::warn!(
-                ahead_s,
-                "the clock of this node is not that of Redis: notifications and alerts go by that of Redis"
-            );
-        }
+        self.corrected
+            .compare(redis_ms, self.corrected.wall.now_ms());
         Ok(())
     }
 }
@@ -145,18 +155,18 @@ mod tests {
         for wrong_ms in [NOW_MS + DAYS_MS, NOW_MS - DAYS_MS] {
             let wall = ManualClock::at(wrong_ms);
             let corrected = Arc::new(CorrectedClock::new(wall.clone()));
-            assert!(corrected.compare(NOW_MS, wall.now_ms()).is_some());
+            corrected.compare(NOW_MS, wall.now_ms());
             assert_eq!(corrected.now_ms(), NOW_MS);
             // Nothing is too old for it that is not too old for the others.
             let guarded = GuardedClock::new(corrected.clone());
             guarded.witness(NOW_MS);
             assert_eq!((guarded.now_ms(), guarded.retention_ms()), (NOW_MS, NOW_MS));
             wall.advance(1_000);
-            assert_eq!(corrected.compare(NOW_MS + 1_000, wall.now_ms()), None);
+            corrected.compare(NOW_MS + 1_000, wall.now_ms());
             assert_eq!(corrected.now_ms(), NOW_MS + 1_000);
             // It is set right.
             wall.advance(NOW_MS - wrong_ms);
-            assert_eq!(corrected.compare(NOW_MS + 1_000, wall.now_ms()), None);
+            corrected.compare(NOW_MS + 1_000, wall.now_ms());
             assert_eq!(corrected.now_ms(), NOW_MS + 1_000);
         }
     }
@@ -166,7 +176,7 @@ mod tests {
         let wall = ManualClock::at(NOW_MS);
         let corrected = CorrectedClock::new(wall);
         for redis_ms in [NOW_MS - TOLERANCE_MS, NOW_MS + TOLERANCE_MS] {
-            assert_eq!(corrected.compare(redis_ms, NOW_MS), None);
+            corrected.compare(redis_ms, NOW_MS);
             assert_eq!(corrected.now_ms(), NOW_MS);
         }
     }
