@@ -265,6 +265,8 @@ impl Server {
         let candles = Candles::new(&prices, publisher, candle_store);
         if feed.is_sample() {
             candles.label_as_sample();
+        } else if !feed.is_live() {
+            candles.keep_recording();
         }
         let chain_tap = Arc::new(ChainTap::new(stream.clone()));
         let chains = ChainEngine::new(

@@ -46,6 +46,9 @@ pub(super) const MAX_AHEAD_MS: i64 = MINUTE_MS;
 /// Hours of a symbol that wait for a store that fails. Beyond, the oldest are lost.
 const MAX_UNSAVED_HOURS: usize = 24;
 
+/// The same of a recording, whose days may pass within a second: those of all days that are kept.
+const MAX_RECORDED_HOURS: usize = 31 * 24;
+
 pub(super) const TABLE: Table = Table("candles");
 
 /// First byte of the keys of forming minutes. The symbol follows.
@@ -105,12 +108,13 @@ struct Series {
 }
 
 impl Series {
-    fn collect_minutes(&mut self) {
+    /// Takes the closed minutes of the chart. Up to `most` hours wait to be saved.
+    fn collect_minutes(&mut self, most: usize) {
         for minute in self.chart.take_minutes() {
             let hour_ms = CandleInterval::Hour.start_of(minute.start_ms);
             self.hours.entry(hour_ms).or_default().minutes.push(minute);
         }
-        while self.hours.len() > MAX_UNSAVED_HOURS {
+        while self.hours.len() > most {
             self.hours.pop_first();
         }
     }
@@ -135,6 +139,18 @@ struct Inner {
     publisher: Arc<dyn Publisher>,
     /// Whether the prices are made up.
     is_sample: AtomicBool,
+    /// Whether the prices are of a recording, of which days may pass between two writes.
+    is_recording: AtomicBool,
+}
+
+impl Inner {
+    /// Hours of a symbol that wait for the store.
+    fn most_unsaved(&self) -> usize {
+        match self.is_recording.load(Ordering::Relaxed) {
+            true => MAX_RECORDED_HOURS,
+            false => MAX_UNSAVED_HOURS,
+        }
+    }
 }
 
 /// The result of loading a symbol.
@@ -196,6 +212,7 @@ impl Candles {
             store,
             publisher,
             is_sample: AtomicBool::new(false),
+            is_recording: AtomicBool::new(false),
         }));
         // The engine keeps its listeners, and the candles keep the engine.
         let listener = Arc::downgrade(&candles.0);
@@ -205,6 +222,11 @@ impl Candles {
             }
         });
         candles
+    }
+
+    /// Keeps what a recording brings until it is saved, up to all days that are kept.
+    pub fn keep_recording(&self) {
+        self.0.is_recording.store(true, Ordering::Relaxed);
     }
 
     /// Labels all candles as sample data.
@@ -337,7 +359,7 @@ impl Candles {
             .into_iter()
             .collect();
         series.saved_forming = forming;
-        series.collect_minutes();
+        series.collect_minutes(self.0.most_unsaved());
         let forming_ms = forming.map_or(0, |forming| forming.start_ms);
         Ok(Loaded {
             newest_ms: forming_ms.max(closed_until_ms),
@@ -493,7 +515,7 @@ impl Candles {
         let mut batch = Batch::new();
         let mut written = Vec::new();
         for (index, series) in self.0.series.lock().iter_mut().enumerate() {
-            series.collect_minutes();
+            series.collect_minutes(self.0.most_unsaved());
             let name = series.symbol.as_str();
             let mut hours = Vec::new();
             for (hour_ms, hour) in &series.hours {
@@ -565,7 +587,7 @@ impl Candles {
         let mut all = self.0.series.lock();
         let series = &mut all[index];
         series.chart.close_due(now_ms);
-        series.collect_minutes();
+        series.collect_minutes(self.0.most_unsaved());
         let is_ahead = series.chart.is_ahead(now_ms, MAX_AHEAD_MS);
         let forming = |interval| series.chart.forming(interval).filter(|_| !is_ahead);
         let hours = series.hours.iter();

@@ -460,6 +460,26 @@ async fn changes_are_published_and_each_end_once() {
     assert_eq!(published("candles:BTC-USD:5m"), fives);
 }
 
+#[tokio::test]
+async fn days_of_a_recording_pass_between_two_writes() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let fixture = Fixture::open(store, MIDNIGHT_MS, &["BTC-USD"]).await;
+    fixture.candles.keep_recording();
+    for _ in 0..3 * 1_440 {
+        fixture.tick("BTC-USD", cents(1), None);
+        fixture.clock.advance(MINUTE_MS);
+        // As often as a reader asks, and without a write.
+        fixture.candles.publish();
+    }
+    fixture.candles.save().await.unwrap();
+    for day in 0..3 {
+        let since_ms = MIDNIGHT_MS + day * DAY_MS;
+        let starts = fixture.starts("1m", Some(since_ms), 1_000).await;
+        assert_eq!(starts.len(), 1_000, "day {day}");
+        assert_eq!(starts[0].0, since_ms);
+    }
+}
+
 /// The bound of the file with everything in it. A usual candle takes about 25 bytes.
 #[tokio::test]
 async fn a_minute_takes_64_bytes_on_disk_at_most() {
