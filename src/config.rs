@@ -198,7 +198,7 @@ impl Default for BrokerConfig {
             prefix: "tidewire".to_owned(),
             timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,
-            share_prices: true,
+            share_prices: false,
             ca_file: None,
             tls_cert: None,
             tls_key: None,

@@ -159,7 +159,7 @@ fn keys_of_notifications_are_checked() {
 
 #[test]
 fn a_role_that_a_node_lacks_is_that_of_another_node() {
-    let redis = "[broker]\nkind = \"redis\"\nurl = \"redis://localhost\"";
+    let redis = "[broker]\nkind = \"redis\"\nurl = \"redis://localhost\"\nshare_prices = true";
     let shared = &format!("{redis}\n[store]\nkind = \"redis\"");
     let check = |roles: &str, rest: &str| {
         let config = read(&format!("[server]\nroles = [{roles}]\n{rest}")).unwrap();
@@ -173,7 +173,7 @@ fn a_role_that_a_node_lacks_is_that_of_another_node() {
     ] {
         assert_eq!(check(good.0, good.1), Ok(()), "{good:?}");
     }
-    let own_prices = &shared.replace("[store]", "share_prices = false\n[store]");
+    let own_prices = &shared.replace("share_prices = true", "share_prices = false");
     for (roles, rest, start) in [
         ("", "", "server.roles is empty"),
         (

@@ -24,12 +24,16 @@ const CHANNEL: &str = "prices:BTC-USD";
 /// Time between two trades under load.
 const PACE: Duration = Duration::from_millis(20);
 
+fn sharing(redis: &RedisServer) -> ServerBuilder {
+    server(redis).set("broker", "share_prices = true")
+}
+
 fn builder(redis: &RedisServer, venue: &VenueStandIn) -> ServerBuilder {
     builder_at(redis, &venue.url())
 }
 
 fn builder_at(redis: &RedisServer, venue: &str) -> ServerBuilder {
-    server(redis)
+    sharing(redis)
         .set("prices", &format!("symbols = [{SYMBOL:?}]"))
         .source("kraken", "kraken", venue)
 }

@@ -342,7 +342,6 @@ async fn a_redis_that_hangs_stops_nothing_that_is_local() {
     let redis = RedisServer::start().await;
     let venue = VenueStandIn::start(VenueKind::Coinbase).await;
     let a = server(&redis)
-        .set("broker", "share_prices = false")
         .set("prices", &format!("symbols = [{SYMBOL:?}]"))
         .source("coinbase", "coinbase", &venue.url())
         .start()
