@@ -47,6 +47,9 @@ const CLIENT_CALLS: u32 = 256;
 /// messages and to operators.
 const RECEIVED: usize = 96;
 
+/// Time that a call has beyond that of the node that asks. That node is the one that gives up.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// A call of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardedCall {
@@ -292,11 +295,11 @@ impl StreamCore {
             body: call.body,
             time,
         });
-        match timeout(time, called).await {
+        match timeout(time + GRACE, called).await {
             Ok(Ok(body)) => Answer::Response(body.into()),
             Ok(Err(CallRefusal::NotOwner(reason))) => Answer::NotBegun(reason),
             Ok(Err(CallRefusal::Error(error))) => error.into(),
-            // The node that asked waits no longer.
+            // The node that asked waits no longer: to it, the outcome is in doubt.
             Err(_) => {
                 let text = "the time of the request is over";
                 StreamError::new(ErrorCode::DeadlineExceeded, text).into()
