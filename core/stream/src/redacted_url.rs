@@ -51,7 +51,14 @@ const MOST_OF_WORD: usize = 12;
 /// ```
 #[must_use]
 pub fn quotable_url(text: &str) -> String {
-    if text.contains("://") {
+    let is_scheme = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    if text
+        .split_once("://")
+        .is_some_and(|(scheme, _)| is_scheme(scheme))
+    {
         return shortened(&redacted_url(text), MOST_QUOTED);
     }
     let end = text.find(['/', '?', '#']).unwrap_or(text.len());

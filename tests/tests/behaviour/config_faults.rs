@@ -165,6 +165,7 @@ impl Key {
             "prices.source.ids" => "{ \"BTC-USD\" = \"!\" }",
             "prices.source.contracts" => "{ \"BTC-USD\" = \"x\" }",
             "chain.id" => "0",
+            "chain.transaction_types" => "[1]",
             "chain.endpoints" => "[\"ftp://example.com\"]",
             "chain.coin" => "\"\"",
             // The webhook below is none of Telegram.
