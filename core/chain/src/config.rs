@@ -306,19 +306,20 @@ impl ChainConfig {
         if self.endpoints.is_empty() {
             problems.push(ConfigError::NoEndpoint(self.id));
         }
-        let mut addresses = Vec::new();
+        // With another authority, the same address may be answered by another node.
+        let mut known = Vec::new();
         for endpoint in &self.endpoints {
             let checked = self.address(endpoint).and_then(|(address, ca_file)| {
                 let tls = tls_config(ca_file.as_deref());
                 tls.map_err(|error| self.tls_error(error))?;
-                Ok(address)
+                Ok((address, ca_file))
             });
             match checked {
-                Ok(address) if addresses.contains(&address) => {
-                    let chain = self.id;
+                Ok(endpoint) if known.contains(&endpoint) => {
+                    let (chain, address) = (self.id, endpoint.0);
                     problems.push(ConfigError::EndpointTwice { chain, address });
                 }
-                Ok(address) => addresses.push(address),
+                Ok(endpoint) => known.push(endpoint),
                 Err(error) => problems.push(error),
             }
         }
