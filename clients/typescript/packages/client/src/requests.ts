@@ -65,7 +65,7 @@ export function openRequests(
         done?.(failure("unavailable", "not connected"));
       }
     },
-    ({ id = "", type, data }) => finish(id, type === "error" ? new TidewireError(data) : undefined, data),
+    ({ id = "", type, data }) => (type === "error" ? finish(id, new TidewireError(data)) : finish(id, undefined, data)),
     () => {
       for (const id of pending.keys()) {
         finish(id, failure("unavailable", "the connection was lost before the reply came"));
