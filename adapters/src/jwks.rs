@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use tidewire_stream::{
     auth::{JwksFuture, JwksSource},
-    quotable_url,
+    quotable_url, redacted_url,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -52,7 +52,7 @@ pub struct JwksUrl {
 
 impl std::fmt::Debug for JwksUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.uri, f)
+        f.write_str(&redacted_url(&self.uri.to_string()))
     }
 }
 
