@@ -68,7 +68,7 @@ impl PublishedPrices {
     fn absent(&self, reason: &str) -> StreamError {
         let text = match (self.owner)() {
             Some(node) => format!(
-                "{reason}: node {node} publishes prices, send the request to it, by the address of the node whose log names {node}"
+                "{reason}: node {node} publishes prices, send the request to it, by the address of the node whose connection ids begin with {node}"
             ),
             None => format!("{reason}, and no node publishes prices at present"),
         };

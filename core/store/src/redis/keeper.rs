@@ -147,6 +147,12 @@ impl<T: Tenure> Keeper<T> {
             Some(term) if term.end().is_some() => "again",
             Some(_) => "hold",
         };
+        // Before the lease is taken: a term that begins and ends at once tells all clients of a gap.
+        let lacking = match mode {
+            "take" | "again" => self.check_replicas().await.err(),
+            _ => None,
+        };
+        let mode = if lacking.is_some() { "look" } else { mode };
         let asked_at = LeaseInstant::now();
         let acknowledged = own.as_ref().map_or(0, |term| term.acknowledged());
         let answer = match self.ask(mode).await {
@@ -174,8 +180,11 @@ impl<T: Tenure> Keeper<T> {
                 if let Some(term) = self.own.take() {
                     term.finish(StoreError::TakenOver);
                 }
-                let owner = match answer.remaining_ms {
-                    0 => Ownership::Unknown(StoreError::NoOwner("no node owns it".to_owned())),
+                let owner = match (answer.remaining_ms, lacking) {
+                    (_, Some(error)) if answer.remaining_ms == 0 || answer.node == self.node => {
+                        Ownership::Unknown(unanswered(&error))
+                    }
+                    (0, _) => Ownership::Unknown(StoreError::NoOwner("no node owns it".to_owned())),
                     _ => Ownership::Other {
                         node: answer.node,
                         term: answer.term,
