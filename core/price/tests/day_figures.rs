@@ -5,7 +5,8 @@ mod support;
 
 use proptest::prelude::*;
 use support::{
-    CapturingPublisher, NOW_US, binance_trade, bitstamp_trade, coinbase_ticker, config, price,
+    CapturingPublisher, NOW_US, binance_trade, bitstamp_trade, coinbase_match, coinbase_ticker,
+    config, kraken_trade, price,
 };
 use tidewire_price::{Aggregator, LinkState, VenueKind};
 use tidewire_proto::v1::PriceUpdate;
@@ -222,6 +223,47 @@ fn a_part_of_a_day_does_not_count_beside_whole_days() {
         (answer.volume_24h, answer.day_covered_ms),
         (Some(360.0), None)
     );
+}
+
+#[test]
+fn a_source_without_figures_does_not_hide_how_much_is_covered() {
+    let mut harness = Harness::new(
+        "symbols = [\"BTC-USD\"]\n[[source]]\nkind = \"bitstamp\"\nclock = \"arrival\"\n[[source]]\nkind = \"coinbase\"\nclock = \"arrival\"",
+    );
+    // Coinbase reports figures of 24 hours by tickers alone.
+    for (kind, frame) in [
+        (VenueKind::Bitstamp, bitstamp_trade(1, "btcusd", "120", "1")),
+        (VenueKind::Coinbase, coinbase_match(1, "BTC-USD", "120")),
+    ] {
+        harness.apply_frame(kind, &frame, NOW_US);
+    }
+    let answer = harness.get_price(NOW_US);
+    assert_eq!(
+        (answer.volume_24h, answer.day_covered_ms),
+        (Some(120.0), Some(0))
+    );
+}
+
+#[test]
+fn an_excluded_source_gives_the_price_no_time() {
+    let source = |kind| format!("[[source]]\nkind = \"{kind}\"\nclock = \"arrival\"\n");
+    let sources: String = ["kraken", "bitstamp", "coinbase"].map(source).concat();
+    let mut harness = Harness::new(&format!("symbols = [\"BTC-USD\"]\n{sources}"));
+    for (kind, frame) in [
+        (VenueKind::Kraken, kraken_trade(1, "BTC/USD", "100")),
+        (VenueKind::Bitstamp, bitstamp_trade(1, "btcusd", "100", "1")),
+        (VenueKind::Coinbase, coinbase_match(1, "BTC-USD", "100")),
+    ] {
+        harness.apply_frame(kind, &frame, NOW_US);
+    }
+    let formed = harness.get_price(NOW_US).timestamp;
+    for second in 1..=3 {
+        let now_us = NOW_US + second * 1_000_000;
+        let print = coinbase_match(1 + second.unsigned_abs(), "BTC-USD", "150");
+        harness.apply_frame(VenueKind::Coinbase, &print, now_us);
+        let answer = harness.get_price(now_us);
+        assert_eq!((answer.sources, answer.timestamp), (2, formed));
+    }
 }
 
 #[test]

@@ -221,11 +221,12 @@ impl Aggregator {
             let quote = &mut symbol.quotes[index.quote];
             let outcome = quote.apply_trade(&timed, &symbol.spec, arrival_us);
             let price = quote.converted(trade.price);
+            let is_included = quote.is_included();
             // A frame counts once, even if several symbols use it.
             let is_first = number == 0;
             match outcome {
                 TradeOutcome::Counted { size, missing } => {
-                    if let Some((size, price)) = size.zip(price) {
+                    if let Some((size, price)) = size.zip(price).filter(|_| is_included) {
                         symbol.add_traded(price, size);
                     }
                     if is_first {

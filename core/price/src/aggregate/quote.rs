@@ -238,7 +238,12 @@ impl Quote {
 
     /// Whether it counts in the symbol's price and figures.
     pub(super) fn is_counted(&self) -> bool {
-        self.inclusion == Inclusion::Included && self.live_price().is_some()
+        self.is_included() && self.live_price().is_some()
+    }
+
+    /// Whether the outlier filter lets it count.
+    pub(super) fn is_included(&self) -> bool {
+        self.inclusion == Inclusion::Included
     }
 
     /// The change over 24 hours, in percent of the symbol's currency.
@@ -266,6 +271,11 @@ impl Quote {
     /// How much of the 24 hours the figures cover, in microseconds, if this server computes them.
     pub(super) fn day_covered_us(&self, now_us: i64) -> Option<i64> {
         self.day.as_ref().map(|day| day.covered_us(now_us))
+    }
+
+    /// Whether the venue reports figures of 24 hours.
+    pub(super) fn reports_day(&self) -> bool {
+        self.change_percent.is_some() || self.volume_quote.is_some()
     }
 
     /// Whether its change is that of 24 hours, not of the part that this server has seen.

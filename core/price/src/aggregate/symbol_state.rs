@@ -288,6 +288,12 @@ impl SymbolState {
             }
             self.ema.set(median, now_us, self.spec.window_us);
         }
+        // An excluded source has no part in the price, and none in its time.
+        let newest = contributions
+            .iter()
+            .map(|one| self.quotes[one.quote].timestamp_us)
+            .max();
+        let timestamp_us = timestamp_us.min(newest.unwrap_or(timestamp_us));
         // Venues' clocks differ, and time must not run backward for clients.
         let before = self
             .last
@@ -435,14 +441,16 @@ impl SymbolState {
             .reduce(|a, b| a + b)
     }
 
-    /// How much of the 24 hours the figures of all included sources cover, in microseconds, if this
-    /// server computes them for each.
+    /// How much of the 24 hours the figures of all included sources cover, in microseconds, if none
+    /// of them is reported by a venue. A source without figures has no part in them.
     fn day_covered_us(&self, now_us: i64) -> Option<i64> {
-        let covered = |quote: &Quote| quote.day_covered_us(now_us);
-        if self.counted_quotes().any(|quote| covered(quote).is_none()) {
+        if self.counted_quotes().any(Quote::reports_day) {
             return None;
         }
-        self.counted_quotes().filter_map(covered).min()
+        let covered = self
+            .counted_quotes()
+            .filter_map(|quote| quote.day_covered_us(now_us));
+        covered.min()
     }
 
     /// The quotes that are live and included.
