@@ -41,13 +41,15 @@ const MOST_QUOTED: usize = 64;
 const MOST_OF_WORD: usize = 12;
 
 /// The part of a faulty URL that an error may quote: the scheme and the host, or of a text without a
-/// scheme what stands for the host.
+/// scheme what stands for the host. With an `@` behind the host, the host may be the beginning of a
+/// password that has a `/`, a `?` or a `#` in it, and is not quoted.
 ///
 /// ```
 /// # use tidewire_stream::quotable_url;
 /// assert_eq!(quotable_url("ftp://user:key@node.example/key"), "ftp://node.example");
 /// assert_eq!(quotable_url("user:key@node.example/v3/key"), "node.example");
 /// assert_eq!(quotable_url("0123456789abcdef"), "0123…");
+/// assert_eq!(quotable_url("https://user:pass/word@node.example/v3"), "https://…");
 /// ```
 #[must_use]
 pub fn quotable_url(text: &str) -> String {
@@ -55,14 +57,21 @@ pub fn quotable_url(text: &str) -> String {
         text.bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
     };
-    if text
+    let scheme = text
         .split_once("://")
-        .is_some_and(|(scheme, _)| is_scheme(scheme))
-    {
-        return shortened(&redacted_url(text), MOST_QUOTED);
+        .filter(|(scheme, _)| is_scheme(scheme));
+    let rest = scheme.map_or(text, |(_, rest)| rest);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    let may_be_password = target.contains('@');
+    match scheme {
+        Some((scheme, _)) if may_be_password => {
+            return format!("{}://…", shortened(scheme, MOST_QUOTED));
+        }
+        Some(_) => return shortened(&redacted_url(text), MOST_QUOTED),
+        None if may_be_password => return "…".to_owned(),
+        None => {}
     }
-    let end = text.find(['/', '?', '#']).unwrap_or(text.len());
-    let authority = &text[..end];
     let host = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);
@@ -192,6 +201,23 @@ mod tests {
         }
         let spaces = redact_url("no /my%20key%20%C3%BC", "https://node.example/my key ü");
         assert_eq!(spaces, "no [redacted]");
+    }
+
+    #[test]
+    fn a_password_with_the_end_of_a_host_in_it_is_not_quoted() {
+        for (text, expected) in [
+            ("https://user:S3CRET/pw@node.example/v3", "https://…"),
+            ("https://user:S3CRET?pw@node.example/v3", "https://…"),
+            ("https://user:S3CRET#pw@node.example", "https://…"),
+            ("https://user:pw@S3CRET/pw@node.example", "https://…"),
+            ("user:S3CRET/pw@node.example", "…"),
+            (
+                "https://user:S3CRET@node.example/v3",
+                "https://node.example",
+            ),
+        ] {
+            assert_eq!(quotable_url(text), expected, "{text}");
+        }
     }
 
     #[test]
