@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::Config;
+use crate::config::{Config, Overrides};
 
 /// Variables that a command needs as the server has them, and that an error may not quote.
 const SECRET_VARIABLES: [&str; 3] = [
@@ -43,6 +43,21 @@ pub(crate) fn command(config: &Config, arguments: &str) -> String {
     }
 }
 
+/// As [`command`], of one that runs a server: at the address that the command line of this one has.
+pub(crate) fn server_command(config: &Config, arguments: &str) -> String {
+    let address = address_options(&config.overrides);
+    command(config, &format!("{arguments}{address}"))
+}
+
+/// The options of the command line for the address, with a space before them.
+fn address_options(Overrides { listen, port }: &Overrides) -> String {
+    match (listen, port) {
+        (Some(listen), _) => format!(" --listen {}", shell_word(listen)),
+        (None, Some(port)) => format!(" --port {port}"),
+        (None, None) => String::new(),
+    }
+}
+
 /// A text as one word of a POSIX shell.
 fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c);
@@ -55,6 +70,19 @@ fn shell_word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_keeps_its_address() {
+        for (listen, port, options) in [
+            (None, None, ""),
+            (None, Some(9000), " --port 9000"),
+            (Some("localhost:9000"), None, " --listen localhost:9000"),
+            (Some("[::1]:9000"), None, " --listen '[::1]:9000'"),
+        ] {
+            let listen = listen.map(str::to_owned);
+            assert_eq!(address_options(&Overrides { listen, port }), options);
+        }
+    }
 
     #[test]
     fn a_path_is_one_word() {

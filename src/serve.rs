@@ -431,7 +431,7 @@ impl Server {
             tasks.spawn(owner.clone().run(halt.clone()));
         }
         if let Some(prices) = &prices {
-            let replay = command_hint::command(&self.config, "replay --loop");
+            let replay = command_hint::server_command(&self.config, "replay --loop");
             self.feed.start(prices, replay, tasks, halt);
         }
         let (stream, metrics) = (self.stream.clone(), self.metrics);

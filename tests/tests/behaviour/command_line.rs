@@ -582,7 +582,10 @@ async fn commands_in_the_log_read_the_configuration_of_the_server() {
     let file = path.join("tidewire.toml").display().to_string();
     let listen = ["--config", "tidewire.toml", "--listen", "127.0.0.1:0"];
     for (arguments, command) in [
-        (&["serve"][..], "tidewire replay --loop --config"),
+        (
+            &["serve"][..],
+            "tidewire replay --loop --listen 127.0.0.1:0 --config",
+        ),
         (
             &["replay", "--loop"],
             "tidewire token --user sample --config",
