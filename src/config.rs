@@ -13,6 +13,8 @@ mod lines;
 mod millisecond_keys;
 mod reading;
 mod stand_ins;
+mod tables;
+mod toml_texts;
 mod twins;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};

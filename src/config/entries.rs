@@ -81,6 +81,19 @@ pub(super) fn in_words(text: &str, name_of: impl Fn(&str) -> Option<String>) -> 
     words
 }
 
+/// Whether a path leads to a list of tables.
+pub(super) fn is_list(path: &[String]) -> bool {
+    let path = path.join(".");
+    LISTS.iter().any(|(list, _)| *list == path)
+}
+
+/// Whether a path leads to a list of tables, or to an entry of one.
+pub(super) fn is_list_or_entry(path: &[String]) -> bool {
+    let is_entry =
+        |(last, list): (&String, &[String])| last.parse::<usize>().is_ok() && is_list(list);
+    is_list(path) || path.split_last().is_some_and(is_entry)
+}
+
 /// The words for an entry of a list of tables.
 pub(super) fn entry_words(list: &str, index: usize) -> String {
     format!("the {} `[[{list}]]`", ordinal(index))

@@ -102,6 +102,11 @@ impl Variables {
         keys.find_map(|key| self.0.get(key)).map(String::as_str)
     }
 
+    /// The variable that sets this key, and no table or list around it.
+    pub(super) fn setting_alone(&self, path: &str) -> Option<&str> {
+        self.0.get(&path.to_ascii_lowercase()).map(String::as_str)
+    }
+
     /// A variable that sets a part of this table or list.
     pub(super) fn within(&self, path: &str) -> Option<&str> {
         let start = format!("{}.", path.to_ascii_lowercase());

@@ -3,7 +3,12 @@
 
 use figment::error::{Actual, Kind};
 
-use super::{entries::key_words, environment::variable_of};
+use super::{
+    entries::{is_list, key_words},
+    environment::variable_of,
+    tables::is_above_keys,
+    toml_texts,
+};
 
 /// Names of expected values in errors of deserialization, and the words for operators.
 const EXPECTED: [(&str, &str); 13] = [
@@ -29,7 +34,16 @@ const EXPECTED: [(&str, &str); 13] = [
 fn plain(expected: &str) -> &str {
     let mut words = EXPECTED.iter();
     let found = words.find(|(name, _)| *name == expected);
-    found.map_or(expected, |(_, words)| words)
+    match found {
+        Some((_, words)) => words,
+        None if is_table(expected) => "a table",
+        None => expected,
+    }
+}
+
+/// Whether the expected value is a table.
+fn is_table(expected: &str) -> bool {
+    expected == "a map" || expected.starts_with("struct ")
 }
 
 /// Keys whose values are secrets, or addresses that may hold one: an error quotes none of them.
@@ -79,14 +93,22 @@ fn quoted(text: &str) -> String {
     }
 }
 
+/// Whether the value at a path may be or hold a secret, also where it has the wrong type.
+fn may_hold_secret(path: &[String], expected: &str) -> bool {
+    let is_secret = |part: &String| SECRETS.contains(&part.as_str());
+    path.iter().any(is_secret) || is_above_keys(path) || is_table(expected)
+}
+
 /// The words of an operator for a found value of a key.
-fn found(actual: &Actual, path: &[String]) -> String {
-    let is_secret = path.iter().any(|part| SECRETS.contains(&part.as_str()));
+fn found(actual: &Actual, is_secret: bool, about: &Found) -> String {
     match actual {
         Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) if is_secret => {
             "a number".to_owned()
         }
-        Actual::Str(_) if is_secret => "a text".to_owned(),
+        Actual::Str(_) if is_secret => match &about.toml_fault {
+            Some(place) => format!("a text that is no TOML value, wrong at {place}"),
+            None => "a text".to_owned(),
+        },
         Actual::Bool(value) => value.to_string(),
         Actual::Unsigned(number) => format!("the number {number}"),
         Actual::Signed(number) => format!("the number {number}"),
@@ -140,6 +162,8 @@ pub(super) struct Found {
     pub(super) value: Option<Actual>,
     /// The variable of the environment that has it, or a part of it.
     pub(super) variable: Option<String>,
+    /// The place at which the variable's text is no TOML value.
+    pub(super) toml_fault: Option<String>,
 }
 
 /// The text of an error: the words for the key, its place, and for an unknown key the nearest known
@@ -176,24 +200,28 @@ pub(super) fn explain(error: &figment::Error, key: &str, about: &Found) -> Strin
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected)
             if !path.is_empty() =>
         {
-            let expected = match (actual, expected.as_str(), &about.variable) {
-                (Actual::Map, "a sequence", Some(_)) => format!(
+            let is_secret = may_hold_secret(&error.path, expected);
+            let is_of_tables = matches!(actual, Actual::Map) || is_list(&error.path);
+            let expected = match (expected.as_str(), &about.variable) {
+                ("a sequence", Some(_)) if is_of_tables => format!(
                     "the whole list in one variable: {}='[{{…}}, {{…}}]'",
                     variable_of(&path)
                 ),
-                (Actual::Map, "a sequence", None) => format!("a list of tables: `[[{path}]]`"),
-                (_, expected, _) => plain(expected).to_owned(),
+                ("a sequence", None) if is_of_tables => format!("a list of tables: `[[{path}]]`"),
+                (expected, _) => plain(expected).to_owned(),
             };
-            let found = found(actual, &error.path);
+            let found = found(actual, is_secret, about);
             format!("{key} is {found}{place}, expected {expected}")
         }
-        kind if path.is_empty() => format!("{kind}{place}"),
+        kind if path.is_empty() => {
+            format!("{}{place}", toml_texts::without_source(&kind.to_string()))
+        }
         kind => {
             let text = kind.to_string();
             let value = about.value.as_ref();
             match value.filter(|_| text.starts_with("expected ")) {
                 Some(value) => {
-                    let found = found(value, &error.path);
+                    let found = found(value, may_hold_secret(&error.path, ""), about);
                     format!("{key} is {found}{place}, {text}")
                 }
                 None => format!("{key}: {text}{place}"),

@@ -58,6 +58,14 @@ impl Lines {
             .find_map(|length| self.lines.get(&path[..length].join(".")).copied())
     }
 
+    /// As [`Self::line_of`], of a value that may be a list of tables: the line of its first one.
+    pub(super) fn line_of_value(&self, path: &[String]) -> Option<usize> {
+        let path_of_value = path.join(".");
+        let first = || self.lines.get(&format!("{path_of_value}.0"));
+        let exact = self.lines.get(&path_of_value).or_else(first).copied();
+        exact.or_else(|| self.line_of(path))
+    }
+
     /// The name by which texts are about an entry of a list.
     pub(super) fn name_of(&self, entry: &str) -> Option<String> {
         let keys: &[&str] = match entry.starts_with("chain.") {

@@ -20,7 +20,7 @@ use super::{
     lines::{Lines, Subject, keys_in},
     millisecond_keys::{EarlierNames, PresentNames, Renamed},
     stand_ins::StandIns,
-    twins,
+    tables, toml_texts, twins,
 };
 
 /// Errors that are named at most: each costs another reading.
@@ -253,16 +253,26 @@ impl Reading {
         true
     }
 
+    /// The place at which the text of a variable is no TOML value, if the variable sets this key alone.
+    fn toml_fault(&self, key: &str, variable: Option<&str>) -> Option<String> {
+        let name = self.variables.setting_alone(key);
+        let name = name.filter(|name| Some(*name) == variable)?;
+        toml_texts::fault_of_value(&std::env::var(name).ok()?)
+    }
+
     /// Extracts the configuration, without the values at fault.
     fn extract(&mut self, mut sources: Vec<PresentNames>) -> Option<Config> {
         loop {
             let figment = sources
                 .iter()
                 .fold(Figment::new(), |all, source| all.merge(source));
-            let errors = match figment.extract() {
-                Ok(config) => return Some(config),
-                Err(errors) => errors,
-            };
+            let mut errors = tables::faults(&sources);
+            if errors.is_empty() {
+                match figment.extract() {
+                    Ok(config) => return Some(config),
+                    Err(found) => errors.extend(found),
+                }
+            }
             let mut is_smaller = false;
             for error in errors {
                 let path = full_path(&error);
@@ -271,7 +281,7 @@ impl Reading {
                     .as_ref()
                     .is_none_or(|metadata| metadata.name.starts_with("TOML"));
                 let in_file = self.in_file(&path);
-                let line = self.lines.line_of(&in_file).filter(|_| is_of_file);
+                let line = self.lines.line_of_value(&in_file).filter(|_| is_of_file);
                 let file = self
                     .file
                     .as_ref()
@@ -295,6 +305,7 @@ impl Reading {
                     let about = Found {
                         place,
                         value: value_at(&sources, &path).map(|value| value.to_actual()),
+                        toml_fault: self.toml_fault(&of_key, variable.as_deref()),
                         variable,
                     };
                     let text = explain(&error, &key, &about);

@@ -226,3 +226,121 @@ async fn variables_set_lists_and_tables_of_symbols() {
     }
     assert_eq!(found.len(), 4, "{found:#?}");
 }
+
+/// Asserts that each of these texts is in one line, that there is no other line, and that none shows
+/// a secret.
+#[track_caller]
+fn assert_texts(found: &[String], expected: &[&str]) {
+    for expected in expected {
+        let is_it = |text: &&String| text.contains(expected);
+        assert_eq!(
+            found.iter().filter(is_it).count(),
+            1,
+            "{expected} in {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    let secret = found.iter().find(|text| text.contains("S3CRET"));
+    assert_eq!(secret, None);
+}
+
+#[tokio::test]
+async fn a_slip_in_a_variable_of_a_table_or_a_list_shows_no_secret() {
+    let wrong = [
+        ("TIDEWIRE_CHAIN", "wss://h/S3CRET"),
+        (
+            "TIDEWIRE_PRICES__SOURCE",
+            "[{kind=\"kraken\", url=\"wss://h/S3CRET\"",
+        ),
+        (
+            "TIDEWIRE_DELIVERY__WEBHOOK",
+            "[{name=\"a\",url=\"https://h/S3CRET\",secrets=[\"S3CRET\"",
+        ),
+        (
+            "TIDEWIRE_DELIVERY__EMAIL",
+            "{host=\"h\",password=\"S3CRET\"",
+        ),
+        ("TIDEWIRE_DELIVERY__PUSH", "S3CRET"),
+        ("TIDEWIRE_BROKER__SENTINELS", "S3CRET@h"),
+        ("TIDEWIRE_NAMESPACE", "[\"S3CRET\"]"),
+        ("TIDEWIRE_PRICES__SYMBOLS", "BTC-USD,ETH-USD"),
+    ];
+    assert_texts(
+        &lines("", &wrong).await,
+        &[
+            "`chain` is a text that is no TOML value, wrong at column 1 (environment variable TIDEWIRE_CHAIN), expected the whole list in one variable: TIDEWIRE_CHAIN='[{…}, {…}]'",
+            "`prices.source` is a text that is no TOML value, wrong at column 38 (environment variable TIDEWIRE_PRICES__SOURCE), expected the whole list",
+            "`delivery.webhook` is a text that is no TOML value, wrong at column 52 (environment variable TIDEWIRE_DELIVERY__WEBHOOK), expected the whole list",
+            "`delivery.email` is a text that is no TOML value, wrong at column 28 (environment variable TIDEWIRE_DELIVERY__EMAIL), expected one table: TIDEWIRE_DELIVERY__EMAIL='{…}'",
+            "`delivery.push` is a text that is no TOML value, wrong at column 1 (environment variable TIDEWIRE_DELIVERY__PUSH), expected one table",
+            "`broker.sentinels` is a text that is no TOML value, wrong at column 1 (environment variable TIDEWIRE_BROKER__SENTINELS), expected a list",
+            "the first `[[namespace]]` is a text (environment variable TIDEWIRE_NAMESPACE), expected a table",
+            "`prices.symbols` is the text \"BTC-USD,ETH-USD\" (environment variable TIDEWIRE_PRICES__SYMBOLS), expected a list",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_toml_is_not_quoted() {
+    for (file, place) in [
+        ("[auth]\nhmac_secret = S3CRETaaa\n", "line 2, column 15: "),
+        (
+            "[auth]\nhmac_secret = \"S3CRET\"\nhmac_secret = \"S3CRET\"\n",
+            "line 3, column 1: duplicate key `hmac_secret`",
+        ),
+        ("[auth]\nhmac_secret = \"S3CRET\n", "line 2, column "),
+    ] {
+        let expected = format!("tidewire.toml: TOML parse error at {place}");
+        assert_texts(&lines(file, &[]).await, &[&expected]);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_with_a_slash_in_its_password_is_not_quoted() {
+    for endpoint in [
+        "https://user:S3CRET/pw@node.example/v3",
+        "https://user:S3CRET?pw@node.example/v3",
+    ] {
+        let file = format!("[[chain]]\nid = 5\nendpoints = [\"{endpoint}\"]\n");
+        assert_texts(
+            &lines(&file, &[]).await,
+            &["chain 5: `endpoints`: \"https://…\" is not a URL: "],
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_written_as_a_list_or_a_text_is_named() {
+    for (file, expected) in [
+        (
+            "[[auth]]\nhmac_secret = \"S3CRET\"\n",
+            "`auth` is a list (tidewire.toml line 1), expected one table: [auth]",
+        ),
+        (
+            "auth = \"S3CRET\"\n",
+            "`auth` is a text (tidewire.toml line 1), expected one table: [auth]",
+        ),
+        (
+            "[[server]]\nlisten = \"127.0.0.1:1\"\n",
+            "`server` is a list (tidewire.toml line 1), expected one table: [server]",
+        ),
+        (
+            "\n[[prices]]\nsymbols = [\"BTC-USD\"]\n",
+            "`prices` is a list (tidewire.toml line 2), expected one table: [prices]",
+        ),
+        (
+            "[[limits]]\nframe_bytes = 5\n[[limits]]\n",
+            "`limits` is a list (tidewire.toml line 1), expected one table: [limits]",
+        ),
+        (
+            "[delivery]\n[[delivery.push]]\nvapid_private_key = \"S3CRET\"\n",
+            "`delivery.push` is a list (tidewire.toml line 2), expected one table: [delivery.push]",
+        ),
+        (
+            "chain = \"S3CRET\"\n",
+            "`chain` is a text (tidewire.toml line 1), expected a list of tables: `[[chain]]`",
+        ),
+    ] {
+        assert_texts(&lines(file, &[]).await, &[expected]);
+    }
+}
