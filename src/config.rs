@@ -237,7 +237,26 @@ impl Default for StoreConfig {
     }
 }
 
+/// Longest name of a file, in bytes, as the usual file systems have it.
+const MAX_NAME_BYTES: usize = 255;
+
 impl StoreConfig {
+    /// The reason why no folder can have this path.
+    fn path_fault(&self) -> Option<String> {
+        let path = self.path.as_os_str().as_encoded_bytes();
+        if path.is_empty() {
+            return Some("store.path is empty, expected a folder".to_owned());
+        }
+        if path.contains(&0) {
+            return Some("store.path has a NUL character, expected a folder".to_owned());
+        }
+        let names = self.path.iter().map(|name| name.len());
+        let longest = names.max().filter(|length| *length > MAX_NAME_BYTES)?;
+        Some(format!(
+            "store.path has a name of {longest} bytes, expected names of {MAX_NAME_BYTES} bytes at most"
+        ))
+    }
+
     fn check(&self, broker: BrokerKind, problems: &mut Vec<String>) {
         let is_redis = self.kind == StoreKind::Redis;
         if is_redis && broker != BrokerKind::Redis {
@@ -246,6 +265,7 @@ impl StoreConfig {
                     .to_owned(),
             );
         }
+        problems.extend(self.path_fault());
         if let Some(url) = &self.url {
             problems.push(format!(
                 "store.url is {:?}, expected no URL: the store is in the Redis of broker.url",

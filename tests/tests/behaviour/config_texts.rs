@@ -344,3 +344,23 @@ async fn a_table_that_is_written_as_a_list_or_a_text_is_named() {
         assert_texts(&lines(file, &[]).await, &[expected]);
     }
 }
+
+#[tokio::test]
+async fn a_path_that_no_folder_can_have_is_refused() {
+    let long = "x".repeat(256);
+    for (path, expected) in [
+        ("", "store.path is empty, expected a folder"),
+        (
+            "a\\u0000b",
+            "store.path has a NUL character, expected a folder",
+        ),
+        (
+            &*format!("data/{long}"),
+            "store.path has a name of 256 bytes, expected names of 255 bytes at most",
+        ),
+    ] {
+        let file = format!("[store]\npath = \"{path}\"\n");
+        let expected = format!("{expected} (tidewire.toml line 2)");
+        assert_texts(&lines(&file, &[]).await, &[&expected]);
+    }
+}
