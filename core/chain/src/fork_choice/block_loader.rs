@@ -350,8 +350,14 @@ impl Content {
             receipts.filter(|receipt| !self.is_system(receipt.transaction_hash))
         };
         let bloom = self.bloom_of(proved().flat_map(|receipt| receipt.inner.logs()))?;
-        if self.proofs.receipts == ProofCheck::Required && all_known {
+        let is_proved = self.proofs.receipts == ProofCheck::Required && all_known;
+        if is_proved {
             proof::receipts(proved(), root.unwrap_or_default())?;
+        }
+        if is_proved {
+            let is_system = |receipt: &TransactionReceipt| self.is_system(receipt.transaction_hash);
+            let proved = receipts.iter_mut().filter(|receipt| !is_system(receipt));
+            set_gas_used(proved);
         }
         self.data.bloom = bloom;
         receipts.extend(system);
@@ -382,6 +388,18 @@ impl Content {
             ProofCheck::Required => Ok(proof::bloom(logs, self.bloom)?),
             ProofCheck::Waived => Ok(logs_bloom(logs.map(|log| &log.inner))),
         }
+    }
+}
+
+/// Sets the gas of each transaction from proved receipts, in the order of the block. The receipts
+/// root covers only the sum of the gas up to each transaction, not the gas that the node writes
+/// beside it.
+fn set_gas_used<'a>(receipts: impl Iterator<Item = &'a mut TransactionReceipt>) {
+    let mut before = 0;
+    for receipt in receipts {
+        let sum = receipt.inner.cumulative_gas_used();
+        receipt.gas_used = sum.saturating_sub(before);
+        before = sum;
     }
 }
 

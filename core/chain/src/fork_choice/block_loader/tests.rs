@@ -112,6 +112,9 @@ fn a_block_holds_what_its_hash_covers() {
     transactions[1]["transactionIndex"] = json!("0x9");
     transactions[1]["blockNumber"] = json!("0x9");
     receipts[1]["transactionIndex"] = json!("0x9");
+    // The sums of the gas decide, and not the gas beside them.
+    receipts[0]["gasUsed"] = json!("0x1");
+    receipts[1]["gasUsed"] = json!("0x1c9c380");
     receipts[0]["logs"][0]["removed"] = json!(true);
     for field in ["transactionIndex", "blockNumber"] {
         receipts[0]["logs"][0][field] = json!("0x9");
@@ -125,6 +128,7 @@ fn a_block_holds_what_its_hash_covers() {
     assert_eq!(data.receipts.len(), 2);
     for (index, receipt) in data.receipts.iter().enumerate() {
         assert_eq!(receipt.transaction_index, Some(index as u64));
+        assert_eq!(receipt.gas_used, sample.receipts[index].gas_used);
         assert_eq!(
             receipt.transaction_hash,
             sample.receipts[index].transaction_hash
