@@ -166,17 +166,15 @@ impl HealthWatch {
         let stands_still = now.saturating_duration_since(seen.at) >= grace;
         PartReport {
             part: format!("chain {}", chain.id),
-            fault: match (self.chains.has_outage(chain.id), stands_still) {
-                (true, _) => Some(
-                    "it stands still, as none of its endpoints returns usable results".to_owned(),
-                ),
-                (false, true) => {
+            fault: match (self.chains.outage(chain.id), stands_still) {
+                (Some(outage), _) => Some(format!("it stands still, as {outage}")),
+                (None, true) => {
                     let grace = humantime::format_duration(grace);
                     let fault =
                         format!("it stands still, without a new block for {grace} at least");
                     Some(fault)
                 }
-                (false, false) => None,
+                (None, false) => None,
             },
         }
     }

@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::chain::Chain;
 use crate::{
-    ChainConfig, ChainError, ConfigError,
+    ChainConfig, ChainError, ChainOutage, ConfigError,
     abi::ErrorAbi,
     error::MAX_SIGNATURES,
     events::Filter,
@@ -183,18 +183,24 @@ impl ChainEngine {
     /// The chain is not configured, or no block of it was read yet.
     pub fn latest_block(&self, chain: u64) -> Result<Block, ChainError> {
         let followed = self.chain(chain)?;
-        let missing = || match followed.has_outage() {
-            true => ChainError::Outage(chain),
-            false => ChainError::NoBlock(chain),
+        let missing = || match followed.outage() {
+            Some(outage) => ChainError::Outage(chain, outage),
+            None => ChainError::NoBlock(chain),
         };
         followed.newest_block().ok_or_else(missing)
     }
 
-    /// Whether a chain stands still because none of its endpoints returns usable results.
+    /// Why a chain stands still: too few of its endpoints return usable results. None while enough
+    /// do.
+    #[must_use]
+    pub fn outage(&self, chain: u64) -> Option<ChainOutage> {
+        self.0.chains.get(&chain)?.outage()
+    }
+
+    /// Whether a chain stands still because too few of its endpoints return usable results.
     #[must_use]
     pub fn has_outage(&self, chain: u64) -> bool {
-        let chain = self.0.chains.get(&chain);
-        chain.is_some_and(Chain::has_outage)
+        self.outage(chain).is_some()
     }
 
     /// Checks the part of a `blocks:` channel after the colon: a chain's id.

@@ -4,8 +4,8 @@ use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::StreamError;
 
 use crate::{
-    abi::AbiError, address::AccountAddressError, events::FilterError, interest::RetentionLimit,
-    transaction::WatchError,
+    ChainOutage, abi::AbiError, address::AccountAddressError, events::FilterError,
+    interest::RetentionLimit, transaction::WatchError,
 };
 
 /// Error signatures that a watch can bring along at most.
@@ -25,11 +25,9 @@ pub enum ChainError {
     /// No block of the chain was read yet.
     #[error("no block of chain {0} has been read yet")]
     NoBlock(u64),
-    /// No block of the chain was read yet, as none of its endpoints returns usable results.
-    #[error(
-        "no block of chain {0} has been read yet: none of its endpoints returns usable results, see the server's log"
-    )]
-    Outage(u64),
+    /// No block of the chain was read yet, as too few of its endpoints return usable results.
+    #[error("no block of chain {0} has been read yet: {1}, see the server's log")]
+    Outage(u64, ChainOutage),
     /// Not a transaction hash.
     #[error("{0:?} is not a transaction hash, expected 32 bytes of hex that begin with 0x")]
     Hash(String),
@@ -107,7 +105,7 @@ impl From<ChainError> for StreamError {
         let code = match error {
             ChainError::UnknownChain { .. } => ErrorCode::NotFound,
             ChainError::NoBlock(_)
-            | ChainError::Outage(_)
+            | ChainError::Outage(..)
             | ChainError::Timeout(_)
             | ChainError::StoreTimeout
             | ChainError::NotRunning => ErrorCode::Unavailable,

@@ -319,6 +319,48 @@ async fn a_node_without_a_usable_head_is_an_outage() {
 }
 
 #[tokio::test]
+async fn fewer_endpoints_than_must_agree_are_an_outage() {
+    let is_up = [false, true].map(|is_up| Arc::new(AtomicBool::new(is_up)));
+    let head = Arc::new(AtomicU64::new(5));
+    let start = |index: usize| {
+        let (is_up, head) = (is_up[index].clone(), head.clone());
+        HttpNode::start(move |request| match is_up.load(Ordering::SeqCst) {
+            true => {
+                let answer = |call: &Value| honest(call, head.load(Ordering::SeqCst));
+                (200, http_node::each(request, &answer))
+            }
+            false => (502, json!("gone")),
+        })
+    };
+    let (first, second) = (start(0).await, start(1).await);
+    let world = World::new(&[&first, &second], json!({"agreement": 2})).await;
+    let is_named = async |expected: &str| {
+        let named = || {
+            let outage = world.engine.outage(CHAIN);
+            outage.map(|outage| outage.to_string()).unwrap_or_default()
+        };
+        world.until(async || named() == expected).await;
+    };
+    let one = "1 of 2 endpoints that must agree responds";
+    is_named(one).await;
+    let reason = world.engine.latest_block(CHAIN).unwrap_err().to_string();
+    assert!(reason.contains(one), "{reason}");
+    is_up[0].store(true, Ordering::SeqCst);
+    is_named("").await;
+    world.reached(5).await;
+    is_up[1].store(false, Ordering::SeqCst);
+    is_named(one).await;
+    is_up[0].store(false, Ordering::SeqCst);
+    is_named("none of its endpoints returns usable results").await;
+    for is_up in &is_up {
+        is_up.store(true, Ordering::SeqCst);
+    }
+    head.store(6, Ordering::SeqCst);
+    is_named("").await;
+    world.reached(6).await;
+}
+
+#[tokio::test]
 async fn a_block_that_one_endpoint_makes_up_includes_nothing() {
     let ghost = B256::repeat_byte(0xde);
     let other_block = B256::repeat_byte(0xba);

@@ -7,7 +7,10 @@ use tidewire_tests::{
     within,
 };
 
-use crate::{blocks::wait_for_block, ledger::on_chain};
+use crate::{
+    blocks::wait_for_block,
+    ledger::{on_chain, on_chain_with},
+};
 
 /// A part of a URL that must not be shown.
 const KEY: &str = "MARKEDKEY";
@@ -73,6 +76,31 @@ async fn a_chain_that_goes_on_is_named_no_more() {
         .await;
     within("a server without notes", async {
         while server.get("/readyz").await.body != "ready\n" {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_chain_with_fewer_endpoints_than_must_agree_is_named() {
+    let node = Node::start().await;
+    let endpoints = [node.http(), "http://127.0.0.1:1".to_owned()];
+    let server = on_chain_with(Server::builder(), 31337, &endpoints, "agreement = 2")
+        .start()
+        .await;
+    let said = "1 of 2 endpoints that must agree responds";
+    let line = server.log_line("the chain stands still").await;
+    for part in ["WARN", said, ": responds; http://127.0.0.1", "refused"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let request = json!({"chain": 31337});
+    let newest = server
+        .call("WatchService/GetLatestBlock", None, &request)
+        .await;
+    assert_eq!(newest.status, 503);
+    assert!(newest.body.contains(said), "{}", newest.body);
+    let named = format!("degraded: chain 31337: it stands still, as {said}");
+    within("a note about the chain", async {
+        while !server.get("/readyz").await.body.contains(&named) {}
     })
     .await;
 }

@@ -52,6 +52,7 @@ pub use address::{Address, AddressError};
 pub(crate) use connection::{Subscription, SubscriptionEvent};
 pub use failure::Failure;
 pub use pool::EndpointPool;
+pub(crate) use pool::PoolOutage;
 pub use tls::TlsError;
 pub(crate) use tls::tls_config;
 

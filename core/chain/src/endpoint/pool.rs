@@ -17,7 +17,7 @@ use super::{
     tls::{http_client, tls_config},
 };
 use crate::{
-    Call, ExpectedResult, RpcClient, RpcError,
+    Call, ChainOutage, ExpectedResult, RpcClient, RpcError,
     proof::{self, ProofError, ProofPolicy},
     rpc_client::ResultMatch,
 };
@@ -27,6 +27,15 @@ const MAX_TRIES: usize = 4;
 
 /// The longest wait for an endpoint that backs off, if all of them do.
 const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// A time in which too few endpoints of a chain are of use.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct PoolOutage {
+    pub(crate) age: Duration,
+    /// The state of each endpoint.
+    pub(crate) reason: String,
+    pub(crate) outage: ChainOutage,
+}
 
 /// All endpoints of a chain. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -110,28 +119,60 @@ impl EndpointPool {
         endpoints.map(|(_, _, endpoint)| endpoint.clone()).collect()
     }
 
-    /// The time since which every endpoint is in trouble, and the reason of each: it returns no
-    /// result, or has the trouble that is known of the endpoint with an index. None while one works.
+    /// The time since which too few endpoints are of use, and the state of each: none returns
+    /// results, or fewer than `required` have a head that can be followed. None while enough do.
+    ///
+    /// `known` is the trouble of an endpoint's head by its index. A failed call of an endpoint whose
+    /// head can be followed keeps no other one from agreeing with it: few calls go to an endpoint
+    /// while another one is better.
     pub(crate) fn outage(
         &self,
+        required: usize,
         known: impl Fn(usize) -> Option<(Duration, String)>,
-    ) -> Option<(Duration, String)> {
-        let mut shortest = Duration::MAX;
-        let mut reasons = Vec::with_capacity(self.endpoints.len());
+    ) -> Option<PoolOutage> {
+        let mut headless = Vec::with_capacity(self.endpoints.len());
+        let mut troubled = Vec::with_capacity(self.endpoints.len());
         for (index, endpoint) in self.endpoints.iter().enumerate() {
+            let head = known(index);
+            headless.push(head.as_ref().map(|(age, _)| *age));
             // Calls may have results while none of them is a head: the longer trouble counts.
-            let troubles = endpoint.trouble().into_iter().chain(known(index));
-            let (age, reason) = troubles.max_by_key(|(age, _)| *age)?;
-            shortest = shortest.min(age);
-            reasons.push(format!("{}: {reason}", endpoint.address()));
+            let troubles = endpoint.trouble().into_iter().chain(head);
+            troubled.push(troubles.max_by_key(|(age, _)| *age));
         }
-        (!reasons.is_empty()).then(|| (shortest, reasons.join("; ")))
+        let ages = troubled.iter().map(|trouble| Some(trouble.as_ref()?.0));
+        let none_works = ages.min().flatten();
+        let mut by_age = headless.clone();
+        by_age.sort_by_key(|age| std::cmp::Reverse(*age));
+        let too_few = by_age.get(by_age.len().saturating_sub(required));
+        let too_few = too_few.copied().flatten();
+        let age = none_works.max(too_few)?;
+        let of_use = |headless: &Option<Duration>| headless.is_none() && none_works.is_none();
+        let states = self.endpoints.iter().zip(&headless).zip(troubled);
+        let states = states.map(|((endpoint, headless), trouble)| {
+            let reason = match trouble {
+                Some((_, reason)) if !of_use(headless) => reason,
+                _ => "responds".to_owned(),
+            };
+            format!("{}: {reason}", endpoint.address())
+        });
+        let reason = states.collect::<Vec<_>>().join("; ");
+        let responding = headless.iter().filter(|one| of_use(one)).count();
+        let outage = ChainOutage {
+            responding,
+            required,
+        };
+        Some(PoolOutage {
+            age,
+            reason,
+            outage,
+        })
     }
 
-    /// Whether every endpoint returned an invalid response lately: a result of such an endpoint
-    /// is no sign that its blocks can be used.
-    pub(crate) fn is_distrusted(&self) -> bool {
-        self.endpoints.iter().all(|one| one.is_distrusted())
+    /// Whether fewer than `required` endpoints returned no invalid response lately: a result of any
+    /// other one is no sign that its blocks can be used.
+    pub(crate) fn is_distrusted(&self, required: usize) -> bool {
+        let trusted = self.endpoints.iter().filter(|one| !one.is_distrusted());
+        trusted.count() < required
     }
 }
 
@@ -211,4 +252,73 @@ fn tls_of(ca_file: Option<&Path>) -> Result<Tls, TlsError> {
     let config = tls_config(ca_file)?;
     let http = http_client(&config)?;
     Ok(Tls { config, http })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: [&str; 3] = ["http://a.test", "http://b.test", "http://c.test"];
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    /// A pool of endpoints whose calls have results.
+    fn pool() -> EndpointPool {
+        let addresses = HOSTS.map(|host| (host.parse().unwrap(), None));
+        let pool = EndpointPool::new(1, addresses.to_vec(), seconds(1)).unwrap();
+        for endpoint in pool.endpoints() {
+            *endpoint.trouble.lock() = None;
+        }
+        pool
+    }
+
+    /// The outage of endpoints with these times without a head: its age, and the endpoints that
+    /// respond.
+    fn outage(
+        pool: &EndpointPool,
+        required: usize,
+        ages: [Option<u64>; 3],
+    ) -> Option<(u64, usize)> {
+        let known = |index: usize| Some((seconds(ages[index]?), "gone".to_owned()));
+        let outage = pool.outage(required, known)?;
+        let (responding, gone) = (
+            outage.reason.matches("responds").count(),
+            outage.reason.matches("gone").count(),
+        );
+        assert_eq!(responding, outage.outage.responding, "{}", outage.reason);
+        assert_eq!(responding + gone, 3, "each is named: {}", outage.reason);
+        Some((outage.age.as_secs(), responding))
+    }
+
+    #[test]
+    fn an_outage_lasts_while_fewer_endpoints_than_must_agree_have_a_head() {
+        let pool = pool();
+        for (ages, expected) in [
+            ([None, None, None], [None, None, None]),
+            ([None, Some(9), None], [None, None, Some((9, 2))]),
+            ([Some(4), None, Some(9)], [None, Some((4, 1)), Some((9, 1))]),
+            (
+                [Some(4), Some(1), Some(9)],
+                [Some((1, 0)), Some((4, 0)), Some((9, 0))],
+            ),
+        ] {
+            for (required, expected) in (1..).zip(expected) {
+                let found = outage(&pool, required, ages);
+                assert_eq!(found, expected, "{required} of {ages:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_call_of_an_endpoint_that_reports_heads_is_no_outage() {
+        let pool = pool();
+        *pool.endpoints()[0].trouble.lock() = Some(super::super::Trouble {
+            since: tokio::time::Instant::now(),
+            reason: "timed out".to_owned(),
+        });
+        assert_eq!(outage(&pool, 3, [None, None, None]), None);
+        assert_eq!(outage(&pool, 2, [None, Some(9), None]), None);
+    }
 }

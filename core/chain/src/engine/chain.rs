@@ -1,9 +1,6 @@
 //! Chain: one configured chain, its tasks, and the queue of commands to its processor.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use alloy::{primitives::B256, rpc::types::Transaction};
 use parking_lot::Mutex;
@@ -18,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{REPLY_TIMEOUT, outage::OutageMonitor};
 use crate::{
-    ChainConfig, ChainError, ConfigError, Finality, Provenance,
+    ChainConfig, ChainError, ChainOutage, ConfigError, Finality, Provenance,
     block_store::BlockStore,
     endpoint::EndpointPool,
     fork_choice::{
@@ -61,8 +58,8 @@ pub(super) struct Chain {
     /// The followed wallets.
     wallets: WalletLookup,
     interest: Arc<InterestRegistry>,
-    /// Whether no endpoint returns usable results.
-    has_outage: Arc<AtomicBool>,
+    /// Why the chain stands still, while too few endpoints return usable results.
+    outage: Arc<Mutex<Option<ChainOutage>>>,
     /// The places of watched transactions.
     slots: WatchSlots,
     /// The queue to the processor, once it runs.
@@ -89,7 +86,7 @@ impl Chain {
             newest: Arc::default(),
             wallets,
             interest,
-            has_outage: Arc::default(),
+            outage: Arc::default(),
             slots: WatchSlots::new(TransactionOptions::new(config.id).max_watches),
             commands: Mutex::new(None),
             requesters: KeyedSemaphore::default(),
@@ -148,7 +145,8 @@ impl Chain {
             pool: self.pool.clone(),
             heads,
             newest: self.newest.clone(),
-            has_outage: self.has_outage.clone(),
+            agreement: self.config.agreement,
+            outage: self.outage.clone(),
         };
         tasks.spawn(monitor.run(cancel.clone()));
         tasks.spawn(processor.run(inputs));
@@ -258,9 +256,9 @@ impl Chain {
         &self.slots
     }
 
-    /// Whether no endpoint responds.
-    pub(super) fn has_outage(&self) -> bool {
-        self.has_outage.load(Ordering::Relaxed)
+    /// Why the chain stands still, while too few endpoints return usable results.
+    pub(super) fn outage(&self) -> Option<ChainOutage> {
+        *self.outage.lock()
     }
 
     /// The newest block, once one was read.

@@ -1,5 +1,5 @@
-//! Outage monitor: reports a chain that stands still because none of its endpoints returns
-//! usable results.
+//! Outage monitor: reports a chain that stands still because too few of its endpoints return
+//! usable results: none, or fewer than must agree.
 //!
 //! The first report comes within five seconds, and further ones every minute. Each names the
 //! endpoints by scheme and host, with the newest reason of each.
@@ -7,24 +7,22 @@
 //! An endpoint is of no use as well while it answers, but returns no head, or only heads that cannot
 //! be linked or loaded.
 //!
-//! An outage ends with a result. If every endpoint returned an invalid response lately, a new
+//! An outage ends with a result. If too many endpoints returned an invalid response lately, a new
 //! block is needed, or two minutes without one more: such an endpoint returns results between
 //! its invalid blocks, and clients would hear of an end and a beginning each time.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tidewire_proto::v1::Block;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{endpoint::EndpointPool, fork_choice::Heads};
+use crate::{
+    ChainOutage,
+    endpoint::{EndpointPool, PoolOutage},
+    fork_choice::Heads,
+};
 
 /// The time without any result after which a chain has an outage.
 const FIRST_REPORT: Duration = Duration::from_secs(3);
@@ -45,8 +43,10 @@ pub(super) struct OutageMonitor {
     pub(super) heads: Arc<Heads>,
     /// The newest block of the chain.
     pub(super) newest: Arc<Mutex<Option<Block>>>,
-    /// Whether the chain has an outage, as requests read it.
-    pub(super) has_outage: Arc<AtomicBool>,
+    /// The number of endpoints that must agree.
+    pub(super) agreement: usize,
+    /// The outage of the chain, as requests read it.
+    pub(super) outage: Arc<Mutex<Option<ChainOutage>>>,
 }
 
 impl OutageMonitor {
@@ -61,22 +61,24 @@ impl OutageMonitor {
             sleep(CHECK_INTERVAL).await;
             let newest = self.newest.lock().as_ref().map(|block| block.hash.clone());
             let observation = Observation {
-                trouble: self.pool.outage(|index| self.heads.trouble(index)),
-                is_distrusted: self.pool.is_distrusted(),
+                trouble: self
+                    .pool
+                    .outage(self.agreement, |index| self.heads.trouble(index)),
+                is_distrusted: self.pool.is_distrusted(self.agreement),
                 newest,
             };
             let (chain, name) = (self.chain, &self.name);
             let report = outage.observe(observation, Instant::now());
             // Before the log: an operator who reads the line finds the state that it names.
-            self.has_outage
-                .store(outage.is_reported(), Ordering::Relaxed);
+            *self.outage.lock() = outage.reported();
             match report {
-                Some(Report::StandsStill(age, reason)) => tracing::warn!(
+                Some(Report::StandsStill(trouble)) => tracing::warn!(
                     chain,
                     name,
-                    seconds = age.as_secs(),
-                    reason,
-                    "the chain stands still: none of its endpoints returns usable results"
+                    seconds = trouble.age.as_secs(),
+                    reason = trouble.reason,
+                    "the chain stands still: {}",
+                    trouble.outage
                 ),
                 Some(Report::Responds) => {
                     tracing::info!(chain, name, "an endpoint of the chain responds again");
@@ -89,9 +91,9 @@ impl OutageMonitor {
 
 /// The endpoints and the chain, as they are looked at.
 struct Observation {
-    /// The time without a result from any endpoint, and the reason of each.
-    trouble: Option<(Duration, String)>,
-    /// Whether every endpoint returned an invalid response lately.
+    /// The time without enough endpoints of use, and the state of each.
+    trouble: Option<PoolOutage>,
+    /// Whether too many endpoints returned an invalid response lately.
     is_distrusted: bool,
     /// The hash of the chain's newest block.
     newest: Option<String>,
@@ -100,11 +102,11 @@ struct Observation {
 /// A line for the log.
 #[derive(Debug, PartialEq, Eq)]
 enum Report {
-    StandsStill(Duration, String),
+    StandsStill(PoolOutage),
     Responds,
 }
 
-/// Whether a chain has an outage.
+/// The outage of a chain, if it has one.
 #[derive(Default)]
 struct OutageState(Option<Outage>);
 
@@ -113,30 +115,34 @@ struct Outage {
     /// The newest block as the outage began.
     newest: Option<String>,
     reported_at: Instant,
+    /// Its newest cause.
+    cause: ChainOutage,
 }
 
 impl OutageState {
-    fn is_reported(&self) -> bool {
-        self.0.is_some()
+    fn reported(&self) -> Option<ChainOutage> {
+        self.0.as_ref().map(|outage| outage.cause)
     }
 
     fn observe(&mut self, seen: Observation, now: Instant) -> Option<Report> {
-        let trouble = seen.trouble.filter(|(age, _)| *age >= FIRST_REPORT);
+        let trouble = seen.trouble.filter(|trouble| trouble.age >= FIRST_REPORT);
         match (&mut self.0, trouble) {
             (None, None) => None,
-            (None, Some((age, reason))) => {
+            (None, Some(trouble)) => {
                 self.0 = Some(Outage {
                     newest: seen.newest,
                     reported_at: now,
+                    cause: trouble.outage,
                 });
-                Some(Report::StandsStill(age, reason))
+                Some(Report::StandsStill(trouble))
             }
-            (Some(outage), Some((age, reason))) => {
+            (Some(outage), Some(trouble)) => {
+                outage.cause = trouble.outage;
                 if now.saturating_duration_since(outage.reported_at) < REPORT_INTERVAL {
                     return None;
                 }
                 outage.reported_at = now;
-                Some(Report::StandsStill(age, reason))
+                Some(Report::StandsStill(trouble))
             }
             (Some(outage), None) => {
                 if seen.is_distrusted && outage.newest == seen.newest {
@@ -153,19 +159,27 @@ impl OutageState {
 mod tests {
     use super::*;
 
+    fn trouble(seconds: u64) -> PoolOutage {
+        PoolOutage {
+            age: Duration::from_secs(seconds),
+            reason: "x".to_owned(),
+            outage: ChainOutage {
+                responding: 0,
+                required: 1,
+            },
+        }
+    }
+
     fn observation(seconds: Option<u64>, is_distrusted: bool, newest: &str) -> Observation {
         Observation {
-            trouble: seconds.map(|seconds| (Duration::from_secs(seconds), "x".to_owned())),
+            trouble: seconds.map(trouble),
             is_distrusted,
             newest: Some(newest.to_owned()),
         }
     }
 
     fn stands_still(seconds: u64) -> Option<Report> {
-        Some(Report::StandsStill(
-            Duration::from_secs(seconds),
-            "x".to_owned(),
-        ))
+        Some(Report::StandsStill(trouble(seconds)))
     }
 
     #[test]
@@ -176,11 +190,11 @@ mod tests {
             let report = outage.observe(observation(Some(second), false, "a"), now);
             let is_due = [3, 63, 123, 183].contains(&second);
             assert_eq!(report, is_due.then(|| stands_still(second)).flatten());
-            assert_eq!(outage.is_reported(), second >= 3);
+            assert_eq!(outage.reported().is_some(), second >= 3);
         }
         let report = outage.observe(observation(None, false, "a"), began);
         assert_eq!(report, Some(Report::Responds));
-        assert!(!outage.is_reported());
+        assert_eq!(outage.reported(), None);
     }
 
     #[test]
@@ -189,7 +203,7 @@ mod tests {
         outage.observe(observation(Some(3), true, "a"), now);
         for seconds in [None, Some(1), Some(4), None] {
             assert_eq!(outage.observe(observation(seconds, true, "a"), now), None);
-            assert!(outage.is_reported());
+            assert!(outage.reported().is_some());
         }
         let report = outage.observe(observation(None, true, "b"), now);
         assert_eq!(report, Some(Report::Responds), "a new block was read");

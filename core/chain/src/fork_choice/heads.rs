@@ -72,11 +72,13 @@ impl HeadTrouble {
 }
 
 impl Heads {
-    /// An empty table for this number of endpoints. A head counts for `grace` after its endpoint
-    /// failed.
+    /// A table of this number of endpoints, none of which has reported a head. A head counts for
+    /// `grace` after its endpoint failed.
     pub(crate) fn new(endpoints: usize, grace: Duration) -> Self {
+        let mut entry = Entry::default();
+        HeadTrouble::go_on(&mut entry.silent, "no head yet");
         Self {
-            by_endpoint: Mutex::new(vec![Entry::default(); endpoints]),
+            by_endpoint: Mutex::new(vec![entry; endpoints]),
             grace,
             changed: Notify::new(),
             last_push: watch::channel(None).0,
