@@ -142,7 +142,7 @@ mod tests {
             ),
             (
                 "ht!tp://node.example/secret",
-                "\"ht!tp://node.example\" is not a URL: ",
+                "\"ht!tp:\" is not a URL: ",
             ),
         ] {
             let error = error(text);

@@ -140,11 +140,5 @@ await check("commands name the configuration file of the server, and can be copi
   await configured.close();
 });
 
-await check("a page that may not know the file says that there may be one", async () => {
-  const other = await browser.context.newPage();
-  await other.goto(`${url}/#/connections`);
-  await other.getByRole("main").getByText("with the server’s --config, if it has one").waitFor();
-});
-
 await browser.close();
 process.exit(failed() === 0 ? 0 : 1);

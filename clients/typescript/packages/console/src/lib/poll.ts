@@ -40,24 +40,36 @@ function entryOf(service: string, method: string, body: string, everyMs: number,
   let users = 0;
   let inFlight = false;
   let isRefused = false;
+  /** The user or the connection changed during a call, whose answer is that to the one before. */
+  let isOutdated = false;
   const refresh = (): void => {
     if (inFlight || !onlineStore.get()) {
       return;
     }
     inFlight = true;
-    call(service, method, body, options).then(
-      (data) => {
+    isOutdated = false;
+    call(service, method, body, options)
+      .then(
+        (data) => {
+          isRefused = false;
+          store.set({ data, at: Date.now() });
+        },
+        (error: unknown) => {
+          const failure = error as TidewireError;
+          isRefused = failure.code === "permission_denied" || failure.code === "unauthenticated";
+          store.set({ ...store.get(), error: failure });
+        },
+      )
+      .finally(() => {
         inFlight = false;
-        isRefused = false;
-        store.set({ data, at: Date.now() });
-      },
-      (error: unknown) => {
-        inFlight = false;
-        const failure = error as TidewireError;
-        isRefused = failure.code === "permission_denied" || failure.code === "unauthenticated";
-        store.set({ ...store.get(), error: failure });
-      },
-    );
+        if (isOutdated) {
+          refresh();
+        }
+      });
+  };
+  const change = (): void => {
+    isOutdated = inFlight;
+    refresh();
   };
   /** Functions that end the polling. */
   let stops: readonly (() => void)[] = [];
@@ -73,8 +85,8 @@ function entryOf(service: string, method: string, body: string, everyMs: number,
         () => {
           clearInterval(timer);
         },
-        onlineStore.follow(refresh),
-        followSession(refresh),
+        onlineStore.follow(change),
+        followSession(change),
       ];
       refresh();
     }
