@@ -140,10 +140,7 @@ mod tests {
                 "node.example:8545?key=secret",
                 "\"node.example:8545\" is not a URL: ",
             ),
-            (
-                "ht!tp://node.example/secret",
-                "\"ht!tp:\" is not a URL: ",
-            ),
+            ("ht!tp://node.example/secret", "\"ht!tp:\" is not a URL: "),
         ] {
             let error = error(text);
             assert!(error.starts_with(expected), "{error}");
