@@ -188,4 +188,10 @@ mod tests {
         let url = JwksUrl::new("http://[::1]:8080/keys", None).unwrap();
         assert_eq!((url.host.as_str(), url.port), ("::1", 8_080));
     }
+
+    #[test]
+    fn a_log_shows_the_host_alone() {
+        let url = JwksUrl::new("http://u:secret@id.example.com/secret?k=secret", None).unwrap();
+        assert_eq!(format!("{url:?}"), "http://id.example.com");
+    }
 }

@@ -383,6 +383,19 @@ async fn a_commit_waits_for_a_replica_if_one_is_wanted() {
         fault.contains("store.replicas").then_some(fault)
     });
     assert!(fault.await.contains("0 replicas"));
+    // No term begins meanwhile: each would tell all clients of a gap.
+    let other = with(&master, "b", |all| all.replicas = 1);
+    eventually("the fault of another node", async || {
+        let fault = other.fault()?.to_string();
+        fault.contains("0 replicas").then_some(())
+    })
+    .await;
+    let term = master
+        .command(&["HGET", "test:{store}:lease", "term"])
+        .await;
+    assert_eq!(term, "$-1\r\n");
+    other.end().await;
+    drop(other);
     let port = master.port().to_string();
     let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
     let store = owned(&lease).await;
