@@ -30,7 +30,7 @@ use tidewire_stream::{
     broker::{
         Broker as _, LocalDelivery, RedisBroker, Sender,
         memory::MemoryLimits,
-        redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels},
+        redis::{CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels},
     },
 };
 use tokio::sync::Notify;
@@ -233,6 +233,7 @@ impl Node {
             timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,
             comparison: RedisOptions::COMPARISON,
+            protocol: NodeProtocol::CURRENT,
         };
         let subscriber = Arc::new(Subscriber::default());
         let broker = RedisBroker::start(

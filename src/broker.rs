@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tidewire_stream::{
     Authenticator, Namespaces, SharedClock, StreamCore, StreamOptions,
     broker::redis::{
-        CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels, check_prefix,
+        CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels,
+        check_prefix,
     },
 };
 
@@ -94,6 +95,7 @@ pub(crate) fn redis_options(config: &BrokerConfig) -> Result<RedisOptions, Strin
         timeout: config.timeout,
         buffer_bytes: config.buffer_bytes,
         comparison: RedisOptions::COMPARISON,
+        protocol: NodeProtocol::CURRENT,
     })
 }
 

@@ -226,6 +226,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Bytes of publications that wait for Redis."
     );
     metrics::describe_gauge!(
+        "tidewire_broker_node_protocol",
+        "Version of the protocol between nodes that all nodes speak."
+    );
+    metrics::describe_gauge!(
         "tidewire_part_degraded",
         "Whether a part of the server does not work."
     );
@@ -415,6 +419,9 @@ impl Probes for ServerProbes {
         metrics::gauge!("tidewire_history_bytes").set(stats.history_bytes as f64);
         if let Some(link) = self.stream.broker().link() {
             metrics::gauge!("tidewire_broker_waiting_bytes").set(link.waiting_bytes as f64);
+            if let Some(version) = link.node_protocol {
+                metrics::gauge!("tidewire_broker_node_protocol").set(f64::from(version));
+            }
         }
         if let Some(dispatcher) = self.notify.delivery().dispatcher() {
             for (channel, result, count) in dispatcher.metrics().all() {

@@ -178,6 +178,26 @@ pub struct RedisOptions {
     pub buffer_bytes: usize,
     /// Time between two comparisons of all channels, and of the revocations, with Redis.
     pub comparison: Duration,
+    /// Versions of the protocol between nodes that this one speaks.
+    pub protocol: NodeProtocol,
+}
+
+/// Versions of the protocol between nodes that a node speaks: it joins nodes with which it has one in
+/// common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeProtocol {
+    /// The oldest one.
+    pub oldest: u32,
+    /// The newest one.
+    pub newest: u32,
+}
+
+impl NodeProtocol {
+    /// Those of this release.
+    pub const CURRENT: Self = Self {
+        oldest: 1,
+        newest: 1,
+    };
 }
 
 impl RedisOptions {

@@ -18,7 +18,7 @@ pub fn store_lease(prefix: &str) -> String {
     format!("{prefix}:{{store}}:lease")
 }
 
-pub use address::{RedisAddress, RedisOptions};
+pub use address::{NodeProtocol, RedisAddress, RedisOptions};
 pub use connection::RedisConnection;
 pub use error::RedisError;
 pub use resp::Reply;

@@ -33,7 +33,9 @@ use proptest::{
     strategy::{Strategy as _, ValueTree as _},
     test_runner::TestRunner,
 };
-use tidewire_redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels};
+use tidewire_redis::{
+    CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels,
+};
 use tidewire_store::{
     Batch, Candidacy, EngineLease, EngineTerm, Ownership, RedisStore, RedisStoreOptions,
     SharedStore, Store as _, StoreError, StoreLease,
@@ -54,6 +56,7 @@ fn options(redis: &RedisServer) -> RedisOptions {
         timeout: Duration::from_secs(5),
         buffer_bytes: 64 << 20,
         comparison: RedisOptions::COMPARISON,
+        protocol: NodeProtocol::CURRENT,
     }
 }
 

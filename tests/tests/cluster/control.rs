@@ -18,7 +18,7 @@ use crate::node::{Node, options};
 
 /// The revocations of a node.
 #[derive(Default)]
-struct Revocations(Mutex<Vec<(Revocation, i64)>>);
+pub(crate) struct Revocations(Mutex<Vec<(Revocation, i64)>>);
 
 impl Revocations {
     fn has(&self, token: &str) -> bool {
@@ -56,6 +56,11 @@ async fn listening(redis: &RedisServer) -> (Node, Arc<Revocations>) {
         comparison: Duration::from_millis(100),
         ..options(redis)
     };
+    listening_with(options).await
+}
+
+/// The same with options of its own.
+pub(crate) async fn listening_with(options: RedisOptions) -> (Node, Arc<Revocations>) {
     let node = Node::with(options, MemoryLimits::default()).await.unwrap();
     let handler = Arc::new(Revocations::default());
     let weak: Weak<Revocations> = Arc::downgrade(&handler);

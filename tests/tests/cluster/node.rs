@@ -14,7 +14,7 @@ use tidewire_stream::{
     broker::{
         Broker as _, Fence, History, LocalDelivery, RedisBroker, Sender,
         memory::MemoryLimits,
-        redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels},
+        redis::{CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels},
     },
 };
 use tidewire_tests::{RedisServer, eventually};
@@ -106,6 +106,7 @@ pub(crate) fn options(redis: &RedisServer) -> RedisOptions {
         timeout: Duration::from_secs(5),
         buffer_bytes: 64 << 20,
         comparison: RedisOptions::COMPARISON,
+        protocol: NodeProtocol::CURRENT,
     }
 }
 

@@ -166,6 +166,8 @@ pub struct BrokerLink {
     pub is_available: bool,
     /// Bytes of publications that wait for it.
     pub waiting_bytes: usize,
+    /// The version of the protocol between nodes that all nodes speak, once it is known.
+    pub node_protocol: Option<u32>,
 }
 
 /// Proof that a server owns an engine whose publications go to the clients of all servers. It is

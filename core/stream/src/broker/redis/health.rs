@@ -17,6 +17,8 @@ pub(super) enum Link {
     Subscriptions,
     /// The connection on which this node hears the requests of operators.
     Control,
+    /// The nodes that this one shares its channels with.
+    Nodes,
     /// The writes of probes, on any connection.
     Writes,
     /// The eviction policy of the server. Everything works, and may be lost later.

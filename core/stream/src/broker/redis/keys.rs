@@ -16,6 +16,7 @@
 //! | `tidewire:{control}:revocations`  | hash: revocations of all nodes                      |
 //! | `tidewire:{control}:version`      | another number after each change of it              |
 //! | `tidewire:{control}:nodes`        | sorted set: nodes, by the end of their lease        |
+//! | `tidewire:{control}:spoken`       | hash: versions of the protocol that each node speaks|
 //! | `tidewire:{control}:0`            | shard channel of all nodes                          |
 //! | `tidewire:{control}:0:0badcafe`   | shard channel of one node                           |
 
@@ -99,6 +100,11 @@ impl KeyNames {
     /// The nodes, by the end of their lease.
     pub(super) fn nodes(&self) -> Bytes {
         format!("{}:{{control}}:nodes", self.prefix).into()
+    }
+
+    /// The versions of the protocol between nodes that each node speaks.
+    pub(super) fn spoken(&self) -> Bytes {
+        format!("{}:{{control}}:spoken", self.prefix).into()
     }
 
     /// The shard channel of one node.

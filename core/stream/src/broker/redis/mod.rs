@@ -47,6 +47,7 @@ mod shares;
 mod subscriber;
 mod tail;
 mod unavailable;
+mod versions;
 mod writer;
 
 use std::sync::{
@@ -63,7 +64,7 @@ use tokio::{
 };
 
 pub use tidewire_redis::{
-    CertificateFiles, RedisAddress, RedisError, RedisOptions, RedisTls, Sentinels,
+    CertificateFiles, NodeProtocol, RedisAddress, RedisError, RedisOptions, RedisTls, Sentinels,
 };
 
 use self::{
@@ -219,7 +220,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
         }
         let local = MemoryBroker::new(namespaces.clone(), subscribers.clone(), clock, limits);
         let tag = NodeTag::random();
-        let nodes = Nodes::new(tag, keys.clone(), calls.clone(), options.timeout);
+        let nodes = Nodes::new(tag, keys.clone(), calls.clone(), &options, health.clone());
         Ok(Self {
             local,
             namespaces,
@@ -665,6 +666,7 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
             fault: self.health.fault(),
             is_available: self.health.is_available(),
             waiting_bytes: self.buffer.used(),
+            node_protocol: self.nodes.agreed(),
         })
     }
 

@@ -17,7 +17,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,11 +30,14 @@ use tokio::{
 };
 
 use super::{
+    address::RedisOptions,
     calls::{Calls, RedisCommand},
     error::RedisError,
+    health::{Link, LinkHealth},
     keys::KeyNames,
     resp::Reply,
     script::{Script, ScriptCall},
+    versions::{NodeProtocol, Presence, Roll},
 };
 use crate::broker::{Answers, ControlHandler, NodeTag, Recipients};
 
@@ -70,8 +73,12 @@ pub(super) struct Nodes {
     keys: KeyNames,
     calls: Calls,
     timeout: Duration,
+    protocol: NodeProtocol,
+    health: Arc<LinkHealth>,
     /// How many others there were at the last extension.
     others: AtomicUsize,
+    /// The version that all nodes spoke then. 0 before the first one.
+    agreed: AtomicU32,
     last: AtomicU64,
     waiting: Mutex<HashMap<u64, Arc<PendingAnswers>>>,
     permits: Semaphore,
@@ -166,13 +173,22 @@ impl<'a> Message<'a> {
 }
 
 impl Nodes {
-    pub(super) fn new(tag: NodeTag, keys: KeyNames, calls: Calls, timeout: Duration) -> Arc<Self> {
+    pub(super) fn new(
+        tag: NodeTag,
+        keys: KeyNames,
+        calls: Calls,
+        options: &RedisOptions,
+        health: Arc<LinkHealth>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             tag,
             keys,
             calls,
-            timeout,
+            timeout: options.timeout,
+            protocol: options.protocol,
+            health,
             others: AtomicUsize::new(0),
+            agreed: AtomicU32::new(0),
             last: AtomicU64::new(0),
             waiting: Mutex::default(),
             permits: Semaphore::new(QUESTIONS),
@@ -185,11 +201,36 @@ impl Nodes {
     pub(super) async fn keep_lease(self: Arc<Self>) {
         loop {
             // Without Redis there is no lease to keep: its fault is known.
-            if let Ok(all) = self.lease(LEASE).await {
-                self.others.store(all.saturating_sub(1), Ordering::Relaxed);
+            match self.lease(LEASE).await {
+                Ok(Roll::Present(nodes)) => self.note(nodes),
+                // They came while this node was away: its own lease had ended.
+                Ok(Roll::Refused(stranger)) => {
+                    self.health
+                        .fail(Link::Nodes, &stranger.fault(self.protocol));
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(EXTENSION).await;
         }
+    }
+
+    fn note(&self, nodes: Presence) {
+        self.health.recover(Link::Nodes);
+        let others = nodes.count.saturating_sub(1);
+        self.others.store(others, Ordering::Relaxed);
+        let before = self.agreed.swap(nodes.agreed, Ordering::Relaxed);
+        if before != nodes.agreed {
+            tracing::info!(
+                version = nodes.agreed,
+                "all nodes speak this version of the protocol between nodes"
+            );
+        }
+    }
+
+    /// The version of the protocol between nodes that all of them speak. None before it is known.
+    pub(super) fn agreed(&self) -> Option<u32> {
+        let agreed = self.agreed.load(Ordering::Relaxed);
+        (agreed > 0).then_some(agreed)
     }
 
     /// Ends the lease of this node. It is not asked any more.
@@ -198,21 +239,12 @@ impl Nodes {
         let _ = self.lease(Duration::ZERO).await;
     }
 
-    /// Sets the end of the lease, and returns how many nodes there are.
-    async fn lease(&self, lifetime: Duration) -> Result<usize, RedisError> {
-        let call = ScriptCall {
-            script: Script::Lease,
-            keys: 1,
-            arguments: vec![
-                self.keys.nodes(),
-                Bytes::copy_from_slice(self.tag.as_bytes()),
-                lifetime.as_millis().to_string().into(),
-            ],
-        };
-        let count = self.calls.script(call).await?.string()?;
-        count
-            .parse()
-            .map_err(|_| RedisError::Protocol(format!("{count:?} came, expected a number")))
+    /// Sets the end of the lease, and returns the nodes that there are.
+    async fn lease(&self, lifetime: Duration) -> Result<Roll, RedisError> {
+        let tag = Bytes::copy_from_slice(self.tag.as_bytes());
+        let lifetime = lifetime.as_millis().to_string();
+        let call = roll_call(&self.keys, tag, lifetime, self.protocol);
+        Roll::read(self.calls.script(call).await?)
     }
 
     /// Asks other nodes, and waits for their answers.
@@ -380,6 +412,27 @@ impl Nodes {
                 tracing::warn!(%error, "an answer to another server is lost");
             }
         });
+    }
+}
+
+/// Asks which nodes there are, for one that is about to join them.
+pub(super) fn roll_question(keys: &KeyNames, protocol: NodeProtocol) -> ScriptCall {
+    roll_call(keys, Bytes::new(), "-1".to_owned(), protocol)
+}
+
+fn roll_call(keys: &KeyNames, tag: Bytes, lifetime: String, protocol: NodeProtocol) -> ScriptCall {
+    ScriptCall {
+        script: Script::Lease,
+        keys: 2,
+        arguments: vec![
+            keys.nodes(),
+            keys.spoken(),
+            tag,
+            lifetime.into(),
+            protocol.oldest.to_string().into(),
+            protocol.newest.to_string().into(),
+            Bytes::from_static(env!("CARGO_PKG_VERSION").as_bytes()),
+        ],
     }
 }
 

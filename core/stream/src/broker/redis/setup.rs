@@ -9,9 +9,11 @@ use super::{
     error::RedisError,
     health::{Link, LinkHealth},
     keys::KeyNames,
+    nodes::roll_question,
     probe,
     resp::Reply,
     script::Digests,
+    versions::Roll,
 };
 use crate::StreamError;
 
@@ -90,6 +92,13 @@ async fn check_server(options: &RedisOptions, keys: &KeyNames, node: &str) -> Re
     for reply in connection.exchange(&pipeline, calls.len()).await? {
         if let Reply::Error(text) = reply {
             return Err(Fault::Redis(RedisError::Refused(text)));
+        }
+    }
+    let mut question = Vec::new();
+    digests.encode(&mut question, &roll_question(keys, options.protocol));
+    for reply in connection.exchange(&question, 1).await? {
+        if let Roll::Refused(stranger) = Roll::read(reply)? {
+            return Err(Fault::Unfit(stranger.fault(options.protocol)));
         }
     }
     let name = keys.probe(node);
