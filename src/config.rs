@@ -35,7 +35,7 @@ use tidewire_stream::{
 };
 
 use crate::{
-    broker, notifications,
+    broker, chain_owner, notifications,
     roles::{self, Role},
     security,
 };
@@ -175,6 +175,8 @@ pub(crate) struct BrokerConfig {
     pub(crate) buffer_bytes: usize,
     /// Whether one node publishes prices for all.
     pub(crate) share_prices: bool,
+    /// Whether one node follows each chain for all.
+    pub(crate) share_chains: bool,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
@@ -201,6 +203,7 @@ impl Default for BrokerConfig {
             timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,
             share_prices: false,
+            share_chains: false,
             ca_file: None,
             tls_cert: None,
             tls_key: None,
@@ -486,6 +489,7 @@ impl Config {
         broker::check(&self.broker, &mut problems);
         self.store.check(self.broker.kind, &mut problems);
         roles::check(self, &mut problems);
+        chain_owner::check(self, &mut problems);
         if self.server.admin_listen.is_some() {
             problems.push("server.admin_listen is not built yet".to_owned());
         }

@@ -14,7 +14,7 @@ use tidewire_stream::{PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::price_owner::PriceOwner;
+use crate::{chain_owner::ChainOwners, price_owner::PriceOwner};
 
 /// Name of the part that stands for the connection to Redis.
 pub(crate) const BROKER_PART: &str = "broker";
@@ -45,6 +45,8 @@ pub(crate) struct HealthWatch {
     pub(crate) prices: Option<PriceEngine>,
     /// The part of this node in the lease of the price engine.
     pub(crate) price_owner: Option<Arc<PriceOwner>>,
+    /// The part of this node in the leases of chains.
+    pub(crate) chain_owners: Option<Arc<ChainOwners>>,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_configs: Vec<ChainConfig>,
     pub(crate) store: Option<SharedStore>,
@@ -151,11 +153,26 @@ impl HealthWatch {
     }
 
     fn chain(&self, chain: &ChainConfig, seen: &mut SeenBlock, now: Instant) -> PartReport {
-        let newest = self
-            .chains
-            .latest_block(chain.id)
-            .ok()
-            .map(|block| block.hash);
+        let part = format!("chain {}", chain.id);
+        let engine = match &self.chain_owners {
+            None => self.chains.clone(),
+            Some(owners) => {
+                let id = chain.id.to_string();
+                let fault = owners.fault(&id);
+                match owners.engine(&id).filter(|_| fault.is_none()) {
+                    Some(engine) => engine,
+                    // Another node follows the chain, or nobody does.
+                    None => {
+                        *seen = SeenBlock {
+                            hash: None,
+                            at: now,
+                        };
+                        return PartReport { part, fault };
+                    }
+                }
+            }
+        };
+        let newest = engine.latest_block(chain.id).ok().map(|block| block.hash);
         if newest != seen.hash {
             *seen = SeenBlock {
                 hash: newest,
@@ -165,8 +182,8 @@ impl HealthWatch {
         let grace = chain_grace(chain.block_time());
         let stands_still = now.saturating_duration_since(seen.at) >= grace;
         PartReport {
-            part: format!("chain {}", chain.id),
-            fault: match (self.chains.outage(chain.id), stands_still) {
+            part,
+            fault: match (engine.outage(chain.id), stands_still) {
                 (Some(outage), _) => Some(format!("it stands still, as {outage}")),
                 (None, true) => {
                     let grace = humantime::format_duration(grace);

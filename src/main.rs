@@ -6,6 +6,7 @@
 mod alerts;
 mod broker;
 mod chain_notifications;
+mod chain_owner;
 mod cli;
 mod clock_mark;
 mod command_hint;

@@ -16,10 +16,18 @@ pub(crate) enum Role {
     Prices,
     /// Notifications and alerts, if it owns the shared store.
     Alerts,
+    /// Following chains for all nodes, each of them if it is its owner.
+    Chain,
 }
 
 impl Role {
-    const EACH: [Self; 4] = [Self::All, Self::Gateway, Self::Prices, Self::Alerts];
+    const EACH: [Self; 5] = [
+        Self::All,
+        Self::Gateway,
+        Self::Prices,
+        Self::Alerts,
+        Self::Chain,
+    ];
 
     /// Its name in the configuration.
     pub(crate) const fn name(self) -> &'static str {
@@ -28,6 +36,7 @@ impl Role {
             Self::Gateway => "gateway",
             Self::Prices => "prices",
             Self::Alerts => "alerts",
+            Self::Chain => "chain",
         }
     }
 
@@ -53,6 +62,11 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<String>) {
         problems.push(format!(
             "server.roles has {unknown:?}, expected some of {known}"
         ));
+        return;
+    }
+    let names_chain = roles.iter().any(|name| name == Role::Chain.name());
+    if names_chain && !config.broker.share_chains {
+        problems.push("server.roles has chain, and broker.share_chains is false, expected true: without it each node follows its chains by itself, whatever its roles are".to_owned());
         return;
     }
     let (prices, alerts) = (Role::Prices.is_among(roles), Role::Alerts.is_among(roles));

@@ -21,7 +21,7 @@ use tidewire_adapters::{
     AccessPolicy, CompressionOptions, Gateway, GatewayOptions, LocalityPolicy, OriginPolicy,
     Services, ShardThreads, tls::TlsAcceptor,
 };
-use tidewire_chain::{ChainEngine, sample::SampleNode};
+use tidewire_chain::{ChainEngine, notice::NoticeSink, sample::SampleNode};
 use tidewire_notification::UserPushes;
 use tidewire_price::{Candles, PriceEngine};
 use tidewire_service::{
@@ -43,6 +43,7 @@ use crate::{
     alerts::{Alerts, ChainTap},
     broker,
     chain_notifications::ChainNotifications,
+    chain_owner::{self, ChainOwners},
     cli::NullPublisher,
     clock_mark, command_hint,
     config::Config,
@@ -171,7 +172,9 @@ pub(crate) struct Server {
     /// The publisher of prices, where one node publishes for all.
     owned_publisher: Option<Arc<OwnedPublisher>>,
     candles: Candles,
+    /// The engine of all chains. Where the nodes share chains, it is never started, and checks names.
     pub(crate) chains: ChainEngine,
+    pub(crate) shares_chains: bool,
     pub(crate) chain_tap: Arc<ChainTap>,
     sample_node: Option<SampleNode>,
     /// The venues that sample data stands in for.
@@ -236,6 +239,10 @@ impl Server {
         if shares_prices {
             price_owner::share(&mut namespaces)?;
         }
+        let shares_chains = chain_owner::is_shared(&config, &feed);
+        if shares_chains {
+            chain_owner::share(&mut namespaces)?;
+        }
         let stream = broker::open(
             &config.broker,
             &feed,
@@ -277,7 +284,14 @@ impl Server {
         )?;
         let providers = prices.channel_providers().into_iter();
         let providers = providers.chain([candles.channel_provider()]);
-        for (namespace, provider) in providers.chain(chains.channel_providers()) {
+        for (namespace, provider) in providers {
+            stream.register_provider(namespace, provider)?;
+        }
+        let providers: Vec<_> = match shares_chains {
+            true => chain_owner::channel_providers(&chains).collect(),
+            false => chains.channel_providers().into(),
+        };
+        for (namespace, provider) in providers {
             stream.register_provider(namespace, provider)?;
         }
         if let Some(remote) = remote_keys {
@@ -297,6 +311,7 @@ impl Server {
             owned_publisher,
             candles,
             chains,
+            shares_chains,
             chain_tap,
             sample_node,
             tried,
@@ -356,11 +371,21 @@ impl Server {
             self.config.notification_config(),
             delivery,
         );
+        let mut notice_sink = None;
         if self.config.notifications.on_chain {
             let is_shared = self.lease().is_some();
             let sink = ChainNotifications::new(&notify, &self.config.chain, is_shared);
-            self.chains.notify_users(Arc::new(sink));
+            let sink: Arc<dyn NoticeSink> = Arc::new(sink);
+            self.chains.notify_users(sink.clone());
+            notice_sink = Some(sink);
         }
+        let chain_owners = match self.shares_chains {
+            true => {
+                let sink = notice_sink.as_ref();
+                ChainOwners::start(&self.config, &self.stream, &self.clock, sink)?
+            }
+            false => None,
+        };
         let alert = AlertRpc::new(self.stream.clone());
         let file = command_hint::config_file(&self.config);
         let series = ServerSeries::of_server(file.as_deref().and_then(Path::to_str));
@@ -379,7 +404,8 @@ impl Server {
             notify: notify.clone(),
             alert: alert.clone(),
         };
-        let gateway = self.gateway(services, address.ip(), price_owner.clone())?;
+        let owners = (price_owner.clone(), chain_owners.clone());
+        let gateway = self.gateway(services, address.ip(), owners)?;
         self.restore(&revocations).await?;
         if let Some(notifications) = &mut notifications {
             notifications.open().await;
@@ -430,6 +456,9 @@ impl Server {
         if let Some(owner) = &price_owner {
             tasks.spawn(owner.clone().run(halt.clone()));
         }
+        if let Some(owners) = &chain_owners {
+            owners.run(tasks, halt);
+        }
         if let Some(prices) = &prices {
             let replay = command_hint::server_command(&self.config, "replay --loop");
             self.feed.start(prices, replay, tasks, halt);
@@ -439,6 +468,7 @@ impl Server {
             stream: self.stream.clone(),
             prices: prices.clone(),
             price_owner: price_owner.clone(),
+            chain_owners,
             chains: self.chains.clone(),
             chain_configs: self.config.chain.clone(),
             store: self.store.clone(),
@@ -497,7 +527,7 @@ impl Server {
         &self,
         services: Services,
         ip: std::net::IpAddr,
-        price_owner: Option<Arc<PriceOwner>>,
+        (price_owner, chain_owners): (Option<Arc<PriceOwner>>, Option<Arc<ChainOwners>>),
     ) -> anyhow::Result<Gateway> {
         let server = &self.config.server;
         let admission = security::admission(&self.config, self.clock.clone())?;
@@ -520,6 +550,7 @@ impl Server {
                 admission,
                 prices: self.running_prices(),
                 price_owner,
+                chain_owners,
                 tried: self.tried.clone(),
                 chains: self.chains.clone(),
                 chain_ids: self.config.chain.iter().map(|chain| chain.id).collect(),
@@ -541,7 +572,7 @@ impl Server {
             .await
             .context("revocations cannot be read from the store")?;
         self.stream.listen_to_operators().await;
-        for chain in &self.config.chain {
+        for chain in self.config.chain.iter().filter(|_| !self.shares_chains) {
             tracing::info!(chain = chain.id, name = chain.label(), "follows a chain");
         }
         self.candles
@@ -549,10 +580,12 @@ impl Server {
             .await
             .context("candles cannot be read from the store")?;
         // Before histories: a history continues in the epoch that its chain restored.
-        self.chains
-            .start(&self.lifetime.tasks, &self.lifetime.halt)
-            .await
-            .context("the state of chains cannot be read from the store")?;
+        if !self.shares_chains {
+            self.chains
+                .start(&self.lifetime.tasks, &self.lifetime.halt)
+                .await
+                .context("the state of chains cannot be read from the store")?;
+        }
         if let Some(store) = &self.store {
             histories::load(&**store, &self.stream)
                 .await

@@ -15,7 +15,9 @@ use tracing_subscriber::{
     EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use crate::{config::LogFormat, health::BROKER_PART, price_owner::PriceOwner};
+use crate::{
+    chain_owner::ChainOwners, config::LogFormat, health::BROKER_PART, price_owner::PriceOwner,
+};
 
 /// The default log filter. Alloy's transports log errors that the chain engine handles and
 /// logs itself.
@@ -178,6 +180,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_price_owner",
         "Whether this node publishes prices for all nodes."
     );
+    metrics::describe_gauge!(
+        "tidewire_chain_owner",
+        "Whether this node follows a chain for all nodes."
+    );
     metrics::describe_counter!(
         "tidewire_broker_fenced_publications_total",
         "Publications of an engine that another node owned by then. They were refused."
@@ -324,6 +330,8 @@ pub(crate) struct ServerProbes {
     pub(crate) prices: Option<PriceEngine>,
     /// The part of this node in the lease of the price engine.
     pub(crate) price_owner: Option<Arc<PriceOwner>>,
+    /// The part of this node in the leases of chains.
+    pub(crate) chain_owners: Option<Arc<ChainOwners>>,
     pub(crate) tried: Option<PriceEngine>,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_ids: Vec<u64>,
@@ -386,7 +394,10 @@ impl Probes for ServerProbes {
                 all: sources.len(),
             },
             chains: DataCount {
-                live: self.chain_ids.iter().filter(is_live).count(),
+                live: match &self.chain_owners {
+                    Some(owners) => owners.count_owned(),
+                    None => self.chain_ids.iter().filter(is_live).count(),
+                },
                 all: self.chain_ids.len(),
             },
             sample: self.is_sample,
@@ -450,6 +461,10 @@ impl Probes for ServerProbes {
         metrics::gauge!("tidewire_notification_cache_bytes").set(cached as f64);
         if let Some(owner) = &self.price_owner {
             metrics::gauge!("tidewire_price_owner").set(f64::from(u8::from(owner.is_owner())));
+        }
+        for (chain, is_owner) in self.chain_owners.iter().flat_map(|owners| owners.owned()) {
+            metrics::gauge!("tidewire_chain_owner", "chain" => chain.to_owned())
+                .set(f64::from(u8::from(is_owner)));
         }
         let ages = self.prices.as_ref().map(PriceEngine::ages_ms);
         for (symbol, age_ms) in ages.unwrap_or_default() {

@@ -205,11 +205,50 @@ fn a_role_that_a_node_lacks_is_that_of_another_node() {
         let error = check(roles, rest).unwrap_err();
         assert!(error.starts_with(start), "{error}");
     }
-    let unknown = check("\"prices\", \"chain\"", shared).unwrap_err();
+    let unknown = check("\"prices\", \"chains\"", shared).unwrap_err();
     assert_eq!(
         unknown,
-        "server.roles has \"chain\", expected some of all, gateway, prices, alerts"
+        "server.roles has \"chains\", expected some of all, gateway, prices, alerts, chain"
     );
+}
+
+#[test]
+fn chains_are_shared_over_redis_alone() {
+    let redis = "[broker]\nkind = \"redis\"\nurl = \"redis://localhost\"\nshare_prices = true";
+    let check = |text: &str| {
+        let config = read(text).unwrap();
+        config.check().map_err(|error| error.to_string())
+    };
+    let roles = |roles: &str, shares: bool| {
+        format!(
+            "[server]\nroles = [{roles}]\n{redis}\nshare_chains = {shares}\n[store]\nkind = \"redis\""
+        )
+    };
+    for good in [
+        "\"all\"",
+        "\"gateway\"",
+        "\"chain\"",
+        "\"chain\", \"prices\"",
+    ] {
+        assert_eq!(check(&roles(good, true)), Ok(()), "{good:?}");
+    }
+    for (text, start) in [
+        (
+            "[broker]\nshare_chains = true",
+            "broker.share_chains is true, and broker.kind is",
+        ),
+        (
+            &format!("{redis}\nshare_chains = true"),
+            "broker.share_chains is true, and store.kind is",
+        ),
+        (
+            &roles("\"chain\"", false),
+            "server.roles has chain, and broker.share_chains is false",
+        ),
+    ] {
+        let error = check(text).unwrap_err();
+        assert!(error.starts_with(start), "{error}");
+    }
 }
 
 #[test]

@@ -12,6 +12,9 @@
 //! block's rows, `blocks:1` seq 7 and `wallet:0x…` seq 3. If the server is killed after the
 //! transaction and before the publication, a client that resumes from seq 6 gets seq 7 from the
 //! restored history.
+//!
+//! Where all servers share the channels, the broker has the histories and gives the positions: see
+//! [`outbox`](crate::outbox).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,9 +40,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     interest::InterestRegistry,
     notice::{Notice, NoticeQueue},
+    outbox::Outbox,
 };
 
-const JOURNAL: Table = Table("chain.journal");
+pub(crate) const JOURNAL: Table = Table("chain.journal");
 
 /// Entries in the queue at most. Beyond, chains wait.
 const QUEUE: usize = 64;
@@ -48,7 +52,7 @@ const QUEUE: usize = 64;
 const MAX_STORED: u64 = 100_000;
 
 /// Publications in one read of the store.
-const PAGE: usize = 1_000;
+pub(crate) const PAGE: usize = 1_000;
 
 /// Pauses between attempts to write to a store that refuses.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -109,8 +113,11 @@ impl Journal {
         notices: NoticeQueue,
     ) -> (Self, JournalTask) {
         let (sender, requests) = mpsc::channel(QUEUE);
+        // Without a store nothing is shared.
+        let outbox = store.as_ref().and_then(|_| Outbox::new(&publisher));
         let task = JournalTask {
             requests,
+            outbox,
             store,
             publisher,
             interest,
@@ -137,6 +144,8 @@ impl Journal {
 /// The task that runs the journal.
 pub(crate) struct JournalTask {
     requests: mpsc::Receiver<AppendRequest>,
+    /// Publications on shared channels. None if they are this server's own.
+    outbox: Option<Outbox>,
     store: Option<SharedStore>,
     publisher: Arc<dyn DurablePublisher>,
     interest: Arc<InterestRegistry>,
@@ -159,6 +168,9 @@ impl JournalTask {
         };
         self.interest.restore(&*store, self.clock.now_ms()).await?;
         self.notices.restore(&*store).await?;
+        if let Some(outbox) = &mut self.outbox {
+            return outbox.restore(&*store).await;
+        }
         let mut restored_channels = HashSet::new();
         let mut channels: HashMap<String, (String, Vec<StoredPublication>)> = HashMap::new();
         let (mut after, mut is_first) = (None, true);
@@ -215,15 +227,28 @@ impl JournalTask {
         Ok(())
     }
 
-    /// Runs until cancelled, then handles the entries that are queued.
+    /// Runs until cancelled, then handles the entries that are queued. Ends with the term of a shared
+    /// store.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        // The next owner goes on.
+        let _ = self.run_term(cancel).await;
+    }
+
+    async fn run_term(&mut self, cancel: CancellationToken) -> Result<(), JournalError> {
+        if let (Some(outbox), Some(store)) = (&mut self.outbox, &self.store) {
+            outbox.publish_left(&**store).await?;
+        }
         let mut queued = Vec::new();
         loop {
             if queued.is_empty() {
+                if self.requests.is_empty() {
+                    self.clear_outbox().await?;
+                }
                 tokio::select! {
                     biased;
                     count = self.requests.recv_many(&mut queued, QUEUE) => if count == 0 {
-                        return self.handle(Vec::new()).await;
+                        self.handle(Vec::new()).await?;
+                        return self.clear_outbox().await;
                     },
                     () = cancel.cancelled(), if !self.requests.is_closed() => {
                         self.requests.close();
@@ -232,11 +257,23 @@ impl JournalTask {
                 }
             }
             let group = queued.drain(..group_len(&queued)).collect();
-            self.handle(group).await;
+            self.handle(group).await?;
         }
     }
 
-    async fn handle(&mut self, group: Vec<AppendRequest>) {
+    /// Removes what is published from the outbox: soon, since the broker forgets the keys.
+    async fn clear_outbox(&mut self) -> Result<(), JournalError> {
+        let mut writes = Batch::new();
+        if let Some(outbox) = &mut self.outbox {
+            outbox.stage_removal(&mut writes);
+        }
+        match writes.is_empty() {
+            true => Ok(()),
+            false => self.commit(writes).await,
+        }
+    }
+
+    async fn handle(&mut self, group: Vec<AppendRequest>) -> Result<(), JournalError> {
         let mut writes = Batch::new();
         let mut publications = Vec::new();
         let mut newest = Vec::new();
@@ -247,9 +284,7 @@ impl JournalTask {
             has_renewed |= !request.entry.renewed.is_empty();
             for channel in &request.entry.renewed {
                 self.interest.renew(channel);
-                if let Err(error) = self.publisher.start_new_epoch(channel).await {
-                    tracing::error!(%channel, %error, "a channel's epoch is not renewed, so subscribers see no gap");
-                }
+                self.renew(channel).await?;
             }
             for channel in &request.entry.forgotten {
                 if self.interest.forget(channel)
@@ -265,12 +300,19 @@ impl JournalTask {
             done.push(request.done);
         }
         publications.retain(|(channel, _)| self.interest.mark_published(channel));
-        self.stage(&mut writes, &publications).await;
+        let mut rows = Vec::new();
+        match &mut self.outbox {
+            Some(outbox) => {
+                let publications = std::mem::take(&mut publications);
+                rows = outbox.stage(&mut writes, publications, self.clock.now_ms());
+            }
+            None => self.stage(&mut writes, &publications).await,
+        }
         if self.store.is_some() {
             self.notices.stage(&mut writes, &notices);
         }
         self.interest.stage(&mut writes, has_renewed);
-        self.commit(writes).await;
+        self.commit(writes).await?;
         if !notices.is_empty() {
             self.notices.wake();
         }
@@ -281,9 +323,36 @@ impl JournalTask {
         for (channel, event) in publications {
             self.publisher.publish(&channel, event);
         }
+        if let (Some(outbox), Some(store)) = (&mut self.outbox, &self.store) {
+            outbox.publish(rows, &**store).await?;
+        }
         for done in done {
             // The caller may have timed out; the entry is stored and published all the same.
             let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    /// Begins a new epoch of a channel. On a shared channel it tries until the broker has done it: the
+    /// blocks of a gap are skipped only once.
+    async fn renew(&self, channel: &ChannelName) -> Result<(), JournalError> {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
+        while let Err(error) = self.publisher.start_new_epoch(channel).await {
+            tracing::error!(%channel, %error, "a channel's epoch is not renewed, so subscribers see no gap");
+            if self.outbox.is_none() {
+                break;
+            }
+            self.check_term()?;
+            sleep(backoff.next_pause()).await;
+        }
+        Ok(())
+    }
+
+    /// Checks that the store of a term can still be written.
+    fn check_term(&self) -> Result<(), JournalError> {
+        match &self.store {
+            Some(store) if store.has_ended() => Err(JournalError),
+            _ => Ok(()),
         }
     }
 
@@ -322,15 +391,20 @@ impl JournalTask {
     }
 
     /// Writes, and retries until the store accepts: an entry that is not stored is not published.
-    async fn commit(&self, writes: Batch) {
+    ///
+    /// # Errors
+    /// The term of the store is over.
+    async fn commit(&self, writes: Batch) -> Result<(), JournalError> {
         let Some(store) = &self.store else {
-            return;
+            return Ok(());
         };
         let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         while let Err(error) = store.commit(writes.clone()).await {
+            self.check_term()?;
             tracing::error!(%error, "the store refuses a write; chains wait until it accepts");
             sleep(backoff.next_pause()).await;
         }
+        Ok(())
     }
 }
 
@@ -348,7 +422,12 @@ fn group_len(queued: &[AppendRequest]) -> usize {
 }
 
 /// Encodes a publication: its position, then the message with its channel and time.
-fn encode(channel: &ChannelName, position: &Position, time_ms: i64, event: &Event) -> Vec<u8> {
+pub(crate) fn encode(
+    channel: &ChannelName,
+    position: &Position,
+    time_ms: i64,
+    event: &Event,
+) -> Vec<u8> {
     let wire_position = WirePosition {
         epoch: position.epoch.as_str().to_owned(),
         seq: position.seq,
@@ -366,7 +445,7 @@ fn encode(channel: &ChannelName, position: &Position, time_ms: i64, event: &Even
 }
 
 /// Decodes a publication: its channel, its epoch and itself.
-fn decode(value: &[u8]) -> Option<(String, String, StoredPublication)> {
+pub(crate) fn decode(value: &[u8]) -> Option<(String, String, StoredPublication)> {
     let mut rest = value;
     let position = WirePosition::decode_length_delimited(&mut rest).ok()?;
     let message = ServerMessage::decode(rest).ok()?;

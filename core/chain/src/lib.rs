@@ -29,6 +29,7 @@ mod journal;
 mod mempool;
 pub mod notice;
 mod outage;
+mod outbox;
 mod processor;
 mod profiles;
 pub mod proof;

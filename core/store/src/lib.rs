@@ -82,6 +82,11 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
+    /// Whether nothing can be committed any more: the store was that of a term, which is over.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// Why nothing can be read or written at present. None while the store works. A store that
     /// failed recovers by itself when it can be written again.
     fn failure(&self) -> Option<StoreError>;

@@ -1,6 +1,9 @@
 //! Publishers: how engines publish, and how they go on after a restart.
 
-use crate::{ChannelName, Epoch, Event, Position, StoredPublication, broker::BrokerFuture};
+use crate::{
+    ChannelName, Epoch, Event, Position, StoredPublication,
+    broker::{BrokerFuture, PublishFuture},
+};
 
 /// Publishes the events of engines.
 pub trait Publisher: Send + Sync + 'static {
@@ -17,6 +20,22 @@ pub trait Publisher: Send + Sync + 'static {
 /// it. If the process is killed between the two, the engine restores `(e, 5)` at the next
 /// start. A client that recovers since `(e, 4)` receives it.
 pub trait DurablePublisher: Publisher {
+    /// The term in which this server owns the engine, if the servers share its channels. The broker
+    /// then keeps the histories and gives the positions: the engine stores an event, publishes it
+    /// with [`publish_once`](Self::publish_once), and removes it. The next owner publishes what is
+    /// left.
+    fn term(&self) -> Option<&str> {
+        None
+    }
+
+    /// Publishes an event of a shared channel, in the order of the calls, and returns what to wait for.
+    /// A repetition with the same `key`, by any owner, publishes nothing.
+    fn publish_once(&self, channel: &ChannelName, event: Event, key: &str) -> PublishFuture {
+        let _ = key;
+        self.publish(channel, event);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// The newest position of a channel.
     fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position>;
 

@@ -50,6 +50,29 @@ async fn the_script_refuses_the_owner_of_an_earlier_term() {
 }
 
 #[tokio::test]
+async fn the_next_owner_repeats_under_the_same_key_and_nothing_is_there_twice() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (Node::start(&redis).await, Node::start(&redis).await);
+    let prices = channel("prices:BTC-USD");
+    b.subscribe(&prices).await;
+    let first = begin(&redis, "1-aaaa").await;
+    a.offer_once(&prices, "1", "k1", &first).await.unwrap();
+    let second = begin(&redis, "2-bbbb").await;
+    let refused = a.offer_once(&prices, "2", "k2", &first).await.unwrap_err();
+    assert!(
+        refused.message().contains("another node owns the engine"),
+        "{refused:?}"
+    );
+    // One that was published, and one that was refused.
+    b.offer_once(&prices, "1", "k1", &second).await.unwrap();
+    b.offer_once(&prices, "2", "k2", &second).await.unwrap();
+    b.offer_once(&prices, "2", "k2", &second).await.unwrap();
+    let expected = [(1, "1"), (2, "2")].map(|(seq, text)| (seq, text.to_owned()));
+    assert_eq!(b.delivered(&prices, 2).await, expected);
+    assert_eq!(b.history(&prices, None).await.top.seq, 2);
+}
+
+#[tokio::test]
 async fn channels_of_an_engine_that_each_node_runs_stay_on_their_node() {
     let redis = RedisServer::start().await;
     let (a, b) = (Node::start(&redis).await, Node::start(&redis).await);

@@ -1,7 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
 //! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`,
-//! `forwarding` and `prices` run the binary, the others drive the broker alone.
+//! `forwarding`, `prices` and `chains` run the binary, the others drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
 
 mod broker;
 mod calls;
+mod chains;
 mod comparison;
 mod configured;
 mod control;

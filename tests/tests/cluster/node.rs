@@ -122,11 +122,13 @@ pub(crate) async fn lose_message(redis: &RedisServer, seq: u64) {
     assert_eq!(redis.command(&command).await, ":0\r\n");
 }
 
-/// `orders` keeps 1,000 publications, `short` keeps 5, `values` the newest one. `prices` has an
-/// engine that one node owns.
-fn namespaces() -> Arc<Namespaces> {
+/// `orders` keeps 1,000 publications, `short` keeps 5, `values` the newest one. Those in `shared` have
+/// an engine that one node owns.
+fn namespaces(shared: &[&str]) -> Arc<Namespaces> {
     let mut all = Namespaces::built_in();
-    all.share("prices").unwrap();
+    for namespace in shared {
+        all.share(namespace).unwrap();
+    }
     all.add(Namespace::history("orders")).unwrap();
     all.add(Namespace {
         history_size: 5,
@@ -153,10 +155,20 @@ impl Node {
         options: RedisOptions,
         limits: MemoryLimits,
     ) -> Result<Self, StreamError> {
+        Self::sharing(&["prices"], options, limits).await
+    }
+
+    /// A node where the engines of these namespaces are owned by one node.
+    pub(crate) async fn sharing(
+        shared: &[&str],
+        options: RedisOptions,
+        limits: MemoryLimits,
+    ) -> Result<Self, StreamError> {
         let recorder = Arc::new(Recorder::default());
         // Its time does not matter: that of Redis does.
         let clock = ManualClock::at(0);
-        let broker = RedisBroker::start(namespaces(), recorder.clone(), clock, limits, options);
+        let broker =
+            RedisBroker::start(namespaces(shared), recorder.clone(), clock, limits, options);
         Ok(Self {
             broker: broker.await?,
             recorder,
@@ -207,6 +219,20 @@ impl Node {
     pub(crate) fn offer(&self, channel: &ChannelName, document: &str, fence: &Arc<Fence>) {
         let event = Event::Message(Bytes::copy_from_slice(document.as_bytes()));
         self.broker.offer_fenced(channel, event, fence);
+    }
+
+    /// Publishes under a key for an engine that this node owns, or owned.
+    pub(crate) async fn offer_once(
+        &self,
+        channel: &ChannelName,
+        document: &str,
+        key: &str,
+        fence: &Arc<Fence>,
+    ) -> Result<(), StreamError> {
+        let event = Event::Message(Bytes::copy_from_slice(document.as_bytes()));
+        self.broker
+            .offer_fenced_once(channel, event, key, fence)
+            .await
     }
 
     pub(crate) async fn history(&self, channel: &ChannelName, since: Option<&Position>) -> History {

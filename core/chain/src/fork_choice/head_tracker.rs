@@ -149,6 +149,15 @@ impl ChainMetrics {
     }
 }
 
+/// Another node may follow the chain from now on: the last head of this one grows old, and is no sign
+/// of a chain that stands still.
+impl Drop for ChainMetrics {
+    fn drop(&mut self) {
+        self.head.set(f64::NAN);
+        self.head_time.set(f64::NAN);
+    }
+}
+
 /// The fate of the canonical blocks at a resync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OldBlocks {

@@ -40,7 +40,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(750);
 /// The thing that the lease is about.
 pub(super) struct Subject {
     /// Its name in logs.
-    pub(super) label: &'static str,
+    pub(super) label: String,
     /// The key of the lease.
     pub(super) key: String,
     /// Replicas that must have all that was written before a term begins.
@@ -286,7 +286,7 @@ impl<T: Tenure> Keeper<T> {
         };
         term.finish(StoreError::Closed);
         if let Err(error) = self.ask("end").await {
-            let label = self.subject.label;
+            let label = &self.subject.label;
             tracing::warn!(%error, "the lease of {label} ends by itself, and not at once");
         }
         let text = "this node has ended its lease".to_owned();

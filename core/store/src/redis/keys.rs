@@ -8,6 +8,9 @@
 //! | `tidewire:{store}:lease`         | hash: term, its node and end, number of commits      |
 //! | `tidewire:{store}:values:things` | hash: the value of each key                          |
 //! | `tidewire:{store}:order:things`  | sorted set: the keys, in the order of their bytes    |
+//!
+//! The store of one engine has the name of the engine in place of `store`, such as
+//! `tidewire:{chain-1}:lease`.
 
 use crate::{Key, Table};
 
@@ -17,7 +20,12 @@ pub(super) struct KeyNames(String);
 
 impl KeyNames {
     pub(super) fn new(prefix: &str) -> Self {
-        Self(format!("{prefix}:{{store}}:"))
+        Self::of_engine(prefix, "store")
+    }
+
+    /// The names of the store of one engine. Its lease is that of the engine.
+    pub(super) fn of_engine(prefix: &str, engine: &str) -> Self {
+        Self(format!("{prefix}:{{{engine}}}:"))
     }
 
     pub(super) fn lease(&self) -> String {
@@ -78,6 +86,10 @@ mod tests {
         let names = KeyNames::new("tidewire");
         assert_eq!(names.lease(), "tidewire:{store}:lease");
         assert_eq!(names.lease(), tidewire_redis::store_lease("tidewire"));
+        assert_eq!(
+            KeyNames::of_engine("tidewire", "chain-1").lease(),
+            engine_lease("tidewire", "chain-1")
+        );
         assert_eq!(
             names.values(Table("things")),
             "tidewire:{store}:values:things"

@@ -164,12 +164,34 @@ impl StoreLease {
     #[must_use]
     pub fn start(options: RedisStoreOptions) -> Self {
         let keys = KeyNames::new(&options.redis.prefix);
+        Self::start_with(options, keys, "the shared store".to_owned(), || false)
+    }
+
+    /// Takes part in the lease of an engine that keeps what it has in a store of its own, beside the
+    /// shared one. The name is that of the engine in Redis, and `label` that in logs. While
+    /// `is_preferred` returns true, another owner hands the engine over. Call it within a runtime.
+    #[must_use]
+    pub fn start_engine(
+        options: RedisStoreOptions,
+        (name, label): (&str, &str),
+        is_preferred: impl Fn() -> bool + Send + 'static,
+    ) -> Self {
+        let keys = KeyNames::of_engine(&options.redis.prefix, name);
+        Self::start_with(options, keys, label.to_owned(), is_preferred)
+    }
+
+    fn start_with(
+        options: RedisStoreOptions,
+        keys: KeyNames,
+        label: String,
+        is_preferred: impl Fn() -> bool + Send + 'static,
+    ) -> Self {
         let subject = Subject {
-            label: "the shared store",
+            label,
             key: keys.lease(),
             replicas: options.replicas,
             candidacy: options.candidacy,
-            is_preferred: Box::new(|| false),
+            is_preferred: Box::new(is_preferred),
         };
         let (redis, node) = (options.redis.clone(), options.node.clone());
         let open = move |term| RedisStore::start(&options, keys.clone(), term);
@@ -196,7 +218,7 @@ impl EngineLease {
         is_preferred: impl Fn() -> bool + Send + 'static,
     ) -> Self {
         let subject = Subject {
-            label,
+            label: label.to_owned(),
             key: engine_lease(&redis.prefix, name),
             replicas: 0,
             candidacy,

@@ -287,6 +287,10 @@ impl Store for RedisStore {
         self.term.is_valid()
     }
 
+    fn has_ended(&self) -> bool {
+        self.term.end().is_some()
+    }
+
     fn failure(&self) -> Option<StoreError> {
         self.term.fault()
     }

@@ -206,6 +206,18 @@ pub trait Broker: Send + Sync + 'static {
         self.offer(channel, event, Urgency::Ordinary);
     }
 
+    /// Publishes as [`offer_once`](Self::offer_once) does, for an engine that this server owns as with
+    /// [`offer_fenced`](Self::offer_fenced). A refusal of an earlier owner is an error.
+    fn offer_fenced_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        key: &str,
+        _fence: &Arc<Fence>,
+    ) -> PublishFuture {
+        self.offer_once(channel, event, Urgency::Ordinary, key)
+    }
+
     /// Publishes as [`offer`](Self::offer) does, if the channel is known: it has a subscriber, or
     /// had one lately. Returns whether it is. The publication alone does not keep the channel
     /// known, so that a user who is away for good is forgotten.

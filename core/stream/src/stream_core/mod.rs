@@ -467,6 +467,19 @@ impl StreamCore {
         self.broker().offer_fenced(channel, event, fence);
     }
 
+    /// Publishes as [`publish_fenced`](Self::publish_fenced) does. The outcome says whether the event
+    /// was published: the engine, here or on the next owner, repeats it with the same `key`.
+    pub fn publish_fenced_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        key: &str,
+        fence: &Arc<Fence>,
+    ) -> PublishFuture {
+        self.publications.increment(1);
+        self.broker().offer_fenced_once(channel, event, key, fence)
+    }
+
     /// Whether [`publish_if_known`](Self::publish_if_known) would publish on the channel.
     #[must_use]
     pub fn is_known(&self, channel: &ChannelName) -> bool {

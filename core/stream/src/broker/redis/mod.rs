@@ -308,6 +308,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
         event: Event,
         urgency: Urgency,
         key: &str,
+        fence: Option<&Arc<Fence>>,
     ) -> PublishFuture {
         let (reply, outcome) = oneshot::channel();
         let key = self.key_use(channel, key, &event, &ClientKey::Unknown);
@@ -315,7 +316,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             let item = Item {
                 payload: record::encode(&event.into(), urgency),
                 mode: Mode::Any,
-                fence: None,
+                fence: fence.cloned(),
                 key: Some(key),
                 reply: Some(reply),
             };
@@ -463,7 +464,21 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         key: &str,
     ) -> PublishFuture {
         match self.is_shared(channel) {
-            true => self.offer_shared_once(channel, event, urgency, key),
+            true => self.offer_shared_once(channel, event, urgency, key, None),
+            false => self.local.offer_once(channel, event, urgency, key),
+        }
+    }
+
+    fn offer_fenced_once(
+        &self,
+        channel: &ChannelName,
+        event: Event,
+        key: &str,
+        fence: &Arc<Fence>,
+    ) -> PublishFuture {
+        let urgency = Urgency::Ordinary;
+        match self.is_shared(channel) {
+            true => self.offer_shared_once(channel, event, urgency, key, Some(fence)),
             false => self.local.offer_once(channel, event, urgency, key),
         }
     }

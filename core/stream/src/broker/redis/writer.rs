@@ -383,6 +383,11 @@ impl Writer {
             "unknown" => return (None, None),
             "fenced" => {
                 note_fenced(&batch);
+                let text = "nothing was published: another node owns the engine by now";
+                let error = StreamError::new(ErrorCode::Unavailable, text);
+                // The others are counted, and the next owner publishes in their place.
+                batch.items.retain(|item| item.reply.is_some());
+                self.refuse(&mut batch, &error);
                 return (None, None);
             }
             "full" => {

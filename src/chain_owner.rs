@@ -1,0 +1,416 @@
+//! Chain owners: has one node follow each chain for all nodes.
+//!
+//! Each chain is a shard of its own: a lease in Redis, `chain-<id>`, and a store beside it, whose commits
+//! are checked against that lease. The owner runs an engine of this one chain on the store, and its
+//! publications bear the term of the lease. A takeover is thus a restart on the same store: the next
+//! owner reads what was stored, publishes what was not, and goes on. A node that does not own a chain
+//! does not connect to its endpoints.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tidewire_chain::{ChainConfig, ChainEngine, notice::NoticeSink};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_store::{
+    Candidacy, EngineLease, Ownership, RedisStore, RedisStoreOptions, Store as _, StoreLease,
+};
+use tidewire_stream::{
+    Caller, ChannelName, ChannelProvider, DurablePublisher, Epoch, Event, Namespaces, Position,
+    Publisher, SharedClock, StoredPublication, StreamCore, StreamError,
+    broker::{BrokerFuture, Fence, PublishFuture},
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    broker,
+    config::{BrokerKind, Config, StoreKind},
+    feed::OpenFeed,
+    roles::Role,
+    term_clock::TermClock,
+};
+
+/// The namespaces of the engine.
+const NAMESPACES: [&str; 4] = ["blocks", "tx", "wallet", "events"];
+
+/// Time between two attempts to open an engine while Redis does not answer.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Longest wait for the tasks of an engine whose node stops, before the lease ends.
+const STOP: Duration = Duration::from_millis(500);
+
+/// Whether the nodes share the chains.
+pub(crate) fn is_shared(config: &Config, feed: &OpenFeed) -> bool {
+    config.broker.kind == BrokerKind::Redis && config.broker.share_chains && feed.is_live()
+}
+
+/// Has the channels of chains reach the clients of all nodes.
+///
+/// # Errors
+/// A namespace does not exist.
+pub(crate) fn share(namespaces: &mut Namespaces) -> anyhow::Result<()> {
+    for namespace in NAMESPACES {
+        namespaces.share(namespace)?;
+    }
+    Ok(())
+}
+
+/// The faults in `broker.share_chains`, and in the keys that it depends on.
+pub(crate) fn check(config: &Config, problems: &mut Vec<String>) {
+    if !config.broker.share_chains {
+        return;
+    }
+    if config.broker.kind != BrokerKind::Redis {
+        problems.push("broker.share_chains is true, and broker.kind is \"memory\", expected broker.kind = \"redis\": the nodes share chains over Redis".to_owned());
+    } else if config.store.kind != StoreKind::Redis {
+        problems.push("broker.share_chains is true, and store.kind is \"embedded\", expected store.kind = \"redis\": the next owner of a chain must find what this one stored".to_owned());
+    }
+}
+
+/// The channel providers of a node that shares chains: `catalog` is the engine of all chains, which
+/// only checks names here.
+pub(crate) fn channel_providers(
+    catalog: &ChainEngine,
+) -> impl Iterator<Item = (&'static str, Arc<dyn ChannelProvider>)> {
+    let providers = catalog.channel_providers().into_iter();
+    providers.map(|(namespace, provider)| {
+        let checks: Arc<dyn ChannelProvider> = Arc::new(NameChecks {
+            provider,
+            // Blocks need no watch.
+            is_published: namespace == "blocks",
+        });
+        (namespace, checks)
+    })
+}
+
+/// Checks the names of channels, and starts no work.
+struct NameChecks {
+    provider: Arc<dyn ChannelProvider>,
+    /// Whether the owner publishes on the channels by itself.
+    is_published: bool,
+}
+
+impl ChannelProvider for NameChecks {
+    fn validate(&self, rest: &str) -> Result<(), StreamError> {
+        self.provider.validate(rest)
+    }
+
+    fn activate(&self, _rest: &str, _caller: &Caller) -> Result<(), StreamError> {
+        match self.is_published {
+            true => Ok(()),
+            false => Err(StreamError::new(
+                ErrorCode::Unavailable,
+                "another node may own the chain, and is not asked to watch yet: expected `broker.share_chains = false` for it",
+            )),
+        }
+    }
+}
+
+/// The engine of a chain on this node, in one term.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalEngine {
+    pub(crate) engine: ChainEngine,
+    /// The store of the term.
+    pub(crate) store: RedisStore,
+}
+
+/// The part of this node in the leases of all chains.
+pub(crate) struct ChainOwners {
+    /// By the id as channels name it.
+    shards: BTreeMap<String, Arc<ChainShard>>,
+}
+
+impl ChainOwners {
+    /// Takes part in the lease of each chain. `sink` receives the notices to users. None if the nodes
+    /// share nothing.
+    ///
+    /// # Errors
+    /// The address of Redis is wrong.
+    pub(crate) fn start(
+        config: &Config,
+        stream: &Arc<StreamCore>,
+        clock: &SharedClock,
+        sink: Option<&Arc<dyn NoticeSink>>,
+    ) -> anyhow::Result<Option<Arc<Self>>> {
+        let Some(node) = stream.broker().node_tag() else {
+            return Ok(None);
+        };
+        let redis = broker::redis_options(&config.broker).map_err(anyhow::Error::msg)?;
+        let candidacy = match Role::Chain.is_among(&config.server.roles) {
+            true => Candidacy::Candidate,
+            false => Candidacy::Observer,
+        };
+        let shards = config.chain.iter().map(|chain| {
+            let name = format!("chain-{}", chain.id);
+            let options = RedisStoreOptions {
+                redis: redis.clone(),
+                node: node.as_str().to_owned(),
+                replicas: config.store.replicas,
+                candidacy,
+            };
+            let label = format!("the chain {}", chain.label());
+            let shard = ChainShard {
+                key: EngineLease::key(&redis.prefix, &name),
+                lease: StoreLease::start_engine(options, (&name, &label), is_preferred),
+                config: chain.clone(),
+                stream: stream.clone(),
+                clock: clock.clone(),
+                sink: sink.cloned(),
+                engine: watch::Sender::new(None),
+                failure: Mutex::default(),
+            };
+            (chain.id.to_string(), Arc::new(shard))
+        });
+        Ok(Some(Arc::new(Self {
+            shards: shards.collect(),
+        })))
+    }
+
+    /// Follows the leases, and runs the engines of those that this node has, in `tasks` until
+    /// cancelled. Leases end with it.
+    pub(crate) fn run(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
+        for shard in self.shards.values() {
+            tasks.spawn(shard.clone().run(cancel.clone()));
+        }
+    }
+
+    /// The owner of a chain, now and later. None if there is no such chain.
+    #[expect(dead_code, reason = "requests are sent to the owner by it")]
+    pub(crate) fn ownership(&self, chain: &str) -> Option<watch::Receiver<Ownership>> {
+        Some(self.shards.get(chain)?.lease.ownership())
+    }
+
+    /// The engine of a chain, if this node owns the chain now.
+    pub(crate) fn engine(&self, chain: &str) -> Option<ChainEngine> {
+        let local = self.shards.get(chain)?.engine.borrow().clone()?;
+        local.store.is_current().then_some(local.engine)
+    }
+
+    /// The engine of a chain on this node, now and later. None if there is no such chain.
+    #[expect(dead_code, reason = "requests are sent to the owner by it")]
+    pub(crate) fn engines(&self, chain: &str) -> Option<watch::Receiver<Option<LocalEngine>>> {
+        Some(self.shards.get(chain)?.engine.subscribe())
+    }
+
+    /// Whether this node owns a chain, for each chain.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = (&str, bool)> {
+        let shards = self.shards.iter();
+        shards.map(|(chain, shard)| (chain.as_str(), shard.lease.is_owner()))
+    }
+
+    /// The number of chains that some node owns.
+    pub(crate) fn count_owned(&self) -> usize {
+        let faults = self.shards.values().map(|shard| shard.fault());
+        faults.filter(Option::is_none).count()
+    }
+
+    /// Why no node follows a chain, as far as this one knows. None if another node owns it.
+    pub(crate) fn fault(&self, chain: &str) -> Option<String> {
+        self.shards.get(chain)?.fault()
+    }
+}
+
+/// Whether this node is preferred as the owner of a shard: the place of a balance between the nodes. Any
+/// candidate takes a lease that is free.
+fn is_preferred() -> bool {
+    false
+}
+
+/// The part of this node in the lease of one chain.
+struct ChainShard {
+    lease: StoreLease,
+    /// The key of the lease.
+    key: String,
+    config: ChainConfig,
+    stream: Arc<StreamCore>,
+    clock: SharedClock,
+    sink: Option<Arc<dyn NoticeSink>>,
+    engine: watch::Sender<Option<LocalEngine>>,
+    /// Why the engine cannot be opened on this node.
+    failure: Mutex<Option<String>>,
+}
+
+impl ChainShard {
+    async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let mut ownership = self.lease.ownership();
+        loop {
+            let owned = match &*ownership.borrow_and_update() {
+                Ownership::Own(store) if !store.has_ended() => Some(store.clone()),
+                _ => None,
+            };
+            if let Some(store) = owned {
+                let served = self.serve(&store, &cancel);
+                served.await;
+            }
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                changed = ownership.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+        self.lease.end().await;
+    }
+
+    /// Runs the engine until the term ends or the server stops.
+    async fn serve(&self, store: &RedisStore, cancel: &CancellationToken) {
+        let (tasks, until) = (TaskTracker::new(), CancellationToken::new());
+        let opened = tokio::select! {
+            opened = self.open(store, &tasks, &until) => opened,
+            _ = store.ended() => None,
+            () = cancel.cancelled() => None,
+        };
+        if let Some(engine) = opened {
+            let store = store.clone();
+            self.engine
+                .send_replace(Some(LocalEngine { engine, store }));
+        }
+        let is_stopping = tokio::select! {
+            reason = store.ended() => {
+                tracing::warn!(chain = self.config.id, %reason, "the engine of a chain ends with the term of its lease");
+                false
+            }
+            () = cancel.cancelled() => true,
+        };
+        self.engine.send_replace(None);
+        until.cancel();
+        tasks.close();
+        // What was stored and not published is for the next owner.
+        if is_stopping && timeout(STOP, tasks.wait()).await.is_err() {
+            tracing::warn!(
+                chain = self.config.id,
+                "the tasks of a chain did not end in time"
+            );
+        }
+    }
+
+    /// Opens the engine. None if that is left to other nodes.
+    async fn open(
+        &self,
+        store: &RedisStore,
+        tasks: &TaskTracker,
+        until: &CancellationToken,
+    ) -> Option<ChainEngine> {
+        loop {
+            let error = match self.try_open(store, tasks, until).await {
+                Ok(engine) => {
+                    *self.failure.lock() = None;
+                    return Some(engine);
+                }
+                Err(error) => error,
+            };
+            let chain = self.config.id;
+            *self.failure.lock() = Some(error.to_string());
+            if store.failure().is_none() {
+                tracing::error!(chain, %error, "the engine of a chain cannot be opened: other nodes try");
+                store.give_up();
+                return None;
+            }
+            tracing::warn!(chain, %error, "the engine of a chain is opened later");
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn try_open(
+        &self,
+        store: &RedisStore,
+        tasks: &TaskTracker,
+        until: &CancellationToken,
+    ) -> anyhow::Result<ChainEngine> {
+        let clock = TermClock::open(store, self.clock.clone()).await?;
+        let publisher = ChainPublisher {
+            stream: self.stream.clone(),
+            store: store.clone(),
+            fence: Arc::new(Fence {
+                lease: self.key.clone(),
+                term: store.term().to_owned(),
+            }),
+        };
+        let engine = ChainEngine::new(
+            std::slice::from_ref(&self.config),
+            Arc::new(publisher),
+            clock.clock(),
+            Some(Arc::new(store.clone())),
+        )?;
+        if let Some(sink) = &self.sink {
+            engine.notify_users(sink.clone());
+        }
+        engine.start(tasks, until).await?;
+        let until = until.clone();
+        tasks.spawn(async move { clock.follow(until).await });
+        Ok(engine)
+    }
+
+    fn fault(&self) -> Option<String> {
+        if let Some(error) = self.lease.fault() {
+            return Some(error.to_string());
+        }
+        let failure = self.failure.lock().clone();
+        failure.filter(|_| self.lease.is_owner())
+    }
+}
+
+/// Publishes for the engine of a chain in one term.
+struct ChainPublisher {
+    stream: Arc<StreamCore>,
+    store: RedisStore,
+    fence: Arc<Fence>,
+}
+
+impl ChainPublisher {
+    /// Checks that no other node can have taken over: a new epoch bears no term.
+    fn check(&self) -> Result<(), StreamError> {
+        match self.store.failure() {
+            None => Ok(()),
+            Some(error) => Err(StreamError::new(ErrorCode::Unavailable, error.to_string())),
+        }
+    }
+}
+
+impl Publisher for ChainPublisher {
+    fn publish(&self, channel: &ChannelName, event: Event) {
+        self.stream.publish_fenced(channel, event, &self.fence);
+    }
+}
+
+impl DurablePublisher for ChainPublisher {
+    fn term(&self) -> Option<&str> {
+        Some(&self.fence.term)
+    }
+
+    fn publish_once(&self, channel: &ChannelName, event: Event, key: &str) -> PublishFuture {
+        let stream = &self.stream;
+        stream.publish_fenced_once(channel, event, key, &self.fence)
+    }
+
+    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position> {
+        self.stream.position(channel)
+    }
+
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        publications: Vec<StoredPublication>,
+    ) -> BrokerFuture<'a, ()> {
+        self.stream.restore(channel, epoch, publications)
+    }
+
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move {
+            self.check()?;
+            self.stream.start_new_epoch(channel).await
+        })
+    }
+
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move {
+            self.check()?;
+            self.stream.forget(channel).await
+        })
+    }
+}

@@ -1,0 +1,403 @@
+//! Servers of which one follows each chain for all.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidewire_stream::broker::memory::MemoryLimits;
+use tidewire_tests::{
+    Client, FaultyNode, Node as ChainNode, RedisServer, Server, ServerBuilder, Transport,
+    eventually, faulty_node::pass_through,
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::{
+    node::{Delivered, Node, channel, options},
+    servers::server,
+};
+
+const BLOCKS: &str = "blocks:31337";
+
+/// Time between two blocks under load.
+const PACE: Duration = Duration::from_millis(50);
+
+fn sharing(redis: &RedisServer, url: &str) -> ServerBuilder {
+    let chain = format!(
+        "[[chain]]\nid = 31337\nname = \"local\"\nendpoints = [{url:?}]\nblock_time = \"100ms\"\n"
+    );
+    server(redis)
+        .set("store", "kind = \"redis\"")
+        .set("broker", "share_chains = true")
+        .set("broker", "share_prices = true")
+        .table(&chain)
+}
+
+/// A server with its own way to the chain's node, whose calls are counted.
+struct Member {
+    server: Server,
+    endpoint: FaultyNode,
+}
+
+impl Member {
+    async fn start(redis: &RedisServer, chain: &ChainNode) -> Self {
+        Self::with(redis, chain, |builder| builder).await
+    }
+
+    async fn gateway(redis: &RedisServer, chain: &ChainNode) -> Self {
+        Self::with(redis, chain, |builder| {
+            builder.set("server", "roles = [\"gateway\"]")
+        })
+        .await
+    }
+
+    async fn with(
+        redis: &RedisServer,
+        chain: &ChainNode,
+        change: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    ) -> Self {
+        let endpoint = FaultyNode::in_front_of(chain, pass_through).await;
+        let server = change(sharing(redis, &endpoint.http())).start().await;
+        Self { server, endpoint }
+    }
+
+    /// Waits until the server owns the chain, or does not.
+    async fn owns(&self, expected: bool) {
+        self.server
+            .metric_until("tidewire_chain_owner", "31337", |value| {
+                (value > 0.5) == expected
+            })
+            .await;
+    }
+
+    /// The fault of the chain, as the server reports it.
+    async fn fault(&self) -> Option<String> {
+        let listed = self.server.get("/readyz?verbose").await.json();
+        let mut parts = listed["parts"].as_array()?.iter();
+        let part = parts.find(|one| one["part"] == "chain 31337")?;
+        part["reason"].as_str().map(str::to_owned)
+    }
+}
+
+/// A server that owns the chain, and others.
+async fn owner_and_others<const N: usize>(
+    redis: &RedisServer,
+    chain: &ChainNode,
+) -> (Member, [Member; N]) {
+    let owner = Member::start(redis, chain).await;
+    owner.owns(true).await;
+    let mut others = Vec::new();
+    for _ in 0..N {
+        others.push(Member::start(redis, chain).await);
+    }
+    let others = others.try_into().ok().expect("as many servers");
+    (owner, others)
+}
+
+/// A listener to all that is published about a channel.
+async fn listener(redis: &RedisServer, name: &str) -> Node {
+    let shared = ["blocks", "tx", "wallet", "events"];
+    let node = Node::sharing(&shared, options(redis), MemoryLimits::default());
+    let node = node.await.expect("Redis is there");
+    node.subscribe(&channel(name)).await;
+    node
+}
+
+/// Mines blocks until it is stopped.
+struct Mining {
+    stop: oneshot::Sender<()>,
+    mining: JoinHandle<ChainNode>,
+}
+
+impl Mining {
+    fn start(chain: ChainNode) -> Self {
+        let (stop, mut stopped) = oneshot::channel();
+        let mining = tokio::spawn(async move {
+            loop {
+                chain.mine(1).await;
+                if tokio::time::timeout(PACE, &mut stopped).await.is_ok() {
+                    return chain;
+                }
+            }
+        });
+        Self { stop, mining }
+    }
+
+    async fn end(self) -> ChainNode {
+        self.stop.send(()).expect("it goes on");
+        self.mining.await.expect("it ends")
+    }
+}
+
+/// The chain as its publications tell it.
+#[derive(Debug, Default)]
+struct Told {
+    /// Height and hash, oldest first.
+    blocks: Vec<(u64, String)>,
+    /// How many blocks each reorg took back.
+    reorgs: Vec<usize>,
+}
+
+/// Reads the publications so far. Checks that each has the next number in one epoch, and that each
+/// block follows the one before, or names those that it takes the place of: none is missing, and none
+/// is there twice.
+fn told(listener: &Node) -> Told {
+    let mut told = Told::default();
+    let mut last: Option<(String, u64)> = None;
+    for delivered in listener.recorder.on(&channel(BLOCKS)) {
+        let Delivered::Publication(epoch, seq, document) = delivered else {
+            continue;
+        };
+        if let Some((known, before)) = &last {
+            assert_eq!((known, before + 1), (&epoch, seq), "{document}");
+        }
+        last = Some((epoch, seq));
+        let block: Value = serde_json::from_str(&document).expect("a block");
+        let text = |name: &str| block[name].as_str().expect("a text").to_owned();
+        let reorged = block["reorged"].as_array().cloned().unwrap_or_default();
+        for hash in &reorged {
+            let (_, retracted) = told.blocks.pop().expect("a block that was published");
+            assert_eq!(json!(retracted), *hash, "{block}");
+        }
+        if !reorged.is_empty() {
+            told.reorgs.push(reorged.len());
+        }
+        let number = block["number"].as_u64().expect("a height");
+        if let Some((before, hash)) = told.blocks.last() {
+            assert_eq!((before + 1, hash), (number, &text("parentHash")), "{block}");
+        }
+        told.blocks.push((number, text("hash")));
+    }
+    told
+}
+
+/// Waits until the newest block of the node was published.
+async fn caught_up(listener: &Node, chain: &ChainNode) -> Told {
+    let height = chain.height().await;
+    let newest = (height, chain.hash(height).await);
+    let told = eventually(format!("block {height}"), async || {
+        let told = told(listener);
+        (told.blocks.last() == Some(&newest)).then_some(told)
+    })
+    .await;
+    for (number, hash) in told.blocks.iter().filter(|(number, _)| *number > 0) {
+        assert_eq!(chain.hash(*number).await, *hash, "block {number}");
+    }
+    told
+}
+
+/// Waits for further blocks.
+async fn further(listener: &Node, count: usize) {
+    let before = told(listener).blocks.len();
+    eventually("further blocks", async || {
+        (told(listener).blocks.len() >= before + count).then_some(())
+    })
+    .await;
+}
+
+/// Reads blocks from a client until this height. Checks that none is missing.
+async fn received(client: &mut Client, seqs: &mut Vec<u64>, height: u64) {
+    loop {
+        let message = client.next_on(BLOCKS).await;
+        let seq = message.seq.expect("a seq");
+        assert!(
+            seqs.last().is_none_or(|last| last + 1 == seq),
+            "{seqs:?} {seq}"
+        );
+        seqs.push(seq);
+        if message.data["number"].as_u64() >= Some(height) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_three_servers_follows_the_chain_for_all() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let (a, [b, c]) = owner_and_others(&redis, &chain).await;
+    let gateway = Member::gateway(&redis, &chain).await;
+    let mut clients = Vec::new();
+    for member in [&a, &b, &c, &gateway] {
+        let mut client = Client::connect(Transport::WebSocketJson, &member.server).await;
+        client.subscribe(BLOCKS).await;
+        clients.push(client);
+    }
+    for _ in 0..20 {
+        chain.mine(1).await;
+    }
+    caught_up(&listener, &chain).await;
+    for client in &mut clients {
+        received(client, &mut Vec::new(), 20).await;
+    }
+    // Calls to a node cost money.
+    assert!(a.endpoint.calls() > 0);
+    for member in [&b, &c, &gateway] {
+        assert_eq!(member.endpoint.calls(), 0);
+        member.owns(false).await;
+        assert_eq!(member.fault().await, None);
+        assert_eq!(member.server.get("/readyz").await.status, 200);
+    }
+    // One that subscribes later begins with the newest block.
+    let mut late = Client::connect(Transport::WebSocketJson, &gateway.server).await;
+    late.subscribe(BLOCKS).await;
+    received(&mut late, &mut Vec::new(), 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_goes_on_when_the_owner_is_killed() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let (mut a, [b]) = owner_and_others(&redis, &chain).await;
+    let gateway = Member::gateway(&redis, &chain).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &gateway.server).await;
+    client.subscribe(BLOCKS).await;
+    let mining = Mining::start(chain);
+    further(&listener, 20).await;
+    let started = Instant::now();
+    a.server.kill().await;
+    further(&listener, 1).await;
+    println!(
+        "the next block is published {:?} after the kill",
+        started.elapsed()
+    );
+    further(&listener, 20).await;
+    b.owns(true).await;
+    let chain = mining.end().await;
+    let told = caught_up(&listener, &chain).await;
+    assert!(told.reorgs.is_empty(), "{told:?}");
+    received(&mut client, &mut Vec::new(), chain.height().await).await;
+    assert!(client.unread().iter().all(|one| one.kind != "gap"));
+    // What is published is not stored any more.
+    eventually("an empty outbox", async || {
+        let rows = redis.command(&["HLEN", "test:{chain-31337}:values:chain.journal"]);
+        rows.await.starts_with(":0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reorg_during_the_takeover_is_told() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let (mut a, [b]) = owner_and_others(&redis, &chain).await;
+    chain.mine(10).await;
+    caught_up(&listener, &chain).await;
+    a.server.kill().await;
+    chain.reorg(3).await;
+    chain.mine(2).await;
+    let told = caught_up(&listener, &chain).await;
+    assert_eq!(told.reorgs, [3]);
+    b.owns(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_paused_publishes_nothing_late() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let (a, [b]) = owner_and_others(&redis, &chain).await;
+    let mining = Mining::start(chain);
+    for (paused, next) in [(&a, &b), (&b, &a)] {
+        further(&listener, 10).await;
+        paused.server.pause();
+        next.owns(true).await;
+        further(&listener, 10).await;
+        paused.server.resume();
+        paused.owns(false).await;
+        further(&listener, 10).await;
+    }
+    let chain = mining.end().await;
+    let told = caught_up(&listener, &chain).await;
+    assert!(told.reorgs.is_empty(), "{told:?}");
+    // It has left the chain's node.
+    eventually("no more calls", async || {
+        let calls = b.endpoint.calls();
+        chain.mine(1).await;
+        caught_up(&listener, &chain).await;
+        (calls == b.endpoint.calls()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_does_not_know_the_next_one_cannot_commit() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let (a, [b]) = owner_and_others(&redis, &chain).await;
+    let mining = Mining::start(chain);
+    let lease = "test:{chain-31337}:lease";
+    for number in 100..105 {
+        further(&listener, 5).await;
+        // The term of another node, which the owner hears of when it commits. It is over.
+        let term = format!("{number}-00000000");
+        redis
+            .command(&["HSET", lease, "until", "0", "term", &term])
+            .await;
+        further(&listener, 5).await;
+    }
+    let chain = mining.end().await;
+    let told = caught_up(&listener, &chain).await;
+    assert!(told.reorgs.is_empty(), "{told:?}");
+    drop((a, b));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_hands_the_chain_over() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let (mut a, [b]) = owner_and_others(&redis, &chain).await;
+    let mining = Mining::start(chain);
+    further(&listener, 10).await;
+    let started = Instant::now();
+    a.server.terminate();
+    b.owns(true).await;
+    let taken = started.elapsed();
+    further(&listener, 2).await;
+    println!(
+        "the next owner has the lease {taken:?} after SIGTERM, and publishes {:?} after it",
+        started.elapsed()
+    );
+    assert!(a.server.ended().await.success());
+    let chain = mining.end().await;
+    let told = caught_up(&listener, &chain).await;
+    assert!(told.reorgs.is_empty(), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_without_an_owner_is_reported() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let gateway = Member::gateway(&redis, &chain).await;
+    let fault = eventually("a fault", async || gateway.fault().await).await;
+    assert!(fault.contains("no node owns it"), "{fault}");
+    let owner = Member::start(&redis, &chain).await;
+    owner.owns(true).await;
+    eventually("no fault", async || {
+        gateway.fault().await.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chains_go_on_when_redis_comes_back() {
+    let mut redis =
+        RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let (a, []) = owner_and_others(&redis, &chain).await;
+    let mining = Mining::start(chain);
+    for _ in 0..2 {
+        further(&listener, 10).await;
+        redis.kill();
+        a.server.log_line("Redis does not work").await;
+        redis.restart().await;
+    }
+    further(&listener, 10).await;
+    let chain = mining.end().await;
+    let told = caught_up(&listener, &chain).await;
+    assert!(told.reorgs.is_empty(), "{told:?}");
+}
