@@ -5,6 +5,7 @@
 //! The engines do not know each other.
 
 mod catalog;
+mod chain_feed;
 mod chain_tap;
 mod sink;
 mod transaction_watches;
@@ -20,7 +21,10 @@ use tidewire_stream::SharedClock;
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::{catalog::EngineCatalog, sink::ChannelSink, transaction_watches::TransactionWatches};
+use self::{
+    catalog::EngineCatalog, chain_feed::ChainFeed, sink::ChannelSink,
+    transaction_watches::TransactionWatches,
+};
 use crate::{
     engine_store::{EngineStore, StoreTerm},
     notifications::NO_STORE,
@@ -53,6 +57,8 @@ pub(crate) struct Alerts {
     catalog: SharedCatalog,
     prices: PriceEngine,
     watches: Arc<TransactionWatches>,
+    /// Where the nodes share chains, what their owners publish.
+    chain_feed: Option<ChainFeed>,
     engine: EngineSlot,
     opening: Option<Opening>,
     /// The store that the engine is opened on.
@@ -86,7 +92,11 @@ impl Alerts {
         let engine = server.chain_tap.engine();
         let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
         server.chain_tap.set_watches(watches.clone());
-        let chains = server.config.chain.iter().map(|chain| chain.id).collect();
+        let chains = server.config.chain.iter().map(|chain| chain.id);
+        let chain_feed = server.shares_chains.then(|| ChainFeed {
+            stream: server.stream.clone(),
+            chains: chains.clone().collect(),
+        });
         Some(Self {
             service: service.clone(),
             store,
@@ -97,9 +107,13 @@ impl Alerts {
                 notify.clone(),
                 watches.clone(),
             )),
-            catalog: Arc::new(EngineCatalog::new(server.prices.symbols(), chains)),
+            catalog: Arc::new(EngineCatalog::new(
+                server.prices.symbols(),
+                chains.collect(),
+            )),
             prices: server.prices.clone(),
             watches,
+            chain_feed,
             engine,
             opening: None,
             term: None,
@@ -222,7 +236,15 @@ impl Alerts {
         cancel: &CancellationToken,
     ) {
         let (service, until) = (&self.service, cancel.child_token());
-        let watching = self.engine.read().clone().map(|engine| {
+        let engine = self.engine.read().clone();
+        let fed = async {
+            if let (Some(feed), Some(engine)) = (&self.chain_feed, &engine) {
+                let taps = until.run_until_cancelled(feed.listen(engine)).await;
+                until.cancelled().await;
+                drop(taps);
+            }
+        };
+        let watching = engine.clone().map(|engine| {
             let (watches, until) = (self.watches.clone(), until.clone());
             tokio::spawn(async move { watches.run(&engine, until).await })
         });
@@ -243,7 +265,7 @@ impl Alerts {
                 until.cancel();
             }
         };
-        tokio::join!(tasks.run(until.clone()), watched, ended);
+        tokio::join!(tasks.run(until.clone()), watched, ended, fed);
     }
 }
 

@@ -86,7 +86,7 @@ impl DurablePublisher for ChainTap {
 }
 
 /// Adds the base fee of a block. Chains without one have no gas price.
-fn add_gas(engine: &AlertEngine, block: &Block) {
+pub(super) fn add_gas(engine: &AlertEngine, block: &Block) {
     let wei = block.base_fee_per_gas.as_deref();
     let wei = wei.and_then(|wei| wei.parse::<i128>().ok());
     let gwei = wei.and_then(|wei| Decimal::try_from_i128_with_scale(wei, GWEI_SCALE).ok());

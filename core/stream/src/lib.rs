@@ -44,7 +44,7 @@ pub use content::{Content, SharedEvent};
 pub use error::StreamError;
 pub use guarded_clock::{ClockMark, GuardedClock};
 pub use health::{PartHealth, PartReport};
-pub use hub::{DeliveryTimes, LateShard, Shard, ShardId, Sink};
+pub use hub::{DeliveryTimes, LateShard, Shard, ShardId, Sink, Tap, TapListener};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{
     CallLimits, CallQuota, ClientKey, LimitError, LimitOptions, SessionLimits, SessionQuota,

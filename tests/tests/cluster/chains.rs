@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tidewire_stream::broker::memory::MemoryLimits;
 use tidewire_tests::{
-    Client, FaultyNode, Node as ChainNode, RedisServer, Server, ServerBuilder, Transport,
+    Client, FaultyNode, Node as ChainNode, RedisServer, Server, ServerBuilder, Token, Transport,
     eventually, faulty_node::pass_through,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -400,4 +400,45 @@ async fn chains_go_on_when_redis_comes_back() {
     let chain = mining.end().await;
     let told = caught_up(&listener, &chain).await;
     assert!(told.reorgs.is_empty(), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_fee_fires_a_rule_on_a_server_that_does_not_follow_the_chain() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let listener = listener(&redis, BLOCKS).await;
+    let with = async |roles: &str| {
+        let roles = format!("roles = {roles}");
+        Member::with(&redis, &chain, |builder| builder.set("server", &roles)).await
+    };
+    let follower = with("[\"chain\"]").await;
+    let alerts = with("[\"prices\", \"alerts\"]").await;
+    follower.owns(true).await;
+    alerts
+        .server
+        .metric_until("tidewire_store_owner", "", |value| value > 0.5)
+        .await;
+    let token = Token::of("ada").sign();
+    let mut ada = Client::connect_as(Transport::WebSocketJson, &alerts.server, Some(&token)).await;
+    let rule = json!({
+        "condition": {"kind": "gas_above", "chain": 31337, "gwei": 50},
+        "repeat": "recurring",
+    });
+    let registered = ada.request("alert_register", rule).await;
+    let id = registered.expect("alert_registered").data["id"].clone();
+    for wei in ["0x77359400", "0x12a05f2000"] {
+        chain
+            .call("anvil_setNextBlockBaseFeePerGas", json!([wei]))
+            .await;
+        chain.mine(1).await;
+        caught_up(&listener, &chain).await;
+    }
+    let alert = loop {
+        let pushed = ada.next_on("user:ada").await;
+        if pushed.kind == "alert" {
+            break pushed.data;
+        }
+    };
+    assert_eq!((&alert["alertId"], &alert["value"]), (&id, &json!(80)));
+    assert_eq!(alerts.endpoint.calls(), 0);
 }

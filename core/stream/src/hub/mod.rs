@@ -15,6 +15,7 @@ mod flush_schedule;
 mod liveness;
 pub mod shard;
 mod subscriber_list;
+mod taps;
 mod timers;
 mod write_coalescing;
 
@@ -27,6 +28,7 @@ pub use delivery_times::DeliveryTimes;
 pub(crate) use flush_schedule::FlushSchedule;
 pub use liveness::LateShard;
 pub use shard::{Shard, ShardId, Sink};
+pub use taps::{Tap, TapListener};
 
 use crate::{
     BatchInterval, ChannelName, Position, Publication,
@@ -63,6 +65,8 @@ pub struct Hub {
     shards: Box<[Arc<Shard>]>,
     /// The shards where each channel has subscribers.
     subscribers: RwLock<HashMap<ChannelName, ShardSet>>,
+    /// The listeners of this server itself.
+    taps: taps::Taps,
 }
 
 /// A set of shards, one bit each, so that a channel with subscribers takes few bytes.
@@ -117,6 +121,7 @@ impl Hub {
         Self {
             shards: (0..=shards).map(|_| shard()).collect(),
             subscribers: RwLock::default(),
+            taps: taps::Taps::default(),
         }
     }
 
@@ -240,7 +245,8 @@ impl Hub {
 
 impl LocalDelivery for Hub {
     fn deliver(&self, publication: &Arc<Publication>) -> bool {
-        self.deliver(publication)
+        let is_tapped = self.taps.deliver(publication);
+        self.deliver(publication) || is_tapped
     }
 
     fn note_newest(&self, channel: &ChannelName, newest: &Position) {
@@ -256,7 +262,7 @@ impl LocalDelivery for Hub {
     }
 
     fn has_subscribers(&self, channel: &ChannelName) -> bool {
-        self.subscribers.read().contains_key(channel)
+        self.subscribers.read().contains_key(channel) || self.taps.has(channel)
     }
 }
 
