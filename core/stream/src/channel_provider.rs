@@ -9,7 +9,7 @@
 //! |---|---|
 //! | publish, history, presence, unsubscribe | `validate` |
 //! | subscribe that is refused | `validate`, `owns` |
-//! | subscribe that is allowed | `validate`, `owns`, `activate`, then `epoch` |
+//! | subscribe that is allowed | `validate`, `owns`, `activate`, `activate_elsewhere`, then `epoch` |
 //!
 //! # Why `activate` comes before the position is read
 //! An engine that follows a wallet gives each uninterrupted stretch of following an epoch.
@@ -22,7 +22,12 @@
 //! Reading a history activates nothing. For a channel that the engine does not follow it
 //! returns an epoch that no later subscription continues.
 
+use std::pin::Pin;
+
 use crate::{Caller, Epoch, StreamError, UserId};
+
+/// The work of another server on a channel, until it has begun or is refused.
+pub type Activation<'a> = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send + 'a>>;
 
 /// The channels of one namespace, as their engine knows them. `rest` is the part of a
 /// channel's canonical name after the colon.
@@ -43,6 +48,20 @@ pub trait ChannelProvider: Send + Sync + 'static {
     fn activate(&self, rest: &str, caller: &Caller) -> Result<(), StreamError> {
         let _ = (rest, caller);
         Ok(())
+    }
+
+    /// Has the server that does this work for all start or continue it, and waits for its word. None if
+    /// this server does it, in [`activate`](Self::activate).
+    ///
+    /// # Errors
+    /// The work cannot be started; the subscription is refused with this error.
+    fn activate_elsewhere<'a>(
+        &'a self,
+        rest: &'a str,
+        caller: &'a Caller,
+    ) -> Option<Activation<'a>> {
+        let _ = (rest, caller);
+        None
     }
 
     /// The epoch in which a channel starts.

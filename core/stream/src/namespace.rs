@@ -373,13 +373,17 @@ impl Namespaces {
 
     /// Starts the engine's work on a channel. Called by subscriptions alone, once they are
     /// allowed and before they read a position.
-    pub(crate) fn activate(
+    pub(crate) async fn activate(
         &self,
         channel: &ChannelName,
         caller: &Caller,
     ) -> Result<(), StreamError> {
-        match self.provider(channel) {
-            Some(provider) => provider.activate(channel.rest(), caller),
+        let Some(provider) = self.provider(channel) else {
+            return Ok(());
+        };
+        provider.activate(channel.rest(), caller)?;
+        match provider.activate_elsewhere(channel.rest(), caller) {
+            Some(activated) => activated.await,
             None => Ok(()),
         }
     }

@@ -60,6 +60,14 @@ impl ConnectionId {
         self
     }
 
+    /// Reads an id as it is sent.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: [u8; 32] = text.as_bytes().try_into().ok()?;
+        let is_digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+        digits.iter().all(is_digit).then_some(Self(digits))
+    }
+
     /// The id as it is sent.
     #[must_use]
     pub fn as_str(&self) -> &str {

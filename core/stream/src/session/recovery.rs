@@ -440,7 +440,7 @@ impl Session {
         // Before the position is read: its epoch is that of the engine's work.
         let caller = self.caller();
         let namespaces = self.core().context.namespaces();
-        namespaces.activate(&channel, &caller)?;
+        namespaces.activate(&channel, &caller).await?;
         let subscription = Subscription::new(channel.clone(), namespace, options.min_interval);
         let replaces = options.since.is_some() || options.min_interval.is_some();
         let slot = self.register(&channel, subscription, replaces)?;
