@@ -177,6 +177,12 @@ impl ChainEngine {
         Ok(())
     }
 
+    /// The ids of the configured chains, in their order.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u64> {
+        self.0.chains.keys().copied().collect()
+    }
+
     /// The newest block of a chain.
     ///
     /// # Errors

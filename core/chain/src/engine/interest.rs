@@ -158,6 +158,14 @@ impl ChainEngine {
         }
     }
 
+    /// The filter of an `events:` channel, while it is retained.
+    #[must_use]
+    pub fn events_filter(&self, rest: &str) -> Option<EventFilter> {
+        let channel = ChannelName::parse(&format!("events:{rest}")).ok()?;
+        let filter = self.0.interest.filters.value(&channel);
+        filter.map(EventFilter::from)
+    }
+
     /// The epoch of a `wallet:` channel, while its wallet is retained.
     #[must_use]
     pub fn wallet_epoch(&self, rest: &str) -> Option<Epoch> {

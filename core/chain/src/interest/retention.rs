@@ -174,6 +174,12 @@ impl<K: Clone + Eq + Hash, V: Retained> RetentionMap<K, V> {
         self.state.lock().items.contains_key(key)
     }
 
+    /// The value of `key`, if the map holds it.
+    pub(crate) fn value(&self, key: &K) -> Option<V> {
+        let state = self.state.lock();
+        state.items.get(key).map(|item| item.value.clone())
+    }
+
     /// Marks `key` as about to be followed for `owner`. Returns false if the map does not hold it.
     ///
     /// # Errors
