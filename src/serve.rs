@@ -25,8 +25,8 @@ use tidewire_chain::{ChainEngine, notice::NoticeSink, sample::SampleNode};
 use tidewire_notification::UserPushes;
 use tidewire_price::{Candles, PriceEngine};
 use tidewire_service::{
-    AdminRpc, AlertRpc, ForwardedCalls, NotifyRpc, PriceRpc, RevocationStore, Router, ServerSeries,
-    StreamRpc, WatchRpc,
+    AdminRpc, AlertRpc, ChainSlots, ForwardedCalls, NotifyRpc, PriceRpc, RevocationStore, Router,
+    ServerSeries, StreamRpc, WatchRpc,
 };
 use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore, StoreLease};
 use tidewire_stream::{
@@ -341,7 +341,7 @@ impl Server {
         };
         let address = listener.local_addr()?;
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
-        let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
+        let watches = WatchRpc::new(self.stream.clone(), ChainSlots::own(self.chains.clone()));
         let notify = NotifyRpc::new(self.stream.clone());
         if let Some(own) = self.store.clone() {
             let is_live = self.feed.is_live();
@@ -389,7 +389,7 @@ impl Server {
         let alert = AlertRpc::new(self.stream.clone());
         let file = command_hint::config_file(&self.config);
         let series = ServerSeries::of_server(file.as_deref().and_then(Path::to_str));
-        let forwarded = ForwardedCalls::register(&self.stream, &notify, &alert);
+        let forwarded = ForwardedCalls::register(&self.stream, &notify, &alert, &watches);
         let router = Router::new(&self.stream, &price, &watches, &notify, &alert);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),

@@ -1,9 +1,9 @@
 //! Engine slot: an engine while it is open, and where it is or why it is not while it is closed.
 //!
-//! An engine opens after its service is made. On a shared store it closes when another node
-//! takes the store over, and may open again later.
+//! An engine opens after its service is made. If one node owns it for all, it closes when another
+//! node takes it over, and may open again later.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use tidewire_proto::v1::ErrorCode;
 use tidewire_store::SharedStore;
@@ -13,7 +13,9 @@ use tokio::sync::watch;
 /// An engine that opens and closes. Cheap to clone.
 pub(crate) struct EngineSlot<E> {
     /// Its name in errors, in the plural.
-    subject: &'static str,
+    subject: Cow<'static, str>,
+    /// The name in errors of what a node has to own for it.
+    property: Cow<'static, str>,
     state: Arc<watch::Sender<Result<OpenEngine<E>, Absence>>>,
 }
 
@@ -33,7 +35,7 @@ struct Absence {
 enum Home {
     /// Nowhere else.
     None,
-    /// On the node that owns the shared store, which is not known at present.
+    /// On the node that owns it, which is not known at present.
     Unknown,
     /// On this node.
     Node(Arc<str>),
@@ -54,7 +56,8 @@ pub(crate) enum Location<E> {
 impl<E> Clone for EngineSlot<E> {
     fn clone(&self) -> Self {
         Self {
-            subject: self.subject,
+            subject: self.subject.clone(),
+            property: self.property.clone(),
             state: self.state.clone(),
         }
     }
@@ -74,9 +77,26 @@ impl<E: Clone> EngineSlot<E> {
             home: Home::None,
         };
         Self {
-            subject,
+            subject: subject.into(),
+            property: "the shared store".into(),
             state: Arc::new(watch::Sender::new(Err(absence))),
         }
+    }
+
+    /// The slot of an engine that some node will open, which owns `property`. `subject` needs it.
+    pub(crate) fn of_owner(subject: String, property: String, reason: &str) -> Self {
+        let slot = Self {
+            subject: subject.into(),
+            property: property.into(),
+            ..Self::new("", reason)
+        };
+        slot.clear_for(None, reason.to_owned());
+        slot
+    }
+
+    /// The property that a node has to own to have the engine, for errors.
+    pub(crate) fn property(&self) -> &str {
+        &self.property
     }
 
     pub(crate) fn set(&self, engine: E, store: SharedStore) {
@@ -110,9 +130,10 @@ impl<E: Clone> EngineSlot<E> {
     pub(crate) fn locate(&self) -> Location<E> {
         match &*self.state.borrow() {
             Ok(open) if open.store.is_current() => Location::Here(open.engine.clone()),
-            Ok(_) => Location::Later(
-                "this node has not confirmed its lease of the shared store".to_owned(),
-            ),
+            Ok(_) => Location::Later(format!(
+                "this node has not confirmed its lease of {}",
+                self.property
+            )),
             Err(Absence { reason, home }) => match home {
                 Home::None => Location::Nowhere(reason.clone()),
                 Home::Unknown => Location::Later(reason.clone()),
@@ -133,7 +154,7 @@ impl<E: Clone> EngineSlot<E> {
     pub(crate) fn get(&self) -> Result<E, StreamError> {
         Err(self.absence(&match self.locate() {
             Location::Here(engine) => return Ok(engine),
-            Location::Elsewhere(node) => format!("node {node} has the shared store"),
+            Location::Elsewhere(node) => format!("node {node} has {}", self.property),
             Location::Later(reason) | Location::Nowhere(reason) => reason,
         }))
     }

@@ -1,9 +1,9 @@
-//! Forwarding: requests that another node carries out, because it owns the shared store.
+//! Forwarding: requests that another node carries out, because it owns the shared store, or a chain.
 //!
-//! A node that does not own the store has no hub and no alert engine. It checks the caller, passes the
-//! request on to the owner with the caller, and returns the owner's response. The owner never passes
-//! such a request on again: if it does not own the store any more, it says this, and the node that
-//! asks looks at the lease again.
+//! A node that does not own the store has no hub and no alert engine, and one that does not own a chain
+//! has no engine for it. It checks the caller, passes the request on to the owner with the caller, and
+//! returns the owner's response. The owner never passes such a request on again: if it does not own
+//! what is needed any more, it says this, and the node that asks looks at the lease again.
 //!
 //! ```text
 //! client ─▶ this node: checks the caller ─▶ EngineSlot::locate ─┬─ Here ──────▶ the engine
@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use tonic::{Request, Response};
 
 use crate::{
-    AlertRpc, NotifyRpc,
+    AlertRpc, NotifyRpc, WatchRpc,
     engine_slot::{Changes, EngineSlot, Location},
     from_status,
 };
@@ -45,6 +45,9 @@ pub(crate) const INTERNAL_NOTIFY: &str = "notify";
 /// The same of the alert engine.
 pub(crate) const INTERNAL_ALERT: &str = "alert";
 
+/// Requests that need the engine of a chain.
+pub(crate) const CHAINS: &str = "chains";
+
 /// Longest time of a request, with all attempts.
 const TIME: Duration = Duration::from_secs(10);
 
@@ -59,7 +62,7 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// After so many milliseconds a request that was not carried out, or may not have been, may be
 /// repeated.
-const RETRY_AFTER_MS: u32 = 1_000;
+pub(crate) const RETRY_AFTER_MS: u32 = 1_000;
 
 /// A request that may need another node.
 pub(crate) struct Call<'a, Q> {
@@ -103,6 +106,26 @@ impl<'a, Q: Message> Call<'a, Q> {
             is_repeatable,
             ..self
         }
+    }
+
+    /// The same request in another form.
+    pub(crate) fn in_form<'b, P: Message>(&self, request: &'b P) -> Call<'b, P>
+    where
+        'a: 'b,
+    {
+        Call {
+            service: self.service,
+            method: self.method,
+            caller: self.caller,
+            request,
+            is_repeatable: self.is_repeatable,
+            time: self.time,
+        }
+    }
+
+    /// The request itself.
+    pub(crate) fn request(&self) -> &'a Q {
+        self.request
     }
 
     /// The same request, which may take so long.
@@ -251,7 +274,7 @@ impl<E: Clone> Wait<E> {
     }
 }
 
-/// Asks a node. Waits no longer when another one owns the store.
+/// Asks a node. Waits no longer when another one is the owner.
 async fn ask<E: Clone>(
     stream: &StreamCore,
     slot: &EngineSlot<E>,
@@ -266,12 +289,13 @@ async fn ask<E: Clone>(
         biased;
         outcome = stream.call_node(node, call) => outcome,
         () = replaced => Ok(CallOutcome::InDoubt(format!(
-            "node {node}, which had the shared store, does not answer"
+            "node {node}, which had {}, does not answer",
+            slot.property()
         ))),
     }
 }
 
-fn decode<T: Message + Default>(body: Bytes) -> Result<T, StreamError> {
+pub(crate) fn decode<T: Message + Default>(body: Bytes) -> Result<T, StreamError> {
     T::decode(body).map_err(|error| {
         let text = format!("the message of another server is not understood: {error}");
         StreamError::new(ErrorCode::Internal, text)
@@ -292,24 +316,34 @@ pub(crate) async fn carry_out<Q: Message + Default, A: Message>(
 pub struct ForwardedCalls {
     notify: NotifyRpc,
     alert: AlertRpc,
+    watch: WatchRpc,
 }
 
 impl ForwardedCalls {
     /// Lets other nodes call these services, as long as what is returned exists.
     #[must_use]
-    pub fn register(stream: &StreamCore, notify: &NotifyRpc, alert: &AlertRpc) -> Arc<Self> {
+    pub fn register(
+        stream: &StreamCore,
+        notify: &NotifyRpc,
+        alert: &AlertRpc,
+        watch: &WatchRpc,
+    ) -> Arc<Self> {
         let calls = Arc::new(Self {
             notify: notify.for_other_nodes(),
             alert: alert.for_other_nodes(),
+            watch: watch.clone(),
         });
         let handler: Arc<dyn CallHandler> = calls.clone();
-        for service in [NOTIFY, ALERT, INTERNAL_NOTIFY, INTERNAL_ALERT] {
+        for service in [NOTIFY, ALERT, INTERNAL_NOTIFY, INTERNAL_ALERT, CHAINS] {
             stream.register_call_handler(service, Arc::downgrade(&handler));
         }
         calls
     }
 
     async fn answer(&self, call: ForwardedCall) -> Result<Vec<u8>, CallRefusal> {
+        if call.service == CHAINS {
+            return self.watch.answer_call(call).await;
+        }
         let is_alert = [ALERT, INTERNAL_ALERT].contains(&&*call.service);
         // The engine of a term that may have ended does not begin it.
         let absence = match is_alert {

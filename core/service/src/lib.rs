@@ -6,6 +6,7 @@
 mod admin;
 mod alert;
 mod backtests;
+mod chains;
 mod channels;
 mod connection;
 mod counts;
@@ -25,6 +26,7 @@ mod watch;
 
 pub use admin::AdminRpc;
 pub use alert::AlertRpc;
+pub use chains::ChainSlots;
 pub use connection::GRPC;
 pub use delivery::{Delivery, DeliverySlot, UnsubscribeAnswer};
 pub use forwarding::ForwardedCalls;

@@ -1,8 +1,8 @@
 //! `WatchService`: blocks, transactions, wallets and contract events over gRPC.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures::{Stream as FuturesStream, StreamExt as _, stream};
+use futures::{Stream as FuturesStream, StreamExt as _, future::join_all, stream};
 use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
 use tidewire_proto::{
     prost::Message as _,
@@ -17,44 +17,86 @@ use tidewire_proto::{
     },
 };
 use tidewire_stream::{
-    ChannelName, Command, Connection, OutgoingMessage, Publication, Scope, Session, StreamCore,
-    StreamError, UserId,
+    CallRefusal, Caller, ChannelName, Command, Connection, ForwardedCall, OutgoingMessage,
+    Publication, Scope, Session, StreamCore, StreamError, UserId,
 };
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    caller_of,
+    ChainSlots, caller_of,
+    chains::{CallToChain, ChannelReply},
     connection::{BATCH_BYTES, close_status, connection_info},
+    forwarding::{CHAINS, Call, Reached, carry_out, here, unknown_method},
     status::{identity_of, refusal, status_of},
 };
 
-/// `WatchService` over the chain engine. Cheap to clone.
+/// `WatchService` over the engines of chains. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WatchRpc {
     stream: Arc<StreamCore>,
-    engine: ChainEngine,
+    chains: ChainSlots,
 }
 
 impl WatchRpc {
-    /// The service over `engine`, which publishes through `stream`.
+    /// The service over `chains`, which publish through `stream`.
     #[must_use]
-    pub fn new(stream: Arc<StreamCore>, engine: ChainEngine) -> Self {
-        Self { stream, engine }
+    pub fn new(stream: Arc<StreamCore>, chains: ChainSlots) -> Self {
+        Self { stream, chains }
     }
 
     /// Saves changes to the interest in transactions, wallets and events. Call it about once
     /// per second.
     pub async fn store_interest(&self) {
-        self.engine.store_interest().await;
+        self.chains.store_interest().await;
     }
 
     /// Removes interest that has had no subscriber for its retention time. Call it less
     /// often.
     pub async fn expire_interest(&self) {
         let hub = self.stream.hub();
-        self.engine
+        self.chains
             .expire_interest(|channel| hub.subscriber_count(channel) > 0)
             .await;
+    }
+
+    /// Carries out a call of another node.
+    pub(crate) async fn answer_call(&self, call: ForwardedCall) -> Result<Vec<u8>, CallRefusal> {
+        let CallToChain { engine, request } = match self.chains.receive(&call).await? {
+            Ok(call) => call,
+            Err(response) => return Ok(response),
+        };
+        let call = ForwardedCall {
+            body: request,
+            ..call
+        };
+        let engine = engine.on_behalf_of(&call.caller);
+        let answered = match &*call.method {
+            STATUS => carry_out(&call, async |target| status_on(&engine, target).await).await,
+            WATCH => carry_out(&call, async |request| watch_on(&engine, request).await).await,
+            UNWATCH => carry_out(&call, async |request| unwatch_on(&engine, request).await).await,
+            BLOCK => {
+                carry_out(&call, async |request: GetLatestBlockRequest| {
+                    Ok(engine.latest_block(request.chain)?)
+                })
+                .await
+            }
+            EVENTS => carry_out(&call, async |target| events_on(&engine, target).await).await,
+            LINK => carry_out(&call, async |request| link_on(&engine, request).await).await,
+            UNLINK => carry_out(&call, async |request| unlink_on(&engine, request).await).await,
+            _ => Err(unknown_method(&call)),
+        };
+        answered.map_err(CallRefusal::Error)
+    }
+
+    /// The status of a transaction, here or from another node.
+    async fn status_as(
+        &self,
+        caller: &Caller,
+        target: TransactionTarget,
+    ) -> Result<TransactionStatus, StreamError> {
+        let call = Call::read((CHAINS, STATUS), caller, &target).within(TIME);
+        let engine = here!(self.chains.reach(target.chain, call).await?);
+        status_on(&engine.on_behalf_of(caller), target).await
     }
 
     /// Subscribes a session to a transaction or to events, and returns the current state.
@@ -70,8 +112,12 @@ impl WatchRpc {
                 let hash = hash.to_ascii_lowercase();
                 subscribe_in(command, channel, None).await?;
                 // The subscription already watches the transaction.
-                let engine = self.engine.on_behalf_of(&command.caller());
-                let status = engine.status(chain, &hash, request.abi).await?;
+                let target = TransactionTarget {
+                    chain,
+                    tx_hash: hash,
+                    abi: request.abi,
+                };
+                let status = self.status_as(&command.caller(), target).await?;
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
@@ -106,7 +152,7 @@ impl WatchRpc {
         match (&request.tx_hash, &request.events) {
             (Some(hash), None) => Ok(format!("tx:{chain}:{}", hash.to_ascii_lowercase())),
             (None, Some(filter)) => {
-                let channel = self.engine.events_channel(chain, filter)?;
+                let channel = self.chains.catalog().events_channel(chain, filter)?;
                 Ok(channel.as_str().to_owned())
             }
             _ => Err(neither_transaction_nor_events()),
@@ -121,11 +167,90 @@ impl WatchRpc {
         chain: u64,
         filter: EventFilter,
     ) -> Result<String, StreamError> {
-        session.may_subscribe(&self.engine.events_channel(chain, &filter)?)?;
-        let engine = self.engine.on_behalf_of(&session.caller());
-        let channel = engine.watch_events(chain, filter).await?;
-        Ok(channel.as_str().to_owned())
+        session.may_subscribe(&self.chains.catalog().events_channel(chain, &filter)?)?;
+        let caller = session.caller();
+        let target = EventsTarget {
+            chain,
+            events: Some(filter),
+        };
+        // To watch a filter twice is the same as once.
+        let call = Call::read((CHAINS, EVENTS), &caller, &target).within(TIME);
+        let reply = match self.chains.reach(chain, call).await? {
+            Reached::Here(engine) => events_on(&engine.on_behalf_of(&caller), target).await?,
+            Reached::Answered(reply) => reply,
+        };
+        Ok(reply.channel)
     }
+}
+
+/// The methods of calls to another node.
+const STATUS: &str = "status";
+const WATCH: &str = "watch";
+const UNWATCH: &str = "unwatch";
+const BLOCK: &str = "latest_block";
+const EVENTS: &str = "events";
+const LINK: &str = "link";
+const UNLINK: &str = "unlink";
+
+/// Longest time of a request: an engine waits 20 s for its processor or its store.
+const TIME: Duration = Duration::from_secs(22);
+
+async fn status_on(
+    engine: &ChainEngine,
+    target: TransactionTarget,
+) -> Result<TransactionStatus, StreamError> {
+    let status = engine.status(target.chain, &target.tx_hash, target.abi);
+    Ok(status.await?)
+}
+
+async fn watch_on(
+    engine: &ChainEngine,
+    request: WatchTransactionRequest,
+) -> Result<WatchTransactionResponse, StreamError> {
+    let interest = Interest::Durable(request.user);
+    let watched = engine.watch(request.chain, &request.tx_hash, interest, request.abi);
+    Ok(WatchTransactionResponse {
+        status: Some(watched.await?),
+    })
+}
+
+async fn unwatch_on(
+    engine: &ChainEngine,
+    request: UnwatchRequest,
+) -> Result<UnwatchResponse, StreamError> {
+    let interest = Interest::Durable(None);
+    let ended = engine.unwatch(request.chain, &request.tx_hash, interest);
+    ended.await?;
+    Ok(UnwatchResponse {})
+}
+
+async fn events_on(
+    engine: &ChainEngine,
+    target: EventsTarget,
+) -> Result<ChannelReply, StreamError> {
+    let filter = target.events.unwrap_or_default();
+    let channel = engine.watch_events(target.chain, filter).await?;
+    Ok(ChannelReply {
+        channel: channel.as_str().to_owned(),
+    })
+}
+
+async fn link_on(
+    engine: &ChainEngine,
+    request: LinkWalletRequest,
+) -> Result<LinkWalletResponse, StreamError> {
+    let user = UserId::new(request.user.as_deref().unwrap_or_default());
+    engine.link_wallet(&user, &request.address).await?;
+    Ok(LinkWalletResponse {})
+}
+
+async fn unlink_on(
+    engine: &ChainEngine,
+    request: UnlinkWalletRequest,
+) -> Result<UnlinkWalletResponse, StreamError> {
+    let user = UserId::new(request.user.as_deref().unwrap_or_default());
+    engine.unlink_wallet(&user, &request.address).await?;
+    Ok(UnlinkWalletResponse {})
 }
 
 fn neither_transaction_nor_events() -> StreamError {
@@ -166,6 +291,18 @@ fn admit<T>(request: &Request<T>) -> Result<(), Status> {
     identity_of(request)
         .require_known()
         .map_err(|error| status_of(&error))
+}
+
+fn respond<T>(answered: Result<T, StreamError>) -> Result<Response<T>, Status> {
+    answered
+        .map(Response::new)
+        .map_err(|error| status_of(&error))
+}
+
+/// The response to a request that several owners carry out. The first refusal is that of all.
+fn all_of<T: Default>(answered: Vec<Result<T, StreamError>>) -> Result<Response<T>, Status> {
+    let answered: Result<Vec<_>, _> = answered.into_iter().collect();
+    respond(answered.map(|all| all.into_iter().next().unwrap_or_default()))
 }
 
 fn chain_status(error: ChainError) -> Status {
@@ -301,14 +438,8 @@ impl WatchService for WatchRpc {
             }));
         }
         if let Some(target) = transaction {
-            let TransactionTarget {
-                chain,
-                tx_hash,
-                abi,
-            } = target;
-            let engine = self.engine.on_behalf_of(&caller);
-            let status = engine.status(chain, &tx_hash, abi).await;
-            let status = status.map_err(chain_status)?;
+            let status = self.status_as(&caller, target).await;
+            let status = status.map_err(|error| status_of(&error))?;
             // The status includes all publications up to `seq`; the next one has the next
             // number. A recovered subscription receives the status as a publication.
             if !result.recovered {
@@ -331,21 +462,19 @@ impl WatchService for WatchRpc {
         request: Request<WatchTransactionRequest>,
     ) -> Result<Response<WatchTransactionResponse>, Status> {
         require_service(&request)?;
-        let WatchTransactionRequest {
-            chain,
-            tx_hash,
-            user,
-            abi,
-        } = request.into_inner();
-        if let Some(user) = &user {
+        let caller = caller_of(&request);
+        let request = request.into_inner();
+        if let Some(user) = &request.user {
             check_user(user)?;
         }
-        let interest = Interest::Durable(user);
-        let status = self.engine.watch(chain, &tx_hash, interest, abi).await;
-        let status = status.map_err(chain_status)?;
-        Ok(Response::new(WatchTransactionResponse {
-            status: Some(status),
-        }))
+        // To watch twice is the same as once.
+        let call = Call::read((CHAINS, WATCH), &caller, &request).within(TIME);
+        let reached = self.chains.reach(request.chain, call).await;
+        let watched = match reached.map_err(|error| status_of(&error))? {
+            Reached::Here(engine) => watch_on(&engine, request).await,
+            Reached::Answered(response) => Ok(response),
+        };
+        respond(watched)
     }
 
     async fn unwatch(
@@ -353,11 +482,15 @@ impl WatchService for WatchRpc {
         request: Request<UnwatchRequest>,
     ) -> Result<Response<UnwatchResponse>, Status> {
         require_service(&request)?;
-        let UnwatchRequest { chain, tx_hash } = request.into_inner();
-        let interest = Interest::Durable(None);
-        let ended = self.engine.unwatch(chain, &tx_hash, interest).await;
-        ended.map_err(chain_status)?;
-        Ok(Response::new(UnwatchResponse {}))
+        let caller = caller_of(&request);
+        let request = request.into_inner();
+        let call = Call::read((CHAINS, UNWATCH), &caller, &request).within(TIME);
+        let reached = self.chains.reach(request.chain, call).await;
+        let ended = match reached.map_err(|error| status_of(&error))? {
+            Reached::Here(engine) => unwatch_on(&engine, request).await,
+            Reached::Answered(response) => Ok(response),
+        };
+        respond(ended)
     }
 
     async fn get_transaction_status(
@@ -365,10 +498,14 @@ impl WatchService for WatchRpc {
         request: Request<GetTransactionStatusRequest>,
     ) -> Result<Response<TransactionStatus>, Status> {
         admit(&request)?;
-        let GetTransactionStatusRequest { chain, tx_hash } = request.get_ref();
-        let engine = self.engine.on_behalf_of(&caller_of(&request));
-        let status = engine.status(*chain, tx_hash, Vec::new()).await;
-        status.map(Response::new).map_err(chain_status)
+        let caller = caller_of(&request);
+        let GetTransactionStatusRequest { chain, tx_hash } = request.into_inner();
+        let target = TransactionTarget {
+            chain,
+            tx_hash,
+            abi: Vec::new(),
+        };
+        respond(self.status_as(&caller, target).await)
     }
 
     async fn get_latest_block(
@@ -376,8 +513,17 @@ impl WatchService for WatchRpc {
         request: Request<GetLatestBlockRequest>,
     ) -> Result<Response<Block>, Status> {
         admit(&request)?;
-        let block = self.engine.latest_block(request.get_ref().chain);
-        block.map(Response::new).map_err(chain_status)
+        let caller = caller_of(&request);
+        let request = request.into_inner();
+        let call = Call::read((CHAINS, BLOCK), &caller, &request);
+        let reached = self.chains.reach(request.chain, call).await;
+        respond(match reached {
+            Ok(Reached::Here(engine)) => engine
+                .latest_block(request.chain)
+                .map_err(StreamError::from),
+            Ok(Reached::Answered(block)) => Ok(block),
+            Err(error) => Err(error),
+        })
     }
 
     async fn link_wallet(
@@ -385,11 +531,18 @@ impl WatchService for WatchRpc {
         request: Request<LinkWalletRequest>,
     ) -> Result<Response<LinkWalletResponse>, Status> {
         require_service(&request)?;
-        let LinkWalletRequest { user, address } = request.get_ref();
-        let user = user_of(user.as_deref())?;
-        let linked = self.engine.link_wallet(&user, address).await;
-        linked.map_err(chain_status)?;
-        Ok(Response::new(LinkWalletResponse {}))
+        user_of(request.get_ref().user.as_deref())?;
+        let caller = caller_of(&request);
+        let request = request.into_inner();
+        // To link twice is the same as once.
+        let linked = self.chains.of_wallets().into_iter().map(async |chain| {
+            let call = Call::read((CHAINS, LINK), &caller, &request).within(TIME);
+            match self.chains.reach(chain, call).await? {
+                Reached::Here(engine) => link_on(&engine, request.clone()).await,
+                Reached::Answered(response) => Ok(response),
+            }
+        });
+        all_of(join_all(linked).await)
     }
 
     async fn unlink_wallet(
@@ -397,12 +550,19 @@ impl WatchService for WatchRpc {
         request: Request<UnlinkWalletRequest>,
     ) -> Result<Response<UnlinkWalletResponse>, Status> {
         require_service(&request)?;
-        let UnlinkWalletRequest { user, address } = request.get_ref();
-        let user = user_of(user.as_deref())?;
-        let channel = self.engine.wallet_channel(address);
+        let user = user_of(request.get_ref().user.as_deref())?;
+        let caller = caller_of(&request);
+        let request = request.into_inner();
+        let channel = self.chains.catalog().wallet_channel(&request.address);
         let channel = channel.map_err(chain_status)?;
-        let unlinked = self.engine.unlink_wallet(&user, address).await;
-        unlinked.map_err(chain_status)?;
+        let unlinked = self.chains.of_wallets().into_iter().map(async |chain| {
+            let call = Call::read((CHAINS, UNLINK), &caller, &request).within(TIME);
+            match self.chains.reach(chain, call).await? {
+                Reached::Here(engine) => unlink_on(&engine, request.clone()).await,
+                Reached::Answered(response) => Ok(response),
+            }
+        });
+        all_of(join_all(unlinked).await)?;
         // In a namespace with `access = "owner"`, the user is unsubscribed now.
         let left = self.stream.recheck(&user, channel.as_str());
         left.map_err(|error| status_of(&error))?;

@@ -1,0 +1,159 @@
+//! Interest of this node in one chain: the [book](super::book), and the task that sends its updates to
+//! the owner.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prost::Message as _;
+use tidewire_stream::{Caller, ChannelName, Identity, StreamError, UserId, identity::UserIdentity};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    INTEREST, OpenChain, SharedChains,
+    book::{InterestBook, NextStep},
+    follow,
+    wire::{ChainCall, Follower, InterestAnswer, InterestUpdate},
+};
+use crate::{
+    engine_slot::EngineSlot,
+    forwarding::{CHAINS, Call, RETRY_AFTER_MS, Reached},
+};
+
+/// Longest wait of a subscription for the answer of an owner that is known.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Longest time of an update on its way. Another one follows it.
+const UPDATE: Duration = Duration::from_secs(5);
+
+/// Pause after an update that was not answered.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The caller of updates.
+const NODE: &str = "a node that follows chains";
+
+/// Channels that are checked before other tasks run.
+const CHUNK: usize = 1_024;
+
+/// The interest of this node in one chain.
+#[derive(Debug)]
+pub(super) struct ChainInterest {
+    chain: u64,
+    book: Mutex<InterestBook>,
+    changed: Notify,
+}
+
+impl ChainInterest {
+    pub(super) fn new(chain: u64) -> Self {
+        Self {
+            chain,
+            book: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Has the owner follow a channel for a client, as long as the channel has subscribers here.
+    ///
+    /// # Errors
+    /// The owner refuses it, or there is none in time.
+    pub(super) async fn follow(
+        &self,
+        shared: &SharedChains,
+        slot: &EngineSlot<OpenChain>,
+        channel: &ChannelName,
+        caller: &Caller,
+    ) -> Result<(), StreamError> {
+        let follower = Follower::new(channel.as_str().to_owned(), caller, None);
+        let Some(verdict) = self.book.lock().add(channel, follower)? else {
+            return Ok(());
+        };
+        self.changed.notify_one();
+        shared.relay.find(slot).await?;
+        match timeout(ANSWER, verdict).await {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(_)) | Err(_) => {
+                let text = format!("the owner of chain {} does not answer", self.chain);
+                Err(slot.absence(&text).with_retry_after_ms(RETRY_AFTER_MS))
+            }
+        }
+    }
+
+    /// The same once there is an owner.
+    pub(super) fn follow_later(&self, channel: &ChannelName, caller: &Caller) {
+        let follower = Follower::new(channel.as_str().to_owned(), caller, None);
+        self.book.lock().add_later(channel, follower);
+        self.changed.notify_one();
+    }
+
+    /// Has the task look at the owner again.
+    pub(super) fn look(&self) {
+        self.book.lock().hasten();
+        self.changed.notify_one();
+    }
+
+    /// Removes channels that have had no subscriber for a time.
+    pub(super) async fn sweep(&self, has_subscriber: impl Fn(&ChannelName) -> bool, now: Instant) {
+        let channels: Vec<_> = self.book.lock().channels().cloned().collect();
+        for (index, channel) in channels.iter().enumerate() {
+            if index % CHUNK == CHUNK - 1 {
+                tokio::task::yield_now().await;
+            }
+            let is_used = has_subscriber(channel);
+            self.book.lock().check(channel, is_used, now);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Sends updates to the owner, for good.
+    pub(super) async fn run(&self, shared: &SharedChains, slot: &EngineSlot<OpenChain>) {
+        let node = shared.stream.broker().node_tag();
+        let node = node.map_or(String::new(), |tag| tag.as_str().to_owned());
+        loop {
+            let step = self.book.lock().next_step(&node, Instant::now());
+            let update = match step {
+                NextStep::Send(update) => update,
+                NextStep::Wait(until) => {
+                    tokio::select! {
+                        () = self.changed.notified() => {}
+                        () = tokio::time::sleep_until(until) => {}
+                    }
+                    continue;
+                }
+            };
+            match self.send(shared, slot, update).await {
+                Ok(answer) => {
+                    let lost = self.book.lock().take_answer(answer, Instant::now());
+                    for (channel, error) in lost {
+                        tracing::warn!(%channel, %error, "the owner of a chain does not follow a channel any more that has subscribers here");
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(chain = self.chain, %error, "the owner of a chain is not told what is followed here");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        shared: &SharedChains,
+        slot: &EngineSlot<OpenChain>,
+        update: InterestUpdate,
+    ) -> Result<InterestAnswer, StreamError> {
+        // Its places are not those of clients.
+        let caller = Identity::from(UserIdentity::new(UserId::new(NODE), i64::MAX)).into();
+        let request = ChainCall {
+            chain: self.chain,
+            request: update.encode_to_vec().into(),
+        };
+        // It is applied once, however often it comes.
+        let call = Call::read((CHAINS, INTEREST), &caller, &request).within(UPDATE);
+        match shared.relay.reach(slot, call).await? {
+            Reached::Here(open) => follow::apply(&open, update).await,
+            Reached::Answered(answer) => Ok(answer),
+        }
+    }
+}
