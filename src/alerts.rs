@@ -90,7 +90,7 @@ impl Alerts {
             None => service.set_absence(loading),
         }
         let engine = server.chain_tap.engine();
-        let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
+        let watches = Arc::new(TransactionWatches::new(server.chain_slots.clone()));
         server.chain_tap.set_watches(watches.clone());
         let chains = server.config.chain.iter().map(|chain| chain.id);
         let chain_feed = server.shares_chains.then(|| ChainFeed {

@@ -175,6 +175,8 @@ pub(crate) struct Server {
     /// The engine of all chains. Where the nodes share chains, it is never started, and checks names.
     pub(crate) chains: ChainEngine,
     pub(crate) shares_chains: bool,
+    /// The engines of chains, here or on other nodes.
+    pub(crate) chain_slots: ChainSlots,
     pub(crate) chain_tap: Arc<ChainTap>,
     sample_node: Option<SampleNode>,
     /// The venues that sample data stands in for.
@@ -284,12 +286,13 @@ impl Server {
         )?;
         let providers = prices.channel_providers().into_iter();
         let providers = providers.chain([candles.channel_provider()]);
+        let chain_slots = ChainSlots::own(chains.clone());
         for (namespace, provider) in providers {
             stream.register_provider(namespace, provider)?;
         }
         let providers: Vec<_> = match shares_chains {
             true => chain_owner::channel_providers(&chains).collect(),
-            false => chains.channel_providers().into(),
+            false => chain_slots.channel_providers().into(),
         };
         for (namespace, provider) in providers {
             stream.register_provider(namespace, provider)?;
@@ -312,6 +315,7 @@ impl Server {
             candles,
             chains,
             shares_chains,
+            chain_slots,
             chain_tap,
             sample_node,
             tried,
@@ -341,7 +345,7 @@ impl Server {
         };
         let address = listener.local_addr()?;
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
-        let watches = WatchRpc::new(self.stream.clone(), ChainSlots::own(self.chains.clone()));
+        let watches = WatchRpc::new(self.stream.clone(), self.chain_slots.clone());
         let notify = NotifyRpc::new(self.stream.clone());
         if let Some(own) = self.store.clone() {
             let is_live = self.feed.is_live();
@@ -484,6 +488,10 @@ impl Server {
         tasks.spawn(sampler.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
         tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
+        let (slots, cancel) = (self.chain_slots.clone(), halt.clone());
+        tasks.spawn(async move {
+            cancel.run_until_cancelled(slots.run()).await;
+        });
         if let Some(notifications) = notifications {
             tasks.spawn(notifications.run(halt.clone()));
         }

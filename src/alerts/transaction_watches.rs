@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidewire_alert::{AlertEngine, Subject};
-use tidewire_chain::{
-    ChainEngine, ChainError,
-    transaction::{Excess, Interest, is_provisional_end},
-};
-use tidewire_proto::v1::{TransactionState, TransactionStatus};
-use tidewire_stream::UserId;
+use tidewire_chain::transaction::{Excess, is_provisional_end};
+use tidewire_proto::v1::{ErrorCode, TransactionState, TransactionStatus};
+use tidewire_service::ChainSlots;
+use tidewire_stream::{StreamError, UserId};
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -34,18 +32,18 @@ const SWEEP_PART: usize = 256;
 
 /// The watches, and those that wait to be begun.
 pub(super) struct TransactionWatches {
-    chains: ChainEngine,
+    chains: ChainSlots,
     queue: Mutex<WatchQueue>,
     added: Notify,
 }
 
-type Begun = (Transaction, Result<TransactionStatus, ChainError>);
+type Begun = (Transaction, Result<Option<TransactionStatus>, StreamError>);
 
 /// Users who are asked in turn to take over a watch within their share.
 const SUCCESSORS: usize = 64;
 
 impl TransactionWatches {
-    pub(super) fn new(chains: ChainEngine) -> Self {
+    pub(super) fn new(chains: ChainSlots) -> Self {
         Self {
             chains,
             queue: Mutex::default(),
@@ -101,11 +99,10 @@ impl TransactionWatches {
                             self.queue.lock().reassign(&transaction, &users);
                             continue;
                         }
-                        let chains = self.chains.for_user(&user);
+                        let chains = self.chains.clone();
                         beginning.spawn(async move {
                             let (chain, hash) = &transaction;
-                            let watched = chains.watch(*chain, hash, Interest::Rules, Vec::new());
-                            let watched = watched.await;
+                            let watched = chains.watch_for_rule(&user, *chain, hash).await;
                             (transaction, watched)
                         });
                     }
@@ -129,7 +126,7 @@ impl TransactionWatches {
     fn finish(&self, engine: &AlertEngine, (transaction, watched): Begun) {
         let now = Instant::now();
         match watched {
-            Ok(status) => {
+            Ok(Some(status)) => {
                 let mut queue = self.queue.lock();
                 queue.begun(&transaction);
                 if is_provisional_end(&status) {
@@ -138,14 +135,13 @@ impl TransactionWatches {
                 drop(queue);
                 add_transaction(engine, &status);
             }
-            Err(
-                error
-                @ (ChainError::UnknownChain { .. } | ChainError::Hash(_) | ChainError::NoHash),
-            ) => {
+            Err(error)
+                if [ErrorCode::NotFound, ErrorCode::InvalidArgument].contains(&error.code()) =>
+            {
                 tracing::warn!(%error, "the transaction of an alert cannot be watched");
                 self.queue.lock().remove(&transaction);
             }
-            Err(ChainError::ShareReached(_)) => {
+            Ok(None) => {
                 let users = users_of(engine, &transaction);
                 self.queue.lock().refused(&transaction, users, now);
             }
@@ -167,7 +163,7 @@ impl TransactionWatches {
                     if users.is_empty() {
                         self.end(engine, transaction).await;
                     } else if !users.contains(payer) {
-                        self.hand_over(transaction, payer, &users);
+                        self.hand_over(transaction, payer, &users).await;
                     }
                 }
                 tokio::task::yield_now().await;
@@ -177,7 +173,7 @@ impl TransactionWatches {
 
     async fn end(&self, engine: &AlertEngine, transaction: &Transaction) {
         let (chain, hash) = transaction;
-        let ended = self.chains.unwatch(*chain, hash, Interest::Rules).await;
+        let ended = self.chains.unwatch_for_rules(*chain, hash).await;
         // A chain that does not answer is tried again at the next sweep.
         if ended.is_err() {
             return;
@@ -192,26 +188,28 @@ impl TransactionWatches {
 
     /// Has a watch whose payer has no rule about it any more count for one of these users. It is
     /// not ended because all of them are over their share.
-    fn hand_over(
+    async fn hand_over(
         &self,
         transaction @ (chain, hash): &Transaction,
         payer: &UserId,
         users: &[UserId],
     ) {
-        let chains = self.chains.for_user(payer);
-        let takes = |user: &&UserId| {
-            let taken = chains.hand_over(*chain, hash, user, Excess::Refused);
-            taken.is_ok()
+        let take = async |user: &UserId, excess| {
+            let watch = (*chain, hash.as_str());
+            self.chains.hand_rule_over(watch, payer, user, excess).await
         };
-        let successor = users.iter().take(SUCCESSORS).find(takes);
-        let Some(user) = successor.or(users.first()) else {
-            return;
-        };
-        if successor.is_none() {
-            // The chain and the hash are known.
-            let _ = chains.hand_over(*chain, hash, user, Excess::Allowed);
+        for user in users.iter().take(SUCCESSORS) {
+            if take(user, Excess::Refused).await {
+                self.queue.lock().set_payer(transaction, user);
+                return;
+            }
         }
-        self.queue.lock().set_payer(transaction, user);
+        // Where the owner of the chain is not reached, the next sweep tries again.
+        if let Some(user) = users.first()
+            && take(user, Excess::Allowed).await
+        {
+            self.queue.lock().set_payer(transaction, user);
+        }
     }
 }
 

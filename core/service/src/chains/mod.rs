@@ -16,6 +16,7 @@ mod interest;
 mod model;
 mod nodes;
 mod providers;
+mod rules;
 mod wire;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -253,8 +254,8 @@ impl ChainSlots {
         })
     }
 
-    /// Finds the engine that a call of another node needs. None if the call was about interest, with the
-    /// response.
+    /// Finds the engine that a call of another node needs. Otherwise returns the response, if the call
+    /// was about interest or rules.
     pub(crate) async fn receive(
         &self,
         call: &ForwardedCall,
@@ -270,8 +271,15 @@ impl ChainSlots {
         let open = shared_chain.slot.get();
         let open = open.map_err(|error| not_owner(error.message().to_owned()))?;
         if call.method != INTEREST {
+            let call = ForwardedCall {
+                body: request.clone(),
+                ..call.clone()
+            };
             let engine = open.engine;
-            return Ok(Ok(CallToChain { engine, request }));
+            return match rules::answer(&engine, &call).await {
+                Some(answered) => answered.map(Err).map_err(CallRefusal::Error),
+                None => Ok(Ok(CallToChain { engine, request })),
+            };
         }
         let update: InterestUpdate = decode(request).map_err(CallRefusal::Error)?;
         let answer = follow::apply(&open, update).await;
