@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use tidewire_chain::{ChainConfig, ChainEngine, notice::NoticeSink};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_store::{
-    Candidacy, EngineLease, Ownership, RedisStore, RedisStoreOptions, Store as _, StoreLease,
+    Candidacy, EngineLease, Ownership, Preference, RedisStore, RedisStoreOptions, Store as _,
+    StoreLease,
 };
 use tidewire_stream::{
     Caller, ChannelName, ChannelProvider, DurablePublisher, Epoch, Event, Namespaces, Position,
@@ -154,7 +155,7 @@ impl ChainOwners {
             let label = format!("the chain {}", chain.label());
             let shard = ChainShard {
                 key: EngineLease::key(&redis.prefix, &name),
-                lease: StoreLease::start_engine(options, (&name, &label), is_preferred),
+                lease: StoreLease::start_engine(options, (&name, &label), preference),
                 config: chain.clone(),
                 stream: stream.clone(),
                 clock: clock.clone(),
@@ -213,10 +214,9 @@ impl ChainOwners {
     }
 }
 
-/// Whether this node is preferred as the owner of a shard: the place of a balance between the nodes. Any
-/// candidate takes a lease that is free.
-fn is_preferred() -> bool {
-    false
+/// Whether this node should own a chain: any candidate takes a lease that is free.
+fn preference() -> Preference {
+    Preference::Equal
 }
 
 /// The part of this node in the lease of one chain.

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tidewire_service::PublishedPrices;
-use tidewire_store::{Candidacy, EngineLease, EngineTerm, Ownership, Tenure as _};
+use tidewire_store::{Candidacy, EngineLease, EngineTerm, Ownership, Preference, Tenure as _};
 use tidewire_stream::{
     ChannelName, Event, Namespaces, PageLimit, Publisher, StreamCore, broker::Fence,
 };
@@ -198,9 +198,14 @@ impl PriceOwner {
         let key = EngineLease::key(&redis.prefix, ENGINE);
         let engine = (ENGINE, "the price engine of all nodes");
         Ok(Some(Arc::new(Self {
-            lease: EngineLease::start(redis, node.as_str(), engine, candidacy, move || {
-                let store = store.as_ref().map(watch::Receiver::borrow);
-                store.is_some_and(|owner| matches!(*owner, Ownership::Own(_)))
+            lease: EngineLease::start(redis, node.as_str(), engine, candidacy, move || match store
+                .as_ref()
+                .map(|owner| owner.borrow())
+                .as_deref()
+            {
+                None => Preference::Equal,
+                Some(Ownership::Own(_)) => Preference::Wanted,
+                Some(_) => Preference::HandOver,
             }),
             publisher,
             key,

@@ -19,8 +19,8 @@ pub use error::StoreError;
 pub use key_periods::KeyPeriods;
 pub use memory::MemoryStore;
 pub use redis::{
-    Candidacy, EngineLease, EngineTerm, Lease, Ownership, RedisStore, RedisStoreOptions,
-    StoreLease, Tenure,
+    Balance, BalancedShard, Candidacy, EngineLease, EngineTerm, Lease, Ownership, Prefer,
+    Preference, RedisStore, RedisStoreOptions, StoreLease, Tenure, TenureChange,
 };
 
 /// Name of a table.

@@ -37,8 +37,8 @@ use tidewire_redis::{
     CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels,
 };
 use tidewire_store::{
-    Batch, Candidacy, EngineLease, EngineTerm, Ownership, RedisStore, RedisStoreOptions,
-    SharedStore, Store as _, StoreError, StoreLease,
+    Batch, Candidacy, EngineLease, EngineTerm, Ownership, Preference, RedisStore,
+    RedisStoreOptions, SharedStore, Store as _, StoreError, StoreLease,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -409,18 +409,37 @@ async fn a_commit_waits_for_a_replica_if_one_is_wanted() {
     assert_eq!(found, "$1\r\n1\r\n");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_asked_only_by_a_node_that_takes_the_lease() {
+    let master = RedisServer::start().await;
+    let port = master.port().to_string();
+    let _replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+    let owner = with(&master, "a", |all| all.replicas = 1);
+    owned(&owner).await;
+    let calls = async |command: &str| {
+        let stats = master.command(&["INFO", "commandstats"]).await;
+        let name = format!("cmdstat_{command}:calls=");
+        let (_, rest) = stats.split_once(&name).unwrap();
+        rest.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    let _other = with(&master, "b", |all| all.replicas = 1);
+    let (waits, looks) = (calls("wait").await, calls("eval").await);
+    eventually("a dozen looks", async || {
+        (calls("eval").await > looks + 12).then_some(())
+    })
+    .await;
+    assert_eq!(calls("wait").await, waits);
+}
+
 /// A node that may own an engine. It is preferred while the flag is set.
 fn engine(redis: &RedisServer, name: &str, preferred: &Arc<AtomicBool>) -> EngineLease {
     let preferred = preferred.clone();
     let engine = ("prices", "the engine");
-    let is_preferred = move || preferred.load(Ordering::Relaxed);
-    EngineLease::start(
-        options(redis),
-        name,
-        engine,
-        Candidacy::Candidate,
-        is_preferred,
-    )
+    let prefer = move || match preferred.load(Ordering::Relaxed) {
+        true => Preference::Wanted,
+        false => Preference::HandOver,
+    };
+    EngineLease::start(options(redis), name, engine, Candidacy::Candidate, prefer)
 }
 
 /// Waits until a node owns its engine.
@@ -444,7 +463,7 @@ async fn an_engine_goes_to_the_node_that_is_preferred() {
         "c",
         ("prices", "the engine"),
         Candidacy::Observer,
-        || true,
+        || Preference::Wanted,
     );
     let seen = async |owner: &str| {
         eventually("the owner is seen", async || {

@@ -16,6 +16,7 @@ use super::{
     clock::LeaseInstant,
     command::{LEASE, call, wait},
     lease::{Candidacy, Losses, Ownership, Tenure},
+    preference::{Prefer, Preference, TenureChange},
     term::Term,
 };
 use crate::StoreError;
@@ -29,6 +30,10 @@ const EXTENSION: Duration = Duration::from_secs(1);
 
 /// Time between two looks of a node that is not the owner, and between two attempts.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Time that a lease must have been free before a node takes it for which others come first. With the
+/// lifetime of the lease it is below 3 s.
+const LATER: Duration = Duration::from_millis(250);
 
 /// Time in which a node does not take a lease that it has given up: others are first, and the clients
 /// are not told of a new term all the time.
@@ -46,8 +51,7 @@ pub(super) struct Subject {
     /// Replicas that must have all that was written before a term begins.
     pub(super) replicas: u32,
     pub(super) candidacy: Candidacy,
-    /// Whether this node is preferred to others at present: they hand the lease over.
-    pub(super) is_preferred: Box<dyn Fn() -> bool + Send>,
+    pub(super) prefer: Box<dyn Prefer>,
 }
 
 /// The newest state of the lease that this node knows of.
@@ -59,6 +63,8 @@ struct Seen {
 
 /// The answer of the script.
 struct Answer {
+    /// When the script was called.
+    asked_at: LeaseInstant,
     is_own: bool,
     term: String,
     node: String,
@@ -66,7 +72,7 @@ struct Answer {
     commits: u64,
     /// The number of commits when the term after that of this node began.
     began: Option<u64>,
-    /// Whether a preferred node asks for the lease of this one.
+    /// Whether another node asks for the lease of this one.
     is_wanted: bool,
 }
 
@@ -125,7 +131,7 @@ impl<T: Tenure> Keeper<T> {
             tokio::select! {
                 biased;
                 asked = endings.recv() => {
-                    self.end().await;
+                    self.end(TenureChange::Ended).await;
                     let _ = asked.map(|done| done.send(()));
                     return;
                 }
@@ -147,16 +153,9 @@ impl<T: Tenure> Keeper<T> {
             Some(term) if term.end().is_some() => "again",
             Some(_) => "hold",
         };
-        // Before the lease is taken: a term that begins and ends at once tells all clients of a gap.
-        let lacking = match mode {
-            "take" | "again" => self.check_replicas().await.err(),
-            _ => None,
-        };
-        let mode = if lacking.is_some() { "look" } else { mode };
-        let asked_at = LeaseInstant::now();
         let acknowledged = own.as_ref().map_or(0, |term| term.acknowledged());
-        let answer = match self.ask(mode).await {
-            Ok(answer) => answer,
+        let (answer, lacking) = match self.ask_with_replicas(mode).await {
+            Ok(answered) => answered,
             Err(error) => {
                 self.fail(own.as_deref(), unanswered(&error));
                 return LOOK;
@@ -166,20 +165,23 @@ impl<T: Tenure> Keeper<T> {
         self.compare(&answer, own.as_deref());
         match (answer.is_own, own.filter(|term| term.name == answer.term)) {
             (true, Some(term)) => {
-                term.extend(asked_at, LIFETIME);
-                if answer.is_wanted && !(self.subject.is_preferred)() {
+                term.extend(answer.asked_at, LIFETIME);
+                let hands_over = self.subject.prefer.preference() == Preference::HandOver;
+                if answer.is_wanted && hands_over {
                     tracing::info!("hands {} over to another node", self.subject.label);
-                    self.end().await;
+                    self.end(TenureChange::HandedOver).await;
                     self.own = None;
                 } else if term.end().is_none() {
                     return EXTENSION;
                 }
             }
-            (true, None) => return self.begin(answer, asked_at).await,
+            (true, None) => return self.begin(answer).await,
             (false, _) => {
                 if let Some(term) = self.own.take() {
                     term.finish(StoreError::TakenOver);
+                    self.note(TenureChange::Ended);
                 }
+                let next_look = self.next_look(answer.remaining_ms);
                 let owner = match (answer.remaining_ms, lacking) {
                     (_, Some(error)) if answer.remaining_ms == 0 || answer.node == self.node => {
                         Ownership::Unknown(unanswered(&error))
@@ -191,9 +193,35 @@ impl<T: Tenure> Keeper<T> {
                     },
                 };
                 self.publish(owner);
+                return next_look;
             }
         }
         LOOK
+    }
+
+    /// The pause before the next look at the lease of another node: it looks when that one ends, if nobody
+    /// extends it.
+    fn next_look(&self, remaining_ms: u64) -> Duration {
+        let remaining = Duration::from_millis(remaining_ms);
+        match self.subject.candidacy {
+            Candidacy::Candidate if !remaining.is_zero() && remaining <= LOOK => {
+                // Redis rounds down.
+                remaining + self.delay() + Duration::from_millis(1)
+            }
+            _ => LOOK,
+        }
+    }
+
+    /// How long a lease must have been free before this node takes it.
+    fn delay(&self) -> Duration {
+        match self.subject.prefer.preference() {
+            Preference::Equal | Preference::Wanted => Duration::ZERO,
+            Preference::Allowed | Preference::HandOver => LATER,
+        }
+    }
+
+    fn note(&self, change: TenureChange) {
+        self.subject.prefer.note(change);
     }
 
     /// Ends the lease of a term that was given up.
@@ -203,13 +231,14 @@ impl<T: Tenure> Keeper<T> {
             return LOOK;
         }
         self.own = None;
+        self.note(TenureChange::GivenUp);
         self.publish(Ownership::Unknown(term.end().unwrap_or(StoreError::Closed)));
         GIVEN_UP
     }
 
     /// Begins a term that Redis gave to this node.
-    async fn begin(&mut self, answer: Answer, asked_at: LeaseInstant) -> Duration {
-        let term = Term::new(answer.term, answer.commits, asked_at, LIFETIME);
+    async fn begin(&mut self, answer: Answer) -> Duration {
+        let term = Term::new(answer.term, answer.commits, answer.asked_at, LIFETIME);
         let term = Arc::new(term);
         self.own = Some(term.clone());
         if let Err(error) = self.check_replicas().await {
@@ -224,6 +253,7 @@ impl<T: Tenure> Keeper<T> {
             "this node owns {}",
             self.subject.label
         );
+        self.note(TenureChange::Began);
         self.publish(Ownership::Own((self.open)(term)));
         EXTENSION
     }
@@ -280,7 +310,7 @@ impl<T: Tenure> Keeper<T> {
     }
 
     /// Ends the lease, if this node has it.
-    async fn end(&mut self) {
+    async fn end(&mut self, change: TenureChange) {
         let Some(term) = self.own.clone() else {
             return;
         };
@@ -289,8 +319,32 @@ impl<T: Tenure> Keeper<T> {
             let label = &self.subject.label;
             tracing::warn!(%error, "the lease of {label} ends by itself, and not at once");
         }
+        self.note(change);
         let text = "this node has ended its lease".to_owned();
         self.publish(Ownership::Unknown(StoreError::NoOwner(text)));
+    }
+
+    /// Asks, and takes the lease only if as many replicas as the operator wants are up to date: a term
+    /// that begins and ends at once tells all clients of a gap. Returns what was lacking, too.
+    async fn ask_with_replicas(
+        &mut self,
+        mode: &str,
+    ) -> Result<(Answer, Option<RedisError>), RedisError> {
+        let takes = matches!(mode, "take" | "again");
+        if !takes || self.subject.replicas == 0 {
+            return Ok((self.ask(mode).await?, None));
+        }
+        // The replicas are not asked while another node is the owner.
+        if mode == "take" {
+            let answer = self.ask("look").await?;
+            if answer.remaining_ms > 0 {
+                return Ok((answer, None));
+            }
+        }
+        match self.check_replicas().await {
+            Ok(()) => Ok((self.ask(mode).await?, None)),
+            Err(error) => Ok((self.ask("look").await?, Some(error))),
+        }
     }
 
     async fn ask(&mut self, mode: &str) -> Result<Answer, RedisError> {
@@ -298,15 +352,18 @@ impl<T: Tenure> Keeper<T> {
         let digits = format!("{:08x}", rand::random::<u32>());
         let lifetime = LIFETIME.as_millis().to_string();
         let number = self.seen.number.to_string();
-        let preferred = match (self.subject.is_preferred)() {
-            true => "1",
-            false => "0",
+        let is_candidate = self.subject.candidacy == Candidacy::Candidate;
+        let asks = match self.subject.prefer.preference() {
+            Preference::Wanted if is_candidate => "1",
+            _ => "0",
         };
+        let delay = self.delay().as_millis().to_string();
         let node = &*self.node;
-        let arguments = [node, mine, &lifetime, mode, &digits, &number, preferred];
+        let arguments = [node, mine, &lifetime, mode, &digits, &number, asks, &delay];
         let command = call(LEASE, &[&self.subject.key], &arguments);
+        let asked_at = LeaseInstant::now();
         let reply = self.exchange(&command).await?;
-        answer(reply)
+        answer(reply, asked_at)
     }
 
     /// Checks that as many replicas as the operator wants have all that was written.
@@ -355,7 +412,7 @@ fn unanswered(error: &RedisError) -> StoreError {
     StoreError::NoOwner(format!("Redis: {error}"))
 }
 
-fn answer(reply: Reply) -> Result<Answer, RedisError> {
+fn answer(reply: Reply, asked_at: LeaseInstant) -> Result<Answer, RedisError> {
     let mut parts = reply.array()?.into_iter();
     let mut next = || {
         let missing = || RedisError::Protocol("a part of the lease is missing".to_owned());
@@ -366,6 +423,7 @@ fn answer(reply: Reply) -> Result<Answer, RedisError> {
             .map_err(|_| RedisError::Protocol(format!("{text:?} came, expected a number")))
     };
     Ok(Answer {
+        asked_at,
         is_own: next()? == "1",
         term: next()?,
         node: next()?,

@@ -25,6 +25,7 @@ use super::{
     RedisStore, RedisStoreOptions,
     keeper::{Keeper, Subject},
     keys::{KeyNames, engine_lease},
+    preference::{Prefer, Preference},
     term::Term,
 };
 use crate::{Store as _, StoreError};
@@ -164,34 +165,36 @@ impl StoreLease {
     #[must_use]
     pub fn start(options: RedisStoreOptions) -> Self {
         let keys = KeyNames::new(&options.redis.prefix);
-        Self::start_with(options, keys, "the shared store".to_owned(), || false)
+        Self::start_with(options, keys, "the shared store".to_owned(), || {
+            Preference::Equal
+        })
     }
 
     /// Takes part in the lease of an engine that keeps what it has in a store of its own, beside the
-    /// shared one. The name is that of the engine in Redis, and `label` that in logs. While
-    /// `is_preferred` returns true, another owner hands the engine over. Call it within a runtime.
+    /// shared one. The name is that of the engine in Redis, and `label` that in logs. `prefer` says
+    /// whether this node should be the owner. Call it within a runtime.
     #[must_use]
     pub fn start_engine(
         options: RedisStoreOptions,
         (name, label): (&str, &str),
-        is_preferred: impl Fn() -> bool + Send + 'static,
+        prefer: impl Prefer,
     ) -> Self {
         let keys = KeyNames::of_engine(&options.redis.prefix, name);
-        Self::start_with(options, keys, label.to_owned(), is_preferred)
+        Self::start_with(options, keys, label.to_owned(), prefer)
     }
 
     fn start_with(
         options: RedisStoreOptions,
         keys: KeyNames,
         label: String,
-        is_preferred: impl Fn() -> bool + Send + 'static,
+        prefer: impl Prefer,
     ) -> Self {
         let subject = Subject {
             label,
             key: keys.lease(),
             replicas: options.replicas,
             candidacy: options.candidacy,
-            is_preferred: Box::new(is_preferred),
+            prefer: Box::new(prefer),
         };
         let (redis, node) = (options.redis.clone(), options.node.clone());
         let open = move |term| RedisStore::start(&options, keys.clone(), term);
@@ -207,22 +210,22 @@ impl StoreLease {
 
 impl EngineLease {
     /// Takes part in the lease of the engine with this name, as a node with the name `node`. `label`
-    /// is the engine in logs. While `is_preferred` returns true, another owner hands the engine over.
-    /// Call it within a runtime.
+    /// is the engine in logs. `prefer` decides which of the candidates should be the owner: a function that
+    /// returns a [`Preference`], or a [`BalancedShard`](super::BalancedShard). Call it within a runtime.
     #[must_use]
     pub fn start(
         redis: RedisOptions,
         node: &str,
         (name, label): (&str, &'static str),
         candidacy: Candidacy,
-        is_preferred: impl Fn() -> bool + Send + 'static,
+        prefer: impl Prefer,
     ) -> Self {
         let subject = Subject {
             label: label.to_owned(),
             key: engine_lease(&redis.prefix, name),
             replicas: 0,
             candidacy,
-            is_preferred: Box::new(is_preferred),
+            prefer: Box::new(prefer),
         };
         Self::run(redis, node.to_owned(), subject, Box::new(EngineTerm))
     }

@@ -8,6 +8,8 @@
 //! ```
 //! - [`lease`] and [`keeper`]: one node has the lease, which ends soon after its last extension. An
 //!   engine that publishes for all nodes has a lease of the same kind.
+//! - [`preference`] and [`balance`]: which of the candidates should have it. Several leases are spread
+//!   evenly over the nodes.
 //! - [`clock`]: the lease is judged by a clock that goes on while the machine is suspended.
 //! - [`term`]: each time that a node gets it is a term, whose number is the fencing token.
 //! - [`writer`]: the script of a commit checks the term, and counts commits. A node that was paused
@@ -16,11 +18,13 @@
 //!
 //! A store is as durable as its Redis: see `docs/cluster.md`.
 
+mod balance;
 mod clock;
 mod command;
 mod keeper;
 mod keys;
 mod lease;
+mod preference;
 mod reads;
 mod term;
 mod writer;
@@ -31,7 +35,11 @@ use bytes::Bytes;
 use tidewire_redis::{RedisError, RedisOptions, Reply, resp};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::lease::{Candidacy, EngineLease, EngineTerm, Lease, Ownership, StoreLease, Tenure};
+pub use self::{
+    balance::{Balance, BalancedShard},
+    lease::{Candidacy, EngineLease, EngineTerm, Lease, Ownership, StoreLease, Tenure},
+    preference::{Prefer, Preference, TenureChange},
+};
 use self::{
     command::{FLOOR, GET, SCAN, call},
     keys::{KeyNames, end_of, excluded, included},

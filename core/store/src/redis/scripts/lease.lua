@@ -5,11 +5,12 @@
 -- ARGV: 1 node, 2 term that this node has or had ("" if none), 3 lifetime in ms, 4 mode: "take" (a lease
 --   that has ended), "hold" (extends the term of this node), "again" (a new term, also in place of
 --   that of this node), "end", "look", 5 random digits, 6 number of the newest term that the node
---   knows of, 7 "1" if the node is preferred: with "take" it asks the owner to end its lease, and for a
---   second no node takes it that is not preferred.
+--   knows of, 7 "1" if the node should be the owner: with "take" and "look" it asks the owner to end its
+--   lease, and for a second no other node takes it, 8 ms that the lease must have been free before "take"
+--   takes it.
 -- Returns whether the node has the lease ("1" or "0"), the term, its node, the remaining ms, the number
 --   of commits, the number of commits when the term after ARGV[2] began ("" if not known), and "1" if
---   the node has the lease and a preferred one asks for it.
+--   the node has the lease and another one asks for it.
 --
 -- A term is "<number>-<digits>". The digits tell it from one of the same number, which a server that
 -- has lost its data would give again. Times are those of this server.
@@ -37,14 +38,14 @@ end
 local wish_ends, wish_node = string.match(lease[5] or '', '^(%d+) (.*)$')
 wish_ends = tonumber(wish_ends or '0')
 local is_wanted = wish_ends > now and wish_ends <= now + 1000 and wish_node ~= ARGV[1]
-if mode == 'take' and ARGV[7] == '1' then
+if ARGV[7] == '1' and (mode == 'take' or mode == 'look') then
   redis.call('HSET', KEYS[1], 'wish', string.format('%.0f %s', now + 1000, ARGV[1]))
 elseif mode == 'take' and is_wanted then
   mode = 'look'
 end
 
 local is_free = ends <= now
-if (mode == 'take' and is_free) or (mode == 'again' and (is_free or is_mine)) then
+if (mode == 'take' and ends + tonumber(ARGV[8]) <= now) or (mode == 'again' and (is_free or is_mine)) then
   local next = math.max(number(term), tonumber(ARGV[6])) + 1
   term, node, ends = string.format('%.0f-%s', next, ARGV[5]), ARGV[1], now + tonumber(ARGV[3])
   redis.call('HSET', KEYS[1], 'term', term, 'node', node, 'until', string.format('%.0f', ends),
