@@ -14,6 +14,12 @@ impl LeaseInstant {
         Self(elapsed())
     }
 
+    /// A moment after the start.
+    #[cfg(test)]
+    pub(super) fn at(time: Duration) -> Self {
+        Self(time)
+    }
+
     pub(super) fn after(self, time: Duration) -> Self {
         Self(self.0 + time)
     }

@@ -17,6 +17,11 @@ pub(super) const LEASE: Script = Script {
     is_read: false,
 };
 
+pub(super) const CANDIDATES: Script = Script {
+    text: include_str!("scripts/candidates.lua"),
+    is_read: false,
+};
+
 pub(super) const COMMIT: Script = Script {
     text: include_str!("scripts/commit.lua"),
     is_read: false,

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidewire_redis::{RedisConnection, RedisError, RedisOptions, Reply};
+use tidewire_redis::{RedisError, RedisOptions, Reply};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep,
@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     clock::LeaseInstant,
     command::{LEASE, call, wait},
+    exchange::Exchange,
     lease::{Candidacy, Losses, Ownership, Tenure},
     preference::{Prefer, Preference, TenureChange},
     term::Term,
@@ -23,10 +24,10 @@ use crate::StoreError;
 
 /// How long a node that is silent is the owner: two extensions may be late by a quarter of a
 /// second.
-const LIFETIME: Duration = Duration::from_millis(2_500);
+pub(super) const LIFETIME: Duration = Duration::from_millis(2_500);
 
 /// Time between two extensions.
-const EXTENSION: Duration = Duration::from_secs(1);
+pub(super) const EXTENSION: Duration = Duration::from_secs(1);
 
 /// Time between two looks of a node that is not the owner, and between two attempts.
 const LOOK: Duration = Duration::from_millis(250);
@@ -38,9 +39,6 @@ const LATER: Duration = Duration::from_millis(250);
 /// Time in which a node does not take a lease that it has given up: others are first, and the clients
 /// are not told of a new term all the time.
 const GIVEN_UP: Duration = Duration::from_secs(30);
-
-/// Longest wait for an answer, so that an extension can be repeated in time.
-const ANSWER_TIME: Duration = Duration::from_millis(750);
 
 /// The thing that the lease is about.
 pub(super) struct Subject {
@@ -80,9 +78,7 @@ struct Answer {
 pub(super) struct Keeper<T> {
     subject: Subject,
     node: String,
-    /// The options with a shorter time.
-    connections: RedisOptions,
-    connection: Option<RedisConnection>,
+    exchange: Exchange,
     /// Opens what this node holds in a term.
     open: Box<dyn Fn(Arc<Term>) -> T + Send>,
     /// The term of this node.
@@ -104,11 +100,7 @@ impl<T: Tenure> Keeper<T> {
         Self {
             subject,
             node,
-            connections: RedisOptions {
-                timeout: ANSWER_TIME.min(redis.timeout),
-                ..redis
-            },
-            connection: None,
+            exchange: Exchange::new(redis),
             open,
             own: None,
             ownership,
@@ -362,7 +354,7 @@ impl<T: Tenure> Keeper<T> {
         let arguments = [node, mine, &lifetime, mode, &digits, &number, asks, &delay];
         let command = call(LEASE, &[&self.subject.key], &arguments);
         let asked_at = LeaseInstant::now();
-        let reply = self.exchange(&command).await?;
+        let reply = self.exchange.call(&command).await?;
         answer(reply, asked_at)
     }
 
@@ -372,8 +364,8 @@ impl<T: Tenure> Keeper<T> {
         if wanted == 0 {
             return Ok(());
         }
-        let command = wait(wanted, self.connections.timeout / 2);
-        match self.exchange(&command).await? {
+        let command = wait(wanted, self.exchange.timeout() / 2);
+        match self.exchange.call(&command).await? {
             Reply::Integer(had) if had >= i64::from(wanted) => Ok(()),
             Reply::Integer(had) => Err(RedisError::Connection(format!(
                 "{had} replicas are up to date, expected {wanted} as in store.replicas"
@@ -381,29 +373,6 @@ impl<T: Tenure> Keeper<T> {
             other => Err(RedisError::Protocol(format!(
                 "{other:?} came, expected a number"
             ))),
-        }
-    }
-
-    async fn exchange(&mut self, command: &[u8]) -> Result<Reply, RedisError> {
-        // A connection after a fault is not used again, also if this is cancelled.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let time = self.connections.timeout * 2;
-                let opened = tokio::time::timeout(time, RedisConnection::open(&self.connections));
-                let late = || Err(RedisError::TimedOut(time.as_millis()));
-                opened.await.unwrap_or_else(|_| late())?
-            }
-        };
-        connection.check_master()?;
-        let replies = connection.exchange(command, 1).await?;
-        match replies.into_iter().next() {
-            Some(Reply::Error(text)) => Err(RedisError::Refused(text)),
-            Some(reply) => {
-                self.connection = Some(connection);
-                Ok(reply)
-            }
-            None => Err(RedisError::Protocol("no answer came".to_owned())),
         }
     }
 }

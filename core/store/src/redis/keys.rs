@@ -11,6 +11,14 @@
 //!
 //! The store of one engine has the name of the engine in place of `store`, such as
 //! `tidewire:{chain-1}:lease`.
+//!
+//! The lease of an engine, such as `tidewire:{prices}:lease`, and what the balance has, have tags of their
+//! own:
+//!
+//! | name                             | content                                              |
+//! |----------------------------------|------------------------------------------------------|
+//! | `tidewire:{balance}:candidates`  | sorted set: candidates, by the end of their lease    |
+//! | `tidewire:{balance}:shards`      | hash: the shards that each candidate may own         |
 
 use crate::{Key, Table};
 
@@ -39,6 +47,11 @@ impl KeyNames {
     pub(super) fn order(&self, table: Table) -> String {
         format!("{}order:{}", self.0, table.0)
     }
+}
+
+/// The candidates of all shards by the end of their lease, and the shards of each.
+pub(super) fn candidates(prefix: &str) -> [String; 2] {
+    ["candidates", "shards"].map(|kind| format!("{prefix}:{{balance}}:{kind}"))
 }
 
 /// The lease of an engine, which has a hash tag of its own.

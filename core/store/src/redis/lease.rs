@@ -72,6 +72,12 @@ impl EngineTerm {
     pub fn is_valid(&self) -> bool {
         self.0.is_valid()
     }
+
+    /// Ends the term and the lease: the engine cannot run here, and another node may be able to run it. This
+    /// node takes part in the lease again after half a minute.
+    pub fn give_up(&self) {
+        self.0.give_up();
+    }
 }
 
 impl Tenure for EngineTerm {

@@ -21,6 +21,7 @@
 mod balance;
 mod clock;
 mod command;
+mod exchange;
 mod keeper;
 mod keys;
 mod lease;

@@ -104,7 +104,7 @@ impl Term {
     /// Ends the term, and has the lease end with it.
     pub(super) fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Release);
-        let text = "this node cannot use the shared store, and leaves it to others for a while";
+        let text = "this node cannot use what it owned, and leaves it to others for a while";
         self.finish(StoreError::Failed(text.to_owned()));
     }
 

@@ -1,65 +1,226 @@
 //! Balance: spreads several leases evenly over the nodes that may hold them.
 //!
 //! Something that is split into *shards*, each of them owned by one node through a lease of its own, names
-//! them here. Each node that may own some of them is a *candidate*.
+//! them here. A node is a *candidate* for some of them. The candidates are in Redis, each until its lease
+//! ends, and all nodes compute the same [`plan`] from them. By it, the [`decisions`] say of each shard what
+//! its lease should do here.
+//!
+//! ```text
+//!  candidate ──(script candidates, each second)──► candidates ──► plan ──► decisions
+//!                                                                            │ preference
+//!                                                        lease of each shard ◄┘
+//! ```
+//!
+//! The leases alone decide who owns a shard: a plan that differs between nodes for a moment, or that cannot be
+//! had, moves nothing and doubles nothing.
 
-use std::sync::Arc;
+mod decisions;
+mod plan;
+#[cfg(test)]
+mod simulation;
 
-use tidewire_redis::RedisOptions;
+use std::{sync::Arc, time::Duration};
 
-use super::preference::{Prefer, Preference, TenureChange};
+use parking_lot::Mutex;
+use tidewire_redis::{RedisError, RedisOptions};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::AbortHandle,
+    time::sleep,
+};
 
-/// The part of a node in the balance. Cheap to clone.
+use self::{decisions::Decisions, plan::Candidate};
+use super::{
+    clock::LeaseInstant,
+    command::{CANDIDATES, call},
+    exchange::Exchange,
+    keeper::{EXTENSION, LIFETIME},
+    keys::candidates,
+    preference::{Prefer, Preference, TenureChange},
+};
+
+/// Time between two attempts.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// The part of a node in the balance. Cheap to clone. The node is no candidate any more soon after the last
+/// one is dropped.
 #[derive(Debug, Clone)]
 pub struct Balance {
-    node: Arc<str>,
+    state: Arc<State>,
+    endings: mpsc::Sender<oneshot::Sender<()>>,
+    _tasks: Arc<Tasks>,
 }
 
-/// A shard that this node may own, as the [`Prefer`] of its lease.
+/// A shard that this node may own, as the [`Prefer`] of its lease. Once it is dropped, the node is no
+/// candidate for the shard.
 #[derive(Debug)]
 pub struct BalancedShard {
-    _name: String,
+    name: Arc<str>,
+    state: Arc<State>,
+}
+
+/// What this node knows.
+#[derive(Debug)]
+struct State {
+    decisions: Mutex<Decisions>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 impl Balance {
     /// Takes part in the balance as a node with the name `node`, which its leases have too. Call it within
     /// a runtime.
     #[must_use]
-    pub fn start(_redis: RedisOptions, node: &str) -> Self {
-        Self { node: node.into() }
+    pub fn start(redis: RedisOptions, node: &str) -> Self {
+        let node: Arc<str> = node.into();
+        let state = Arc::new(State {
+            decisions: Mutex::new(Decisions::new(node.clone())),
+            changed: Notify::new(),
+        });
+        let (endings, asked) = mpsc::channel(1);
+        let mut tasks = Vec::new();
+        if !redis.sentinels.is_empty() {
+            let watched = redis.sentinels.clone().watch(redis.clone());
+            tasks.push(tokio::spawn(watched).abort_handle());
+        }
+        let candidate = CandidateTask {
+            node,
+            keys: candidates(&redis.prefix),
+            exchange: Exchange::new(redis),
+            state: state.clone(),
+        };
+        tasks.push(tokio::spawn(candidate.run(asked)).abort_handle());
+        Self {
+            state,
+            endings,
+            _tasks: Arc::new(Tasks(tasks)),
+        }
     }
 
-    /// Has this node be a candidate for the shard with this name, until the result is dropped.
+    /// Has this node be a candidate for the shard with this name, until the result is dropped. The name has
+    /// no line break, and is that of one lease.
     #[must_use]
     pub fn shard(&self, name: &str) -> BalancedShard {
-        tracing::debug!(node = &*self.node, shard = name, "is a candidate");
+        let name: Arc<str> = name.into();
+        self.state.decisions.lock().add(LeaseInstant::now(), &name);
+        self.state.changed.notify_one();
         BalancedShard {
-            _name: name.to_owned(),
+            name,
+            state: self.state.clone(),
         }
     }
 
     /// How many shards this node owns.
     #[must_use]
     pub fn owned(&self) -> usize {
-        0
+        self.state.decisions.lock().owned()
     }
 
-    /// How many shards this node has handed over to others.
+    /// How many shards this node has handed over to others since the start.
     #[must_use]
     pub fn handovers(&self) -> u64 {
-        0
+        self.state.decisions.lock().handovers()
     }
 
-    /// Leaves the balance: the shards of this node are handed over to other candidates.
+    /// Leaves the balance: other candidates ask for the shards of this node, which it hands over.
     pub async fn leave(&self) {
-        std::future::ready(()).await;
+        self.state.decisions.lock().leave();
+        let (done, left) = oneshot::channel();
+        if self.endings.send(done).await.is_ok() {
+            let _ = left.await;
+        }
     }
 }
 
 impl Prefer for BalancedShard {
     fn preference(&self) -> Preference {
-        Preference::Equal
+        let mut decisions = self.state.decisions.lock();
+        decisions.preference(LeaseInstant::now(), &self.name)
     }
 
-    fn note(&self, _change: TenureChange) {}
+    fn note(&self, change: TenureChange) {
+        let mut decisions = self.state.decisions.lock();
+        decisions.note(LeaseInstant::now(), &self.name, change);
+        drop(decisions);
+        if change == TenureChange::GivenUp {
+            self.state.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for BalancedShard {
+    fn drop(&mut self) {
+        self.state.decisions.lock().remove(&self.name);
+        self.state.changed.notify_one();
+    }
+}
+
+/// The task that keeps this node among the candidates, and reads who the others are.
+struct CandidateTask {
+    node: Arc<str>,
+    keys: [String; 2],
+    exchange: Exchange,
+    state: Arc<State>,
+}
+
+impl CandidateTask {
+    async fn run(mut self, mut endings: mpsc::Receiver<oneshot::Sender<()>>) {
+        loop {
+            let pause = match self.extend().await {
+                Ok(()) => EXTENSION,
+                Err(error) => {
+                    // The leases report a Redis that is away.
+                    tracing::debug!(%error, "the candidates of the balance cannot be read");
+                    RETRY
+                }
+            };
+            tokio::select! {
+                biased;
+                asked = endings.recv() => {
+                    if let Err(error) = self.extend().await {
+                        tracing::debug!(%error, "the candidacy ends by itself, and not at once");
+                    }
+                    let _ = asked.map(|done| done.send(()));
+                    return;
+                }
+                () = self.state.changed.notified() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Extends the candidacy, or ends it if this node may own nothing, and reads the candidates.
+    async fn extend(&mut self) -> Result<(), RedisError> {
+        let now = LeaseInstant::now();
+        let shards: Vec<_> = {
+            let decisions = self.state.decisions.lock();
+            decisions.candidacies(now).cloned().collect()
+        };
+        let lifetime = match shards.is_empty() {
+            true => "0".to_owned(),
+            false => LIFETIME.as_millis().to_string(),
+        };
+        let arguments = [&*self.node, &lifetime, &shards.join("\n")];
+        let command = call(CANDIDATES, &self.keys, &arguments);
+        let mut found = Vec::new();
+        let mut parts = self.exchange.call(&command).await?.array()?.into_iter();
+        while let (Some(node), Some(shards)) = (parts.next(), parts.next()) {
+            found.push(Candidate {
+                node: node.string()?.into(),
+                shards: shards.string()?.lines().map(Arc::from).collect(),
+            });
+        }
+        // Redis returns them in no order.
+        found.sort_unstable_by(|one, other| one.node.cmp(&other.node));
+        self.state.decisions.lock().observe(now, found);
+        Ok(())
+    }
 }
