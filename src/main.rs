@@ -21,6 +21,7 @@ mod maintenance;
 mod notifications;
 mod open_files;
 mod price_owner;
+mod price_publisher;
 mod roles;
 mod sample;
 mod secret;

@@ -4,14 +4,12 @@
 //! Redis, and publishes. The others keep the newest value of each channel, and publish it where the
 //! last owner did not get to it. A takeover therefore begins with warm windows, at the next price.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use tidewire_price::PriceEngine;
 use tidewire_service::PublishedPrices;
 use tidewire_store::{Candidacy, EngineLease, EngineTerm, Ownership, Preference, Tenure as _};
-use tidewire_stream::{
-    ChannelName, Event, Namespaces, PageLimit, Publisher, StreamCore, broker::Fence,
-};
+use tidewire_stream::{Namespaces, StreamCore, broker::Fence};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +17,7 @@ use crate::{
     broker,
     config::{BrokerKind, Config},
     feed::OpenFeed,
+    price_publisher::OwnedPublisher,
     roles::Role,
 };
 
@@ -28,7 +27,7 @@ const ENGINE: &str = "prices";
 /// The namespaces of the engine.
 const NAMESPACES: [&str; 3] = ["prices", "market", "candles"];
 
-/// Time between two looks for values that were not published.
+/// Time between two looks for channels that lack the newest value.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether the nodes share the channels of the price engine.
@@ -45,127 +44,6 @@ pub(crate) fn share(namespaces: &mut Namespaces) -> anyhow::Result<()> {
         namespaces.share(namespace)?;
     }
     Ok(())
-}
-
-/// Publishes the events of the price engine while this node owns it.
-pub(crate) struct OwnedPublisher {
-    stream: Arc<StreamCore>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The term of this node, and the proof of it.
-    term: Option<(EngineTerm, Arc<Fence>)>,
-    /// The newest event of each channel.
-    newest: HashMap<ChannelName, Newest>,
-}
-
-/// The newest event of a channel.
-struct Newest {
-    event: Event,
-    /// Whether it was handed to the broker in the term of this node.
-    is_published: bool,
-}
-
-impl State {
-    /// The proof that no other node owns the engine, if there is one now.
-    fn fence(&self) -> Option<&Arc<Fence>> {
-        let (_, fence) = self.term.as_ref().filter(|(term, _)| term.is_valid())?;
-        Some(fence)
-    }
-}
-
-impl OwnedPublisher {
-    pub(crate) fn new(stream: Arc<StreamCore>) -> Arc<Self> {
-        Arc::new(Self {
-            stream,
-            state: Mutex::default(),
-        })
-    }
-
-    fn set_term(&self, term: Option<(EngineTerm, Arc<Fence>)>) {
-        let mut state = self.state.lock();
-        let name = |term: &Option<(EngineTerm, Arc<Fence>)>| {
-            let (term, _) = term.as_ref()?;
-            Some(term.term().to_owned())
-        };
-        if name(&state.term) != name(&term) {
-            // The last ones of an earlier term may have been refused, or lost with Redis.
-            let all = state.newest.values_mut();
-            all.for_each(|one| one.is_published = false);
-        }
-        state.term = term;
-    }
-
-    /// Publishes events that were not, and are news beside the last publication of their channel.
-    async fn publish_held(&self) {
-        let held: Vec<ChannelName> = {
-            let state = self.state.lock();
-            match state.fence() {
-                Some(_) => {
-                    let held = state.newest.iter().filter(|(_, one)| !one.is_published);
-                    held.map(|(channel, _)| channel.clone()).collect()
-                }
-                None => return,
-            }
-        };
-        for channel in held {
-            let newest = self
-                .stream
-                .broker()
-                .history(&channel, None, PageLimit::NEWEST);
-            // Redis is away: the next look tries again.
-            let Ok(newest) = newest.await else { return };
-            let newest = newest.publications.last().map(|one| one.event());
-            let mut state = self.state.lock();
-            let Some(fence) = state.fence().cloned() else {
-                return;
-            };
-            // The engine may have published a newer one meanwhile.
-            let held = state.newest.get_mut(&channel);
-            let Some(held) = held.filter(|one| !one.is_published) else {
-                continue;
-            };
-            held.is_published = true;
-            if newest.is_none_or(|newest| is_news(&held.event, &newest)) {
-                self.stream
-                    .publish_fenced(&channel, held.event.clone(), &fence);
-            }
-        }
-    }
-}
-
-impl Publisher for OwnedPublisher {
-    fn publish(&self, channel: &ChannelName, event: Event) {
-        // Under the lock: the events of a channel keep their order.
-        let mut state = self.state.lock();
-        let fence = state.fence().cloned();
-        let newest = Newest {
-            event: event.clone(),
-            is_published: fence.is_some(),
-        };
-        match state.newest.get_mut(channel) {
-            Some(known) => *known = newest,
-            None => drop(state.newest.insert(channel.clone(), newest)),
-        }
-        if let Some(fence) = fence {
-            self.stream.publish_fenced(channel, event, &fence);
-        }
-    }
-}
-
-/// Whether an event says more than the newest one of its channel, which another node may have
-/// published. Volumes, averages and times of arrival differ between nodes, and are no news by
-/// themselves.
-fn is_news(event: &Event, newest: &Event) -> bool {
-    match (event, newest) {
-        (Event::Price(event), Event::Price(newest)) => {
-            event.timestamp >= newest.timestamp
-                && (&event.price, event.stale) != (&newest.price, newest.stale)
-        }
-        _ => event != newest,
-    }
 }
 
 /// The part of this node in the lease of the price engine.
@@ -213,7 +91,7 @@ impl PriceOwner {
     }
 
     /// Follows the lease until cancelled.
-    pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, prices: PriceEngine, cancel: CancellationToken) {
         let publisher = &self.publisher;
         let mut ownership = self.lease.ownership();
         let mut ticks = tokio::time::interval(LOOK);
@@ -223,7 +101,7 @@ impl PriceOwner {
                 _ => None,
             };
             publisher.set_term(term);
-            publisher.publish_held().await;
+            publisher.compare(&prices).await;
             tokio::select! {
                 _ = ticks.tick() => {}
                 changed = ownership.changed() => {

@@ -55,7 +55,8 @@ use crate::{
     histories, maintenance,
     notifications::Notifications,
     open_files,
-    price_owner::{self, OwnedPublisher, PriceOwner},
+    price_owner::{self, PriceOwner},
+    price_publisher::OwnedPublisher,
     roles::Role,
     sample::{self, SampleUser},
     security,
@@ -458,7 +459,7 @@ impl Server {
         let lease = self.lease();
         let prices = self.running_prices();
         if let Some(owner) = &price_owner {
-            tasks.spawn(owner.clone().run(halt.clone()));
+            tasks.spawn(owner.clone().run(self.prices.clone(), halt.clone()));
         }
         if let Some(owners) = &chain_owners {
             owners.run(tasks, halt);

@@ -518,6 +518,12 @@ impl PriceEngine {
         self.aggregator.lock().ages_ms(self.now_us())
     }
 
+    /// The symbols without any data so far, each with the silence after which a source is stale.
+    #[must_use]
+    pub fn unheard(&self) -> Vec<(String, Duration)> {
+        self.aggregator.lock().unheard()
+    }
+
     /// Checks the part of a `prices:` channel after the colon: `SYMBOL`, or `SYMBOL@SOURCE`.
     ///
     /// # Errors

@@ -39,7 +39,11 @@ impl PublishedPrices {
     /// The last published price of a symbol. It has no details of sources.
     pub(crate) async fn price(&self, symbol: &str) -> Result<PriceUpdate, StreamError> {
         match self.newest(&format!("prices:{symbol}")).await? {
-            Some(Event::Price(price)) => Ok(price),
+            // Without an owner, nobody brings it up to date.
+            Some(Event::Price(price)) => Ok(PriceUpdate {
+                stale: price.stale || (self.owner)().is_none(),
+                ..price
+            }),
             _ => Err(self.absent(&format!("no price of {symbol} was published yet"))),
         }
     }

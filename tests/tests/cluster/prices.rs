@@ -13,7 +13,7 @@ use tidewire_tests::{
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
-    node::{Node, channel},
+    node::{Node, channel, document},
     servers::server,
 };
 
@@ -308,7 +308,7 @@ async fn a_gateway_serves_the_prices_of_another_server() {
     let redis = RedisServer::start().await;
     let venue = VenueStandIn::start(VenueKind::Kraken).await;
     let shared = |builder: ServerBuilder| builder.set("store", "kind = \"redis\"");
-    let a = shared(builder(&redis, &venue)).start().await;
+    let mut a = shared(builder(&redis, &venue)).start().await;
     owns(&a, true).await;
     let gateway = shared(builder(&redis, &venue))
         .set("server", "roles = [\"gateway\"]")
@@ -365,6 +365,14 @@ async fn a_gateway_serves_the_prices_of_another_server() {
     owns(&gateway, false).await;
     let stored = gateway.metric("tidewire_store_owner", "").await;
     assert!(stored < 0.5, "{stored}");
+    // Nobody brings the price up to date any more.
+    a.kill().await;
+    eventually("a stale price", async || {
+        let price = call("PriceService/GetPrice", json!({"symbol": SYMBOL})).await;
+        let price = price.json();
+        (price["stale"] == true && price["price"] == price_of(7)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -417,4 +425,85 @@ async fn prices_come_back_with_redis() {
     trade(&venue, 3);
     received(&mut client, 3).await;
     assert!(client.unread().iter().all(|one| one.kind != "gap"));
+}
+
+/// The newest price that was published, and whether it is stale.
+async fn newest(reader: &Node) -> Option<(f64, bool)> {
+    let history = reader.history(&channel(CHANNEL), None).await;
+    let newest = history.publications.last()?;
+    let update: Value = serde_json::from_str(&document(newest)).expect("a price");
+    Some((
+        update["price"].as_f64().expect("a price"),
+        update["stale"].as_bool().expect("a flag"),
+    ))
+}
+
+async fn newest_is(reader: &Node, id: u64, is_stale: bool) {
+    let expected = Some((price_of(id), is_stale));
+    eventually(format!("{expected:?}"), async || {
+        (newest(reader).await == expected).then_some(())
+    })
+    .await;
+}
+
+/// An owner is followed by a server whose venue is away since this trade, or since ever.
+async fn follow_without_venue(last_of_next: Option<u64>) {
+    let redis = RedisServer::start().await;
+    let (venue, mut of_next) = (
+        VenueStandIn::start(VenueKind::Kraken).await,
+        VenueStandIn::start(VenueKind::Kraken).await,
+    );
+    let short = |builder: ServerBuilder| builder.set("prices", "stale_after = \"1s\"");
+    let mut owner = short(builder(&redis, &venue)).start().await;
+    owns(&owner, true).await;
+    let next = short(builder(&redis, &of_next)).start().await;
+    venue.wait_subscribed(1).await;
+    of_next.wait_subscribed(1).await;
+    if let Some(id) = last_of_next {
+        trade(&of_next, id);
+        let body = json!({"symbol": SYMBOL});
+        of_next.wait_read().await;
+        of_next.stop().await;
+        eventually("a stale price", async || {
+            let price = next.call("PriceService/GetPrice", None, &body).await.json();
+            (price["stale"] == true).then_some(())
+        })
+        .await;
+    }
+    let reader = Node::start(&redis).await;
+    trade(&venue, 5);
+    newest_is(&reader, 5, false).await;
+    owner.kill().await;
+    owns(&next, true).await;
+    newest_is(&reader, 5, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_whose_venue_is_away_publishes_the_price_as_stale() {
+    follow_without_venue(Some(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_never_had_a_price_publishes_the_last_one_as_stale() {
+    follow_without_venue(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_price_that_redis_lost_is_published_again_in_the_same_term() {
+    let redis = RedisServer::start().await;
+    let venue = VenueStandIn::start(VenueKind::Kraken).await;
+    let (_owner, []) = owner_and_others(&redis, &venue).await;
+    let reader = Node::start(&redis).await;
+    trade(&venue, 1);
+    newest_is(&reader, 1, false).await;
+    // All but the leases.
+    let keys = redis.command(&["KEYS", "test:*prices:BTC-USD"]).await;
+    let keys: Vec<_> = keys
+        .lines()
+        .filter(|line| line.starts_with("test:"))
+        .collect();
+    let [_, _] = keys[..] else { panic!("{keys:?}") };
+    redis.command(&["DEL", keys[0], keys[1]]).await;
+    assert_eq!(newest(&reader).await, None);
+    newest_is(&reader, 1, false).await;
 }

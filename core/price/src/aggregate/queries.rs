@@ -1,5 +1,7 @@
 //! Queries: reads of `PriceService`, metrics and channel checks from the aggregator.
 
+use std::time::Duration;
+
 use tidewire_proto::v1::{MarketOverview, PriceUpdate, RefusedSymbol, Source};
 
 use super::{Aggregator, SourceId, quote::Liveness, symbol_state::SymbolState};
@@ -53,6 +55,20 @@ impl Aggregator {
             Some((symbol.name().to_owned(), age_us.div_euclid(1_000)))
         };
         self.symbols.iter().filter_map(age).collect()
+    }
+
+    /// The symbols without any data so far, each with the silence after which a source is stale.
+    pub(crate) fn unheard(&self) -> Vec<(String, Duration)> {
+        let unheard = self
+            .symbols
+            .iter()
+            .filter(|symbol| symbol.last_arrival_us().is_none());
+        let stale_after = |symbol: &SymbolState| {
+            Duration::from_micros(symbol.stale_after_us().try_into().unwrap_or_default())
+        };
+        unheard
+            .map(|symbol| (symbol.name().to_owned(), stale_after(symbol)))
+            .collect()
     }
 
     /// Checks the part of a `prices:` channel after the colon: `SYMBOL` or `SYMBOL@SOURCE`.
