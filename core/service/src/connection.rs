@@ -2,7 +2,7 @@
 //! status.
 
 use tidewire_stream::{CloseReason, ConnectionInfo, Encoding, SessionQuota, ShardId, Transport};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status, metadata::MetadataMap};
 
 use crate::caller_of;
 
@@ -27,13 +27,20 @@ pub(crate) fn connection_info<T>(request: &Request<T>) -> ConnectionInfo {
     }
 }
 
+/// Trailer with the code that closes a WebSocket for the same reason. Statuses are fewer: an expired
+/// token and a revoked one have the same.
+const CLOSE_CODE: &str = "tidewire-close-code";
+
 /// The status that ends the stream of a closed session.
 pub(crate) fn close_status(reason: CloseReason) -> Status {
-    match reason.code() {
-        4005 | 4500 | 4504 => Status::unauthenticated(reason.text()),
-        4001 | 4004 => Status::resource_exhausted(reason.text()),
-        1007 | 1009 => Status::invalid_argument(reason.text()),
-        4503 => Status::permission_denied(reason.text()),
-        _ => Status::unavailable(reason.text()),
-    }
+    let code = match reason.code() {
+        4005 | 4500 | 4504 => Code::Unauthenticated,
+        4001 | 4004 => Code::ResourceExhausted,
+        1007 | 1009 => Code::InvalidArgument,
+        4503 => Code::PermissionDenied,
+        _ => Code::Unavailable,
+    };
+    let mut metadata = MetadataMap::new();
+    metadata.insert(CLOSE_CODE, reason.code().into());
+    Status::with_metadata(code, reason.text(), metadata)
 }
