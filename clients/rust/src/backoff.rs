@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Upper bound of the first delay.
 const FIRST: Duration = Duration::from_millis(250);
 
+/// Upper bound of the first delay after an end for rate or load: the server needs the pause.
+const FIRST_OF_OVERLOAD: Duration = Duration::from_secs(2);
+
 /// Upper bound of every delay.
 const LONGEST: Duration = Duration::from_secs(4);
 
@@ -49,7 +52,16 @@ impl Backoff {
     /// Returns the delay before the next attempt: random, but not below `minimum`, which a
     /// server asked for.
     pub(crate) fn next(&mut self, minimum: Option<Duration>) -> Duration {
-        let delay = delay(self.attempt, rand::random());
+        self.next_from(FIRST, minimum)
+    }
+
+    /// As [`next`](Self::next), after an end for rate or load.
+    pub(crate) fn next_of_overload(&mut self, minimum: Option<Duration>) -> Duration {
+        self.next_from(FIRST_OF_OVERLOAD, minimum)
+    }
+
+    fn next_from(&mut self, first: Duration, minimum: Option<Duration>) -> Duration {
+        let delay = delay(first, self.attempt, rand::random());
         self.attempt = self.attempt.saturating_add(1);
         // The random part on top spreads the clients that were given one delay.
         minimum.map_or(delay, |minimum| minimum.min(LONGEST_ASKED) + delay)
@@ -57,8 +69,8 @@ impl Backoff {
 }
 
 /// The delay of an attempt, counted from zero, for a random number in 0..1.
-fn delay(attempt: u32, random: f64) -> Duration {
-    let bound = FIRST.saturating_mul(1 << attempt.min(10)).min(LONGEST);
+fn delay(first: Duration, attempt: u32, random: f64) -> Duration {
+    let bound = first.saturating_mul(1 << attempt.min(10)).min(LONGEST);
     bound.mul_f64(random)
 }
 
@@ -68,14 +80,18 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_four_seconds() {
-        let bounds: Vec<_> = (0..6).map(|attempt| delay(attempt, 1.0)).collect();
+        let bounds: Vec<_> = (0..6).map(|attempt| delay(FIRST, attempt, 1.0)).collect();
         assert_eq!(
             bounds,
             [250, 500, 1_000, 2_000, 4_000, 4_000].map(Duration::from_millis)
         );
-        assert_eq!(delay(u32::MAX, 1.0), LONGEST);
-        assert_eq!(delay(3, 0.0), Duration::ZERO);
-        assert_eq!(delay(3, 0.5), Duration::from_secs(1));
+        assert_eq!(delay(FIRST, u32::MAX, 1.0), LONGEST);
+        assert_eq!(delay(FIRST, 3, 0.0), Duration::ZERO);
+        assert_eq!(delay(FIRST, 3, 0.5), Duration::from_secs(1));
+        let bounds: Vec<_> = (0..3)
+            .map(|attempt| delay(FIRST_OF_OVERLOAD, attempt, 1.0))
+            .collect();
+        assert_eq!(bounds, [2, 4, 4].map(Duration::from_secs));
     }
 
     #[test]

@@ -65,8 +65,10 @@ impl ClientBuilder {
     }
 
     /// Fetches tokens with a function. It is called before the first connection or call, when a
-    /// token is about to expire, and once when the server refuses a token. All that need a token
-    /// at the same time share one call.
+    /// token is about to expire, and when the server refuses a token: each time for one that was
+    /// fetched earlier, once for one that was fetched for the same attempt. All that need a token
+    /// at the same time share one call. A panic, or a text that is no token, counts as an error:
+    /// the connection calls it again.
     pub fn token_source<F, R, E>(mut self, fetch: F) -> Self
     where
         F: Fn() -> R + Send + Sync + 'static,

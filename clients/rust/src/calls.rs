@@ -6,13 +6,13 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
     backoff::Backoff,
     error::{Error, ErrorKind},
-    token::{Token, Tokens},
+    token::{Refusals, Token, Tokens},
 };
 
 /// Largest message that this client reads. The server's own limit is lower.
@@ -92,8 +92,9 @@ impl Calls {
         F: Future<Output = Result<Response<R>, Status>>,
     {
         let mut backoff = Backoff::default();
-        let mut is_renewed = false;
+        let mut refusals = Refusals::default();
         loop {
+            let since = Instant::now();
             let token = self.tokens.get().await?;
             let request = with_token(message.clone(), token.as_ref())?;
             let error = match once(self.channel.clone(), request).await {
@@ -106,12 +107,9 @@ impl Calls {
                     *last = Some(error);
                     tokio::time::sleep(delay).await;
                 }
-                // The token's age may be the reason, once.
+                // The token's age may be the reason.
                 (ErrorKind::Unauthenticated, Some(token))
-                    if self.tokens.is_renewable() && !std::mem::replace(&mut is_renewed, true) =>
-                {
-                    self.tokens.invalidate(&token);
-                }
+                    if self.tokens.renew(&token, since, &mut refusals) => {}
                 _ => return Err(error),
             }
         }

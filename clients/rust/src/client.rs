@@ -87,6 +87,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.inner.close(None);
         self.task.abort();
     }
 }

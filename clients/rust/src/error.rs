@@ -5,6 +5,9 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use tidewire_proto::v1::{self, ErrorCode};
 use tonic::{Code, Status};
 
+/// The beginning of the message that tonic gives a response without a gRPC status.
+const HTTP_STATUS: &str = "grpc-status header missing";
+
 /// An error of any type, as a token source may return it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -40,7 +43,7 @@ pub enum ErrorKind {
     Internal,
     /// The server ended the subscription.
     Unsubscribed,
-    /// The application closed the client.
+    /// The client ended by itself: its Tokio runtime was shut down.
     Closed,
 }
 
@@ -109,10 +112,12 @@ impl Error {
             return Self::new(ErrorKind::Unavailable, text);
         }
         let text = || status.message().to_owned();
+        // A proxy or another server answered, perhaps for a moment: not ours refused.
+        let is_foreign =
+            status.code() == Code::Unknown || status.message().starts_with(HTTP_STATUS);
         match status.code() {
             Code::Unauthenticated => Self::new(ErrorKind::Unauthenticated, text()),
-            // A proxy or another server answered: the status has no message of ours.
-            Code::Unknown => Self::new(ErrorKind::Unavailable, text()),
+            _ if is_foreign => Self::new(ErrorKind::Unavailable, text()),
             _ => v1::Error::from(status).into(),
         }
     }
@@ -159,6 +164,22 @@ fn with_causes(error: &(dyn StdError + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
+
+    use std::{
+        future::{Ready, ready},
+        task::{Context, Poll},
+    };
+
+    use tidewire_proto::v1::stream_service_client::StreamServiceClient;
+    use tonic::{
+        body::Body,
+        codegen::{
+            Service,
+            http::{Request, Response, StatusCode},
+        },
+    };
+
     use super::*;
 
     #[test]
@@ -172,6 +193,43 @@ mod tests {
         assert_eq!(error.retry_after(), Some(Duration::from_millis(250)));
         assert_eq!(error.to_string(), "too many messages");
         assert!(error.is_transient());
+    }
+
+    /// A proxy that does not know the path.
+    #[derive(Clone)]
+    struct Proxy(StatusCode);
+
+    impl Service<Request<Body>> for Proxy {
+        type Response = Response<Body>;
+        type Error = BoxError;
+        type Future = Ready<Result<Response<Body>, BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = self.0;
+            ready(Ok(response))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_response_of_a_proxy_is_no_refusal_of_the_server() {
+        for (status, kind) in [
+            (StatusCode::NOT_FOUND, ErrorKind::Unavailable),
+            (StatusCode::FORBIDDEN, ErrorKind::Unavailable),
+            (StatusCode::BAD_REQUEST, ErrorKind::Unavailable),
+            (StatusCode::BAD_GATEWAY, ErrorKind::Unavailable),
+            (StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Unavailable),
+            (StatusCode::UNAUTHORIZED, ErrorKind::Unauthenticated),
+        ] {
+            let mut client = StreamServiceClient::new(Proxy(status));
+            let answer = client.publish(v1::PublishRequest::default()).await;
+            let error = Error::of_status(&answer.err().expect("a refusal"));
+            assert_eq!(error.kind(), kind, "{status} {error}");
+        }
     }
 
     #[test]

@@ -66,8 +66,9 @@
 //! to come back.
 //!
 //! Attempts end only when the server refuses the client: a token that is not accepted (from a token
-//! source: twice), an operator's disconnect, a message that it cannot read. Then each subscription
-//! yields the [`Error`], and [`Client::state`] is [`ConnectionState::Closed`] with it. Why a
+//! source: two that were fetched for the attempt), a revoked token, an operator's disconnect, a
+//! message that it cannot read. They end also with the Tokio runtime that the client was built in.
+//! Then each subscription yields the [`Error`], and [`Client::state`] is [`ConnectionState::Closed`] with it. Why a
 //! connection was lost is in [`ConnectionState::Reconnecting`].
 //!
 //! # Subscriptions

@@ -10,7 +10,7 @@
 //! replaced as a whole, so that the seq of one epoch never meets the name of another.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map},
     sync::Arc,
     time::Duration,
 };
@@ -35,6 +35,10 @@ pub(crate) const OWN_USER: &str = "user:";
 /// Channels in one message, so that it stays far below the server's limit.
 const CHANNELS_PER_MESSAGE: usize = 100;
 
+/// Bytes of a channel's name: the server's limit. A message with a name of any length could be over
+/// the limit of messages, which ends the connection of all channels.
+const MAX_CHANNEL_BYTES: usize = 255;
+
 /// State of a channel on the present connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -43,6 +47,9 @@ enum Phase {
     /// Requested. Publications before the reply belong to an earlier subscription, or come again
     /// with the replay.
     Sent {
+        /// Number of the request. Replies to earlier ones, before the channel was dropped and
+        /// joined again, do not count.
+        request: u64,
         with_position: bool,
     },
     Active,
@@ -50,6 +57,12 @@ enum Phase {
     Refused {
         retry_at: Instant,
     },
+}
+
+/// A `subscribe` without a reply.
+struct Request {
+    names: Vec<Arc<str>>,
+    sent_at: Instant,
 }
 
 struct Entry {
@@ -136,8 +149,8 @@ pub(crate) struct Registry {
     refused: BTreeSet<Arc<str>>,
     /// Channels that the server knows and nobody needs.
     unneeded: BTreeSet<String>,
-    /// Names of the requests without a reply.
-    requests: HashMap<String, Vec<Arc<str>>>,
+    /// Requests without a reply, by their number, which is the `id` of their message.
+    requests: BTreeMap<u64, Request>,
     /// User of the connection.
     user: Option<String>,
     last_id: u64,
@@ -167,6 +180,14 @@ impl Registry {
         let id = self.last_id;
         if let Some(error) = &self.closed {
             sink.end(error.clone());
+            return id;
+        }
+        if channel.len() > MAX_CHANNEL_BYTES {
+            let text = format!(
+                "the channel's name has {} bytes, expected {MAX_CHANNEL_BYTES} at most",
+                channel.len()
+            );
+            sink.end(Some(Error::new(ErrorKind::InvalidArgument, text)));
             return id;
         }
         match self.entries.entry(channel.clone()) {
@@ -342,6 +363,8 @@ impl Registry {
             });
         }
         self.requeue_refused(now);
+        self.last_id += 1;
+        let request = self.last_id;
         let mut names = Vec::new();
         let mut channels = Vec::new();
         while channels.len() < CHANNELS_PER_MESSAGE
@@ -370,6 +393,7 @@ impl Registry {
                 .clone()
                 .filter(|_| entry.class != Some(ChannelClass::Latest));
             entry.phase = Phase::Sent {
+                request,
                 with_position: since.is_some(),
             };
             let interval = entry.min_interval.map(|interval| interval.as_millis());
@@ -383,11 +407,10 @@ impl Registry {
         if channels.is_empty() {
             return None;
         }
-        self.last_id += 1;
-        let id = self.last_id.to_string();
-        self.requests.insert(id.clone(), names);
+        let sent_at = now;
+        self.requests.insert(request, Request { names, sent_at });
         Some(ClientMessage {
-            id: Some(id),
+            id: Some(request.to_string()),
             data: Some(client_message::Data::Subscribe(SubscribeRequest {
                 channels,
             })),
@@ -407,9 +430,17 @@ impl Registry {
         });
     }
 
-    /// Whether a request has no reply yet.
-    pub(crate) fn has_request(&self) -> bool {
-        !self.requests.is_empty()
+    /// When the oldest request without a reply was sent.
+    pub(crate) fn oldest_request(&self) -> Option<Instant> {
+        let (_, oldest) = self.requests.first_key_value()?;
+        Some(oldest.sent_at)
+    }
+
+    /// Removes a request. Returns it with its number, unless no request has this `id`.
+    fn take_request(&mut self, id: Option<&str>) -> Option<(u64, Vec<Arc<str>>)> {
+        let number = id?.parse().ok()?;
+        let request = self.requests.remove(&number)?;
+        Some((number, request.names))
     }
 
     /// Applies a message of the server. Those about no channel are the session's.
@@ -427,10 +458,14 @@ impl Registry {
         match data {
             Data::Subscribed(subscribed) => self.finish_request(id.as_deref(), subscribed, now),
             Data::Error(error) => {
-                let names = id.and_then(|id| self.requests.remove(&id));
+                let Some((request, names)) = self.take_request(id.as_deref()) else {
+                    return;
+                };
                 let error = Error::from(error);
-                for name in names.into_iter().flatten() {
-                    self.refuse(&name, error.clone(), now);
+                for name in names {
+                    if self.awaits(&name, request).is_some() {
+                        self.refuse(&name, error.clone(), now);
+                    }
                 }
             }
             // A reply has an `id`. A push ends subscriptions.
@@ -451,41 +486,74 @@ impl Registry {
         }
     }
 
+    /// Ends the subscriptions that the server ended. One that was requested since gets a reply of
+    /// its own.
     fn end_channel(&mut self, channel: &str, error: &Error) {
-        for name in self
-            .by_canonical
-            .get(channel)
-            .cloned()
-            .into_iter()
-            .flatten()
-        {
-            if let Some(entry) = self.remove(&name) {
+        let names = self.by_canonical.get(channel).cloned();
+        let mut has_ended = false;
+        for name in names.into_iter().flatten() {
+            let phase = self.entries.get(&name).map(|entry| entry.phase);
+            if phase == Some(Phase::Active)
+                && let Some(entry) = self.remove(&name)
+            {
                 entry.end(Some(error));
+                has_ended = true;
             }
         }
-        self.unneeded.remove(channel);
+        // One that was dropped before its reply is still to be unsubscribed.
+        if has_ended {
+            self.unneeded.remove(channel);
+        }
+    }
+
+    /// Whether a channel awaits the reply to this request, and whether it resumes with it.
+    fn awaits(&self, name: &Arc<str>, number: u64) -> Option<bool> {
+        match self.entries.get(name)?.phase {
+            Phase::Sent {
+                request,
+                with_position,
+            } if request == number => Some(with_position),
+            _ => None,
+        }
     }
 
     fn finish_request(&mut self, id: Option<&str>, subscribed: Subscribed, now: Instant) {
-        let Some(names) = id.and_then(|id| self.requests.remove(id)) else {
+        let Some((request, names)) = self.take_request(id) else {
             return;
         };
+        let mut dropped = Vec::new();
         for (name, result) in names.into_iter().zip(subscribed.channels) {
-            if let Some(error) = result.error {
-                self.refuse(&name, error.into(), now);
+            let Some(with_position) = self.awaits(&name, request) else {
+                dropped.push((name, result.channel));
                 continue;
+            };
+            match result.error {
+                Some(error) => self.refuse(&name, error.into(), now),
+                None => self.confirm(&name, result, with_position),
             }
-            self.confirm(&name, result);
+        }
+        for (name, canonical) in dropped {
+            self.request_again(&name, &canonical);
         }
     }
 
-    fn confirm(&mut self, name: &Arc<str>, result: SubscriptionResult) {
+    /// Requests the other names of a channel again. One of its names was dropped before the server
+    /// told that it stands for the same channel, which the server then unsubscribed.
+    fn request_again(&mut self, dropped: &Arc<str>, canonical: &str) {
+        for name in self.by_canonical.get(canonical).into_iter().flatten() {
+            if name != dropped
+                && let Some(entry) = self.entries.get_mut(name)
+                && entry.phase == Phase::Active
+            {
+                entry.phase = Phase::Unsent;
+                self.unsent.insert(name.clone());
+            }
+        }
+    }
+
+    fn confirm(&mut self, name: &Arc<str>, result: SubscriptionResult, with_position: bool) {
         self.rename(name, &result.channel);
         let Some(entry) = self.entries.get_mut(name) else {
-            return;
-        };
-        // Dropped and joined again since: the reply to the new request counts.
-        let Phase::Sent { with_position } = entry.phase else {
             return;
         };
         entry.phase = Phase::Active;

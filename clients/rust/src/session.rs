@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::{
     backoff::{Backoff, LONGEST_ASKED},
@@ -28,7 +28,7 @@ use crate::{
     client::Inner,
     error::{Error, ErrorKind},
     state::ConnectionState,
-    token::Token,
+    token::{Refusals, Token},
 };
 
 /// Time for which a connection without subscriptions stays open for the next one.
@@ -47,6 +47,15 @@ const OUTGOING: usize = 16;
 /// The id of `auth` messages. Those of the registry are numbers.
 const AUTH: &str = "auth";
 
+/// Trailer of a stream that the server ended: the code with which it would close a WebSocket.
+const CLOSE_CODE: &str = "tidewire-close-code";
+
+/// Close code of a revoked token.
+const REVOKED: u16 = 4504;
+
+/// Close code of a server that cannot serve this client for the moment.
+const TRY_AGAIN_LATER: u16 = 1013;
+
 /// How a connection ended.
 enum End {
     /// Nothing is subscribed.
@@ -55,53 +64,78 @@ enum End {
     Drained,
     /// It broke, or could not be opened.
     Lost(Error),
+    /// The server has too much to do, or this client exceeded a limit.
+    Overloaded(Error),
+    /// The server does not accept the token.
+    Unauthenticated(Error),
     /// The server refuses this client.
     Refused(Error),
 }
 
+/// Ends the streams when the connection's task does, for whatever reason.
+struct Task(Arc<Inner>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let text = "the client's task ended: its Tokio runtime was shut down, or it panicked";
+        self.0.close(Some(Error::new(ErrorKind::Closed, text)));
+    }
+}
+
 /// Keeps the client connected until it is closed.
 pub(crate) async fn run(inner: Arc<Inner>) {
+    let _task = Task(inner.clone());
     let mut backoff = Backoff::default();
-    // The first refusal of a fetched token may be its age. The second is not.
-    let mut is_renewed = false;
+    let mut refusals = Refusals::default();
     while !inner.registry.lock().is_closed() {
         if inner.registry.lock().is_empty() {
             inner.set_state(ConnectionState::Idle);
             inner.changed.notified().await;
             continue;
         }
+        let began_at = Instant::now();
         let mut connection = Connection::new(&inner);
         let end = connection.run().await;
         let (was_open, token) = (connection.was_open, connection.token.take());
-        let lasted = connection.opened_at.elapsed();
+        let (lasted, drain_at) = (connection.opened_at.elapsed(), connection.drain_at);
         inner.registry.lock().on_disconnect();
         let mut is_stable = false;
         if was_open {
             is_stable = backoff.note_connection(lasted);
-            is_renewed = false;
+            refusals = Refusals::default();
         }
+        let mut is_overload = false;
         let error = match end {
             End::Unneeded => continue,
             End::Drained if is_stable => continue,
             // A server that drains each new connection gets no storm of them.
             End::Drained => Error::new(ErrorKind::Unavailable, "the server drains"),
             End::Lost(error) => error,
-            End::Refused(error) => {
-                let is_stale = error.kind() == ErrorKind::Unauthenticated
-                    && inner.tokens.is_renewable()
-                    && !std::mem::replace(&mut is_renewed, true);
-                match token.filter(|_| is_stale) {
-                    Some(token) => inner.tokens.invalidate(&token),
-                    None => {
-                        inner.close(Some(error));
-                        return;
-                    }
+            End::Overloaded(error) => {
+                is_overload = true;
+                error
+            }
+            End::Unauthenticated(error) => {
+                // A token that an open connection outlived was good.
+                let since = if was_open { Instant::now() } else { began_at };
+                let renew = |token| inner.tokens.renew(&token, since, &mut refusals);
+                if !token.is_some_and(renew) {
+                    inner.close(Some(error));
+                    return;
                 }
                 error
             }
+            End::Refused(error) => {
+                inner.close(Some(error));
+                return;
+            }
         };
         let attempt = backoff.attempt();
-        let delay = backoff.next(error.retry_after());
+        let minimum = asked_delay(&error, drain_at, Instant::now());
+        let delay = match is_overload {
+            true => backoff.next_of_overload(minimum),
+            false => backoff.next(minimum),
+        };
         tracing::debug!(%error, attempt, ?delay, "reconnecting");
         inner.set_state(ConnectionState::Reconnecting {
             attempt,
@@ -112,16 +146,37 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// The end of a connection that ended with this error: some forbid another attempt.
-fn end_of(error: Error) -> End {
-    match error.kind() {
-        ErrorKind::Unauthenticated
-        | ErrorKind::PermissionDenied
-        | ErrorKind::InvalidArgument
-        | ErrorKind::Unimplemented
-        | ErrorKind::InvalidOptions => End::Refused(error),
+/// The end of a connection that ended with this error: some forbid another attempt. The server's
+/// close code, if there is one, tells more than the error.
+fn end_of(error: Error, close_code: Option<u16>) -> End {
+    match (error.kind(), close_code) {
+        (_, Some(REVOKED)) => End::Refused(error),
+        (ErrorKind::Unauthenticated, _) => End::Unauthenticated(error),
+        // A token of the builder that no header can carry: one of a source is checked.
+        (
+            ErrorKind::Token
+            | ErrorKind::PermissionDenied
+            | ErrorKind::InvalidArgument
+            | ErrorKind::Unimplemented
+            | ErrorKind::InvalidOptions,
+            _,
+        ) => End::Refused(error),
+        (ErrorKind::ResourceExhausted, _) | (_, Some(TRY_AGAIN_LATER)) => End::Overloaded(error),
         _ => End::Lost(error),
     }
+}
+
+/// The delay that the server asked for: in its error, or until the time at which the clients of a
+/// draining server come back. One that is gone before that time ended all of them at once.
+fn asked_delay(error: &Error, drain_at: Option<Instant>, now: Instant) -> Option<Duration> {
+    let left = drain_at.map(|at| at.saturating_duration_since(now));
+    error.retry_after().max(left.filter(|left| !left.is_zero()))
+}
+
+/// The close code in a status of the server.
+fn close_code(status: &Status) -> Option<u16> {
+    let value = status.metadata().get(CLOSE_CODE)?;
+    value.to_str().ok()?.parse().ok()
 }
 
 type Renewal = BoxFuture<'static, Result<Option<Token>, Error>>;
@@ -133,8 +188,6 @@ struct Connection<'a> {
     token: Option<Token>,
     /// When the server wants this client to come back.
     drain_at: Option<Instant>,
-    /// When the oldest request is overdue.
-    reply_due: Option<Instant>,
     /// When the connection closes, unless something is subscribed.
     linger_until: Option<Instant>,
     opened_at: Instant,
@@ -154,7 +207,6 @@ impl<'a> Connection<'a> {
             was_open: false,
             token: None,
             drain_at: None,
-            reply_due: None,
             linger_until: None,
             opened_at: Instant::now(),
             server_time: 0,
@@ -183,7 +235,7 @@ impl<'a> Connection<'a> {
         };
         let (stream, welcome) = match opened {
             Ok(opened) => opened,
-            Err(error) => return end_of(error),
+            Err(error) => return end_of(error, None),
         };
         self.was_open = true;
         self.opened_at = Instant::now();
@@ -209,22 +261,19 @@ impl<'a> Connection<'a> {
         let mut mute_until = None;
         loop {
             let now = Instant::now();
-            let has_message = {
+            let (has_message, reply_due, retry_at) = {
                 let registry = self.inner.registry.lock();
                 if registry.is_closed() {
                     return End::Unneeded;
                 }
-                self.reply_due = match self.reply_due {
-                    due if !registry.has_request() => due.and(None),
-                    due => due.or(Some(now + REPLY_TIMEOUT)),
-                };
                 self.linger_until = match self.linger_until {
                     until if !registry.is_empty() => until.and(None),
                     until => until.or(Some(now + LINGER)),
                 };
-                self.auth.is_some() || registry.has_message(now)
+                let reply_due = registry.oldest_request().map(|sent| sent + REPLY_TIMEOUT);
+                let has_message = self.auth.is_some() || registry.has_message(now);
+                (has_message, reply_due, registry.next_retry())
             };
-            let retry_at = self.inner.registry.lock().next_retry();
             tokio::select! {
                 message = stream.message() => match message {
                     Ok(Some(message)) => self.apply(message),
@@ -232,7 +281,10 @@ impl<'a> Connection<'a> {
                         let text = "the server ended the stream";
                         return End::Lost(self.explain(Error::new(ErrorKind::Unavailable, text)));
                     }
-                    Err(status) => return end_of(self.explain(Error::of_status(&status))),
+                    Err(status) => {
+                        let error = self.explain(Error::of_status(&status));
+                        return end_of(error, close_code(&status));
+                    }
                 },
                 permit = sender.reserve(), if has_message && mute_until.is_none() => match permit {
                     Ok(permit) => if let Some(message) = self.next_message() {
@@ -246,7 +298,7 @@ impl<'a> Connection<'a> {
                     let text = "the transport takes no more messages";
                     return End::Lost(Error::new(ErrorKind::Unavailable, text));
                 }
-                () = at(self.reply_due) => {
+                () = at(reply_due) => {
                     let text = format!("the server gave no reply within {REPLY_TIMEOUT:?}");
                     return End::Lost(Error::new(ErrorKind::Unavailable, text));
                 }
@@ -284,6 +336,10 @@ impl<'a> Connection<'a> {
             // The server closes the connection when the old token expires. The reason is kept.
             Some(Data::Error(error)) if message.id.as_deref() == Some(AUTH) => {
                 self.last_error = Some(error.clone().into());
+            }
+            Some(Data::Authenticated(_)) if message.id.as_deref() == Some(AUTH) => {
+                // An earlier refusal of a token explains no later end.
+                self.last_error = None;
             }
             _ => self.inner.registry.lock().apply(message, Instant::now()),
         }
@@ -367,5 +423,48 @@ async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => poll_fn(|_| std::task::Poll::<()>::Pending).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidewire_proto::v1::{self, ErrorCode};
+
+    use super::*;
+
+    #[test]
+    fn a_draining_server_that_ends_early_is_not_met_before_its_time() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let lost = Error::new(ErrorKind::Unavailable, "draining");
+        assert_eq!(asked_delay(&lost, None, now), None);
+        assert_eq!(asked_delay(&lost, Some(now), now), None);
+        let delay = asked_delay(&lost, Some(now + seconds(3)), now);
+        assert_eq!(delay, Some(seconds(3)));
+        let refused = v1::Error {
+            retry_after_ms: Some(5_000),
+            ..v1::Error::new(ErrorCode::Unavailable, "not yet")
+        };
+        let delay = asked_delay(&refused.into(), Some(now + seconds(3)), now);
+        assert_eq!(delay, Some(seconds(5)));
+    }
+
+    #[test]
+    fn the_close_code_tells_which_end_is_final() {
+        let end = |kind, code| end_of(Error::new(kind, "an end"), code);
+        let (unauthenticated, unavailable) = (ErrorKind::Unauthenticated, ErrorKind::Unavailable);
+        assert!(matches!(end(unauthenticated, Some(4504)), End::Refused(_)));
+        for code in [Some(4005), Some(4500), None] {
+            assert!(matches!(
+                end(unauthenticated, code),
+                End::Unauthenticated(_)
+            ));
+        }
+        assert!(matches!(end(unavailable, Some(1013)), End::Overloaded(_)));
+        assert!(matches!(end(unavailable, Some(4003)), End::Lost(_)));
+        let limited = end(ErrorKind::ResourceExhausted, Some(4004));
+        assert!(matches!(limited, End::Overloaded(_)));
+        let expelled = end(ErrorKind::PermissionDenied, Some(4503));
+        assert!(matches!(expelled, End::Refused(_)));
     }
 }

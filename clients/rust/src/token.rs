@@ -2,14 +2,23 @@
 //!
 //! A fetch lives as long as somebody waits for it. A token that comes after its deadline, or after
 //! the connection that wanted it is gone, is dropped with the fetch and never used.
+//!
+//! Example: a token is fetched, and the server cannot be reached until the token has expired. The
+//! server refuses it then, which says nothing about the source: the next attempt fetches another.
+//! Two refusals of tokens that were fetched for the very attempt are final ([`Refusals`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared, WeakShared},
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::error::{BoxError, Error, ErrorKind};
 
@@ -33,6 +42,14 @@ pub(crate) enum TokenSource {
 pub(crate) struct Token {
     pub(crate) text: Arc<str>,
     generation: u64,
+    fetched_at: Instant,
+}
+
+/// Refusals of a client's tokens since the server last accepted one.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    /// A token was refused that had been fetched for the very attempt.
+    has_new: bool,
 }
 
 type Flight = BoxFuture<'static, Result<Token, Error>>;
@@ -78,6 +95,7 @@ impl Tokens {
                 return Ok(Some(Token {
                     text: text.clone(),
                     generation: 0,
+                    fetched_at: Instant::now(),
                 }));
             }
             TokenSource::Fetched(fetch) => fetch,
@@ -106,10 +124,11 @@ impl Tokens {
         state.generation += 1;
         let (generation, deadline) = (state.generation, self.deadline);
         let flight = async move {
-            match tokio::time::timeout(deadline, fetch()).await {
+            match tokio::time::timeout(deadline, caught(fetch)).await {
                 Ok(Ok(text)) => Ok(Token {
-                    text: text.into(),
+                    text: checked(text)?.into(),
                     generation,
+                    fetched_at: Instant::now(),
                 }),
                 Ok(Err(source)) => {
                     let text = format!("the token source failed: {source}");
@@ -133,6 +152,48 @@ impl Tokens {
             state.current = None;
         }
     }
+
+    /// Forgets a token that the server refused to an attempt that began at `since`. Returns whether
+    /// another attempt can succeed: the token may have grown old since it was fetched, and one that
+    /// was fetched for the attempt may come from a cache of the source, once.
+    pub(crate) fn renew(&self, refused: &Token, since: Instant, refusals: &mut Refusals) -> bool {
+        if !self.is_renewable() {
+            return false;
+        }
+        if refused.fetched_at >= since && std::mem::replace(&mut refusals.has_new, true) {
+            return false;
+        }
+        self.invalidate(refused);
+        true
+    }
+}
+
+/// Calls a token source. A panic of the application's code is an error, and ends no task of the
+/// client.
+async fn caught(fetch: Fetch) -> Result<String, BoxError> {
+    // The source is called again as it is: its own state is the application's.
+    let called = catch_unwind(AssertUnwindSafe(|| fetch()));
+    let result = match called {
+        Ok(token) => AssertUnwindSafe(token).catch_unwind().await,
+        Err(panic) => Err(panic),
+    };
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(format!("it panicked: {}", text.unwrap_or("without a text")).into())
+    })
+}
+
+/// Returns a text that can be a token (RFC 6750, 2.1). The server would refuse another, such as the
+/// page of a proxy's error, and end the session.
+fn checked(text: String) -> Result<String, Error> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_token) {
+        return Ok(text);
+    }
+    let start: String = text.chars().take(40).collect();
+    let text = format!("the token source returned no token: {start:?}, expected a JWT");
+    Err(Error::new(ErrorKind::Token, text))
 }
 
 #[cfg(test)]
@@ -223,6 +284,71 @@ mod tests {
         // The second refusal of the old one, from a call that took longer.
         tokens.invalidate(&old);
         assert_eq!(text(&tokens).await, "b");
+    }
+
+    /// A source that gives this token at once.
+    fn source_of(token: &'static str) -> Tokens {
+        let fetch: Fetch = Arc::new(move || async move { Ok(token.to_owned()) }.boxed());
+        Tokens::new(TokenSource::Fetched(fetch), Duration::from_secs(5))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_new_token_that_is_refused_is_final_and_an_old_one_never() {
+        let tokens = source_of("a");
+        let mut refusals = Refusals::default();
+        let pass = || tokio::time::advance(Duration::from_secs(9));
+        // Fetched for the attempt, and refused.
+        let attempt = Instant::now();
+        let token = tokens.get().await.unwrap().unwrap();
+        assert!(tokens.renew(&token, attempt, &mut refusals));
+        // Its successor waits for the server longer than it lives, again and again.
+        for _ in 0..3 {
+            let old = tokens.get().await.unwrap().unwrap();
+            pass().await;
+            let attempt = Instant::now();
+            assert_eq!(tokens.get().await.unwrap().unwrap(), old);
+            assert!(tokens.renew(&old, attempt, &mut refusals));
+        }
+        let attempt = Instant::now();
+        let token = tokens.get().await.unwrap().unwrap();
+        assert!(!tokens.renew(&token, attempt, &mut refusals));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fixed_token_that_is_refused_is_final() {
+        let tokens = Tokens::new(TokenSource::Fixed("a".into()), Duration::from_secs(5));
+        let token = tokens.get().await.unwrap().unwrap();
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(!tokens.renew(&token, Instant::now(), &mut Refusals::default()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_text_that_is_no_token_is_an_error_and_not_kept() {
+        for text in ["", "two\nlines", "<html>502 Bad Gateway</html>"] {
+            let tokens = source_of(text);
+            let error = tokens.get().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Token);
+            assert!(error.to_string().contains("no token"), "{error}");
+            assert!(tokens.state.lock().current.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_panics_is_an_error_and_is_called_again() {
+        let calls = Arc::new(AtomicU32::new(0));
+        let fetch: Fetch = Arc::new(move || match calls.fetch_add(1, Ordering::SeqCst) {
+            0 => panic!("no session store"),
+            1 => async { panic!("no answer") }.boxed(),
+            _ => async { Ok("a".to_owned()) }.boxed(),
+        });
+        let tokens = Tokens::new(TokenSource::Fetched(fetch), Duration::from_secs(5));
+        for expected in ["no session store", "no answer"] {
+            let error = tokens.get().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Token);
+            let text = format!("the token source failed: it panicked: {expected}");
+            assert_eq!(error.to_string(), text);
+        }
+        assert_eq!(text(&tokens).await, "a");
     }
 
     #[tokio::test(start_paused = true)]

@@ -367,3 +367,138 @@ fn a_position_for_a_channel_that_is_subscribed_is_an_error() {
     let texts = drain(&second);
     assert!(texts[0].contains("expected none with `since`"), "{texts:?}");
 }
+
+#[test]
+fn a_reply_to_an_earlier_request_is_not_that_of_the_new_one() {
+    let mut fixture = Fixture::default();
+    let (_, first) = fixture.join::<Json>("orders:7", SubscribeOptions::default());
+    fixture.connect();
+    let (early, _) = fixture.request();
+    // Dropped and joined again before the reply.
+    fixture.registry.leave(&"orders:7".into(), first);
+    let options = SubscribeOptions::default().since(position("a", 0));
+    let (orders, _) = fixture.join::<Json>("orders:7", options);
+    assert!(fixture.registry.next_message(Instant::now()).is_some());
+    let (request, channels) = fixture.request();
+    assert_eq!(channels, [("orders:7".to_owned(), Some(position("a", 0)))]);
+    fixture.reply(early, "orders:7", &position("a", 2), false);
+    fixture.publish("orders:7", 3);
+    fixture.reply(request, "orders:7", &position("a", 3), true);
+    for seq in 1..=4 {
+        fixture.publish("orders:7", seq);
+    }
+    assert_eq!(drain(&orders), ["1 again", "2 again", "3 again", "4"]);
+}
+
+#[test]
+fn a_refusal_of_an_earlier_request_is_not_that_of_the_new_one() {
+    for is_whole in [true, false] {
+        let mut fixture = Fixture::default();
+        let (_, first) = fixture.join::<Json>("orders:7", SubscribeOptions::default());
+        fixture.connect();
+        let (early, _) = fixture.request();
+        fixture.registry.leave(&"orders:7".into(), first);
+        let (orders, _) = fixture.join::<Json>("orders:7", SubscribeOptions::default());
+        assert!(fixture.registry.next_message(Instant::now()).is_some());
+        let (request, _) = fixture.request();
+        let error = WireError::new(ErrorCode::NotFound, "not yet");
+        let refusal = if is_whole {
+            Data::Error(error)
+        } else {
+            let result = SubscriptionResult {
+                error: Some(error),
+                ..SubscriptionResult::default()
+            };
+            let channels = vec![result];
+            Data::Subscribed(Subscribed { channels })
+        };
+        fixture.apply(Some(early), None, None, refusal);
+        fixture.reply(request, "orders:7", &position("a", 0), false);
+        fixture.publish("orders:7", 1);
+        assert_eq!(drain(&orders), ["1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_has_its_own_time_for_the_reply() {
+    let mut fixture = Fixture::default();
+    fixture.connect();
+    assert_eq!(fixture.registry.oldest_request(), None);
+    // There is always a request on its way.
+    let mut on_its_way = None;
+    let mut streams = Vec::new();
+    for number in 1..=200 {
+        let channel = format!("orders:{number}");
+        streams.push(fixture.join::<Json>(&channel, SubscribeOptions::default()));
+        let sent = Instant::now();
+        let (id, _) = fixture.request();
+        if let Some((id, channel)) = on_its_way.replace((id, channel)) {
+            fixture.reply(id, &channel, &position("a", 0), false);
+        }
+        assert_eq!(fixture.registry.oldest_request(), Some(sent));
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    // The last one has no reply: later ones do not hide it.
+    let oldest = fixture.registry.oldest_request();
+    let _stream = fixture.join::<Json>("orders:0", SubscribeOptions::default());
+    let (id, _) = fixture.request();
+    fixture.reply(id, "orders:0", &position("a", 0), false);
+    assert_eq!(fixture.registry.oldest_request(), oldest);
+    fixture.registry.on_disconnect();
+    assert_eq!(fixture.registry.oldest_request(), None);
+}
+
+#[test]
+fn a_name_that_is_dropped_before_its_reply_takes_no_other_name_with_it() {
+    let mut fixture = Fixture::default();
+    let (upper, _) = fixture.join::<Json>("tx:1:AB", SubscribeOptions::default());
+    fixture.connect();
+    let (id, _) = fixture.request();
+    fixture.reply(id, "tx:1:ab", &position("a", 3), false);
+    let (_, lower) = fixture.join::<Json>("tx:1:aB", SubscribeOptions::default());
+    let (id, _) = fixture.request();
+    fixture.registry.leave(&"tx:1:aB".into(), lower);
+    let message = fixture.registry.next_message(Instant::now()).unwrap();
+    let Some(client_message::Data::Unsubscribe(request)) = message.data else {
+        panic!("{message:?}")
+    };
+    assert_eq!(request.channels, ["tx:1:aB"]);
+    // The server unsubscribes both names after this reply.
+    fixture.reply(id, "tx:1:ab", &position("a", 3), false);
+    let (id, channels) = fixture.request();
+    assert_eq!(channels, [("tx:1:ab".to_owned(), Some(position("a", 3)))]);
+    fixture.reply(id, "tx:1:ab", &position("a", 4), true);
+    fixture.publish("tx:1:ab", 4);
+    assert_eq!(drain(&upper), ["4 again"]);
+}
+
+#[test]
+fn the_end_of_an_earlier_subscription_is_not_that_of_the_new_one() {
+    let mut fixture = Fixture::default();
+    let (_, first) = fixture.join::<Json>("orders:7", SubscribeOptions::default());
+    fixture.connect();
+    let (id, _) = fixture.request();
+    fixture.reply(id, "orders:7", &position("a", 0), false);
+    fixture.registry.leave(&"orders:7".into(), first);
+    let (orders, _) = fixture.join::<Json>("orders:7", SubscribeOptions::default());
+    assert!(fixture.registry.next_message(Instant::now()).is_some());
+    let (request, _) = fixture.request();
+    let ended = Unsubscribed {
+        channels: vec!["orders:7".to_owned()],
+        reason: Some("an operator did it".to_owned()),
+    };
+    fixture.apply(None, None, None, Data::Unsubscribed(ended));
+    fixture.reply(request, "orders:7", &position("a", 0), false);
+    fixture.publish("orders:7", 1);
+    assert_eq!(drain(&orders), ["1"]);
+}
+
+#[test]
+fn a_name_that_no_server_takes_ends_its_own_subscription_only() {
+    let mut fixture = Fixture::default();
+    let name = format!("orders:{}", "7".repeat(MAX_CHANNEL_BYTES));
+    let (long, _) = fixture.join::<Json>(&name, SubscribeOptions::default());
+    let texts = drain(&long);
+    assert!(texts[0].contains("expected 255 at most"), "{texts:?}");
+    assert!(fixture.registry.is_empty());
+}

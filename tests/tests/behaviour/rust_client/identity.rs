@@ -185,3 +185,92 @@ async fn an_operator_can_end_a_client() {
     let error = end(&mut events).await;
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
 }
+
+#[tokio::test]
+async fn a_token_that_grew_old_in_an_outage_is_replaced_after_a_refusal_too() {
+    let (server, link) = linked().await;
+    let link = Arc::new(link);
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (counter, outage) = (calls.clone(), link.clone());
+    let builder = Client::builder(url(&link)).token_source(move || {
+        let number = counter.fetch_add(1, Ordering::SeqCst);
+        let token = match number {
+            0 => Token::of("ada").expires_in(-60),
+            1 => {
+                // Good, but the server cannot be reached now.
+                outage.redirect(nowhere);
+                Token::of("ada").id("old")
+            }
+            _ => Token::of("ada").id("new"),
+        };
+        async move { Ok::<_, BoxError>(token.sign()) }
+    });
+    let client = builder.build().unwrap();
+    let _events = client.user_events();
+    let is_outage = |state: &ConnectionState| matches!(state, ConnectionState::Reconnecting { error, .. } if error.kind() == ErrorKind::Unavailable);
+    state(&client, is_outage).await;
+    // The outage lasts longer than the token is good for.
+    let answer = server
+        .call("AdminService/Revoke", None, &json!({"jti": "old"}))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    link.redirect(server.address());
+    state(&client, ConnectionState::is_connected).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_revoked_token_closes_the_client() {
+    let server = Server::start().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = calls.clone();
+    let builder = Client::builder(server.url("")).token_source(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, BoxError>(Token::of("ada").id("one").sign()) }
+    });
+    let client = builder.build().unwrap();
+    let mut events = client.user_events();
+    state(&client, ConnectionState::is_connected).await;
+    let answer = server
+        .call("AdminService/Revoke", None, &json!({"jti": "one"}))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let error = end(&mut events).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+    assert!(error.to_string().contains("revoked"), "{error}");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_token_source_that_panics_is_named_and_called_again() {
+    let server = Server::start().await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let builder = Client::builder(server.url("")).token_source(move || {
+        let number = calls.fetch_add(1, Ordering::SeqCst);
+        async move {
+            assert!(number > 0, "the session store is gone");
+            Ok::<_, BoxError>(Token::of("ada").sign())
+        }
+    });
+    let client = builder.build().unwrap();
+    let mut states = client.states();
+    let _events = client.user_events();
+    let is_lost = |state: &ConnectionState| {
+        matches!(state, ConnectionState::Reconnecting { error, .. }
+            if error.kind() == ErrorKind::Token && error.to_string().contains("session store"))
+    };
+    within("a failure", states.wait_for(is_lost)).await.unwrap();
+    state(&client, ConnectionState::is_connected).await;
+}
+
+#[tokio::test]
+async fn a_token_that_no_header_can_carry_closes_the_client() {
+    let server = Server::start().await;
+    let client = Client::builder(server.url(""))
+        .token("two\nlines")
+        .build()
+        .unwrap();
+    let error = end(&mut client.messages("demo:a")).await;
+    assert_eq!(error.kind(), ErrorKind::Token, "{error}");
+}

@@ -342,3 +342,41 @@ async fn an_unreachable_server_is_tried_again_and_named() {
     let _ = publish(&server, "demo:a", 1..=1).await;
     assert!(event(&mut numbers).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_stream_that_is_replaced_before_its_reply_loses_nothing() {
+    let server = Server::start().await;
+    let top = publish(&server, "demo:a", 1..=5).await;
+    let client = Client::new(server.url("")).unwrap();
+    let _other = client.messages("demo:b");
+    subscribed(&server, 1).await;
+    // The reply is somewhere on its way.
+    for _ in 0..50 {
+        drop(client.messages("demo:a"));
+        tokio::task::yield_now().await;
+        let mut numbers = client.subscribe_with::<Json>("demo:a", from_the_start(&top));
+        for seq in 1..=5 {
+            assert_eq!(message(&mut numbers).await.position.unwrap().seq, seq);
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_end_with_the_runtime_of_their_client() {
+    let server = Server::start().await;
+    let url = server.url("");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = {
+        let _entered = runtime.enter();
+        Client::new(url).unwrap()
+    };
+    let mut numbers = client.messages("demo:a");
+    subscribed(&server, 1).await;
+    runtime.shutdown_background();
+    let error = end(&mut numbers).await;
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    assert!(matches!(
+        client.state(),
+        ConnectionState::Closed { error: Some(_) }
+    ));
+}
