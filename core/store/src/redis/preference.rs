@@ -16,7 +16,7 @@ pub enum Preference {
     HandOver,
 }
 
-/// A change of the part that a node has in a lease.
+/// A change of the part of a node in a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TenureChange {
     /// It is the owner.

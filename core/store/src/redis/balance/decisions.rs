@@ -40,7 +40,7 @@ const PROVEN: Duration = Duration::from_secs(60);
 /// Doublings of a time at most.
 const DOUBLINGS: u32 = 6;
 
-/// What a node prefers.
+/// The preferences of a node, and all that they follow from.
 #[derive(Debug)]
 pub(super) struct Decisions {
     node: Arc<str>,

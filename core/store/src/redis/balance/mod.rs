@@ -59,7 +59,7 @@ pub struct BalancedShard {
     state: Arc<State>,
 }
 
-/// What this node knows.
+/// The state that the task and the leases share.
 #[derive(Debug)]
 struct State {
     decisions: Mutex<Decisions>,

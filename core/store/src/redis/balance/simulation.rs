@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    /// What the task of the balance does.
+    /// Does as the task of the balance.
     fn extend(&mut self, index: usize) {
         let now = self.now;
         if now < self.nodes[index].extended + EXTENSION {
@@ -190,7 +190,7 @@ impl World {
         candidates.collect()
     }
 
-    /// What a keeper does, with the script.
+    /// Does as a keeper, with the script.
     fn step(&mut self, index: usize, number: usize) {
         let (now, node) = (self.now, &mut self.nodes[index]);
         let (Some(lease), Some(keeper)) =
