@@ -146,7 +146,8 @@ impl Alerts {
                     let service = &self.service;
                     let absent = |node: Option<&str>, reason| service.set_elsewhere(node, reason);
                     let term = self.store.term(absent).await;
-                    let (store, sink) = (term.store.clone(), self.sink.clone());
+                    let store = term.store.clone();
+                    let sink = Arc::new(self.sink.with_fence(term.fence()));
                     let (catalog, own) = (self.catalog.clone(), self.clock.clone());
                     let config = self.config.clone();
                     self.term = Some(term.clone());

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use tidewire_store::{
     Candidacy, Ownership, RedisStore, RedisStoreOptions, SharedStore, StoreError, StoreLease,
 };
-use tidewire_stream::{SharedClock, StreamCore};
+use tidewire_stream::{SharedClock, StreamCore, broker::Fence};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
@@ -68,6 +68,17 @@ impl StoreTerm {
             store.give_up();
         }
         self.shared.is_some()
+    }
+
+    /// The proof that no other node owns the store, for what its engines publish. None if there is no other
+    /// node.
+    pub(crate) fn fence(&self) -> Option<Arc<Fence>> {
+        self.shared.as_ref().map(|store| {
+            Arc::new(Fence {
+                lease: store.lease_key(),
+                term: store.term().to_owned(),
+            })
+        })
     }
 
     /// The clock of engines in this term, on a node with the clock `own`. None if that is it.

@@ -165,7 +165,9 @@ impl Notifications {
                 if self.failure.take().is_some() {
                     tracing::info!("notifications are available again");
                 }
-                self.sink.pushes.begin_term(term.store.clone());
+                self.sink
+                    .pushes
+                    .begin_term(term.store.clone(), term.fence());
                 let slot = self.service.delivery();
                 let delivery = self.delivery.as_ref();
                 let on = (&term.store, &clock);
@@ -360,7 +362,8 @@ impl Notifications {
 
 /// Tells the users who are connected here to read their lists again whenever a shared store has
 /// another owner: one that was killed may have stored a notification that it did not publish. The
-/// broker begins a new epoch for all other users when they come back.
+/// broker begins a new epoch for all other users when they come back. It begins one in each term, so that a
+/// user who is connected to several nodes is told once.
 async fn tell_of_terms(stream: &StreamCore, store: &EngineStore) {
     let Some(mut ownership) = store.ownership() else {
         return;
@@ -384,7 +387,13 @@ async fn publish_gaps(stream: &StreamCore, users: Vec<UserId>) {
     let begun = Instant::now();
     for (index, user) in users.iter().enumerate() {
         sleep_until(begun + gap_delay(index, users.len())).await;
-        publish_gap(stream, user).await;
+        let gap = async {
+            let channel = ChannelName::user(user.as_str())?;
+            anyhow::Ok(stream.start_epoch_of_term(&channel).await?)
+        };
+        if let Err(error) = gap.await {
+            tracing::error!(%error, "a user's connections miss something and do not know it");
+        }
     }
 }
 

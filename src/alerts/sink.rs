@@ -1,4 +1,5 @@
-//! Sink: publishes fires on the users' channels, and notifies through the notification hub.
+//! Sink: publishes fires on the users' channels, and notifies through the notification hub. On a store that
+//! other nodes share, it publishes under the fence of its term.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use tidewire_alert::{AlertSink, SinkError, SinkFuture};
 use tidewire_notification::NotificationError;
 use tidewire_proto::v1::{AlertEvent, NotifyRequest, Priority, server_message::Data};
 use tidewire_service::NotifyRpc;
-use tidewire_stream::{ChannelName, StreamCore, Urgency, UserId};
+use tidewire_stream::{ChannelName, StreamCore, Urgency, UserId, broker::Fence};
 
 use super::TransactionWatches;
 
@@ -15,10 +16,12 @@ use super::TransactionWatches;
 const SENDER: &str = "\0alerts";
 
 /// Publishes and notifies.
+#[derive(Clone)]
 pub(super) struct ChannelSink {
     stream: Arc<StreamCore>,
     notify: NotifyRpc,
     watches: Arc<TransactionWatches>,
+    fence: Option<Arc<Fence>>,
 }
 
 impl ChannelSink {
@@ -31,6 +34,15 @@ impl ChannelSink {
             stream,
             notify,
             watches,
+            fence: None,
+        }
+    }
+
+    /// The sink of a term.
+    pub(super) fn with_fence(&self, fence: Option<Arc<Fence>>) -> Self {
+        Self {
+            fence,
+            ..self.clone()
         }
     }
 }
@@ -40,17 +52,14 @@ impl AlertSink for ChannelSink {
         let Ok(channel) = ChannelName::user(user.as_str()) else {
             return;
         };
-        // The log has it for a user who was not connected lately.
-        if !self.stream.is_known(&channel) {
-            return;
-        }
         let priority = event.rule.as_ref().map(|rule| rule.priority());
         let urgency = match priority {
             Some(Priority::Urgent) => Urgency::Urgent,
             _ => Urgency::Ordinary,
         };
+        // The log has it for a user who was not connected lately.
         self.stream
-            .publish_with(&channel, Data::Alert(event), urgency);
+            .publish_if_known(&channel, Data::Alert(event), urgency, self.fence.as_ref());
     }
 
     fn is_watched(&self, user: &str) -> bool {

@@ -6,7 +6,8 @@
 //!
 //! On a store that other nodes share, pushes belong to a term of it. While another node may have taken
 //! over, they are held back: a user may have dismissed there what would be pushed here. Those of a
-//! term that has ended are dropped, and the next owner has the clients read their lists again.
+//! term that has ended are dropped, and the next owner has the clients read their lists again. Those that
+//! were handed over and not published yet are refused by the fence of their term.
 
 use std::{
     sync::{Arc, Weak},
@@ -16,7 +17,9 @@ use std::{
 use parking_lot::Mutex;
 use tidewire_proto::v1::{Dismissed, Notification, Preferences, Priority, ReadReceipt};
 use tidewire_store::SharedStore;
-use tidewire_stream::{ChannelName, Content, Event, SharedEvent, StreamCore, UserId};
+use tidewire_stream::{
+    ChannelName, Content, Event, SharedEvent, StreamCore, UserId, broker::Fence,
+};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -53,6 +56,8 @@ struct State {
     gatherer: NotificationGatherer,
     /// The store of the term. None before the first one.
     store: Option<SharedStore>,
+    /// The proof of the term, on a store that other nodes share.
+    fence: Option<Arc<Fence>>,
     has_ended: bool,
     /// Pushes that were due while another node may have taken over. Nothing is acknowledged in that
     /// time, so the gatherer's bound holds for them too.
@@ -94,6 +99,7 @@ impl UserPushes {
             state: Mutex::new(State {
                 gatherer: NotificationGatherer::new(GatheringLimits::default()),
                 store: None,
+                fence: None,
                 has_ended: false,
                 held: Vec::new(),
                 is_closed: false,
@@ -103,11 +109,13 @@ impl UserPushes {
         }
     }
 
-    /// Begins a term: what follows belongs to this store. Pushes of the term before are dropped.
-    pub fn begin_term(&self, store: SharedStore) {
+    /// Begins a term: what follows belongs to this store, under the `fence` of the term if other nodes
+    /// share it. Pushes of the term before are dropped.
+    pub fn begin_term(&self, store: SharedStore, fence: Option<Arc<Fence>>) {
         let mut state = self.state.lock();
         state.clear();
         state.store = Some(store);
+        state.fence = fence;
         state.has_ended = false;
     }
 
@@ -220,7 +228,7 @@ impl UserPushes {
         state.held.append(&mut out);
         if state.is_current() {
             for push in std::mem::take(&mut state.held) {
-                self.publish(push);
+                self.publish(push, state.fence.as_ref());
             }
         }
         if was_empty && !state.is_empty() {
@@ -250,7 +258,7 @@ impl UserPushes {
         event
     }
 
-    fn publish(&self, push: Push) {
+    fn publish(&self, push: Push, fence: Option<&Arc<Fence>>) {
         match ChannelName::user(push.user.as_str()) {
             Ok(channel) => {
                 let content: Content = match push.content {
@@ -260,7 +268,7 @@ impl UserPushes {
                     }
                 };
                 self.stream
-                    .publish_if_known(&channel, content, push.urgency);
+                    .publish_if_known(&channel, content, push.urgency, fence);
             }
             // The hub accepts no such user.
             Err(error) => tracing::error!(%error, "a user's id cannot name a channel"),

@@ -146,7 +146,8 @@ mod tests {
                 other => unreachable!("{other:?}"),
             };
             let channel = ChannelName::user(user.as_str()).unwrap();
-            self.0.publish_if_known(&channel, data, Urgency::Ordinary);
+            self.0
+                .publish_if_known(&channel, data, Urgency::Ordinary, None);
         }
     }
 

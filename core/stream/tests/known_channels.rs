@@ -26,7 +26,7 @@ fn channel(user: &str) -> ChannelName {
 
 fn offer(stream: &StreamCore, user: &str) {
     let event = Data::UnreadCount(GetUnreadCountResponse { unread_count: 1 });
-    stream.publish_if_known(&channel(user), event, Urgency::Ordinary);
+    stream.publish_if_known(&channel(user), event, Urgency::Ordinary, None);
 }
 
 /// The newest position of a user's channel.
@@ -279,7 +279,12 @@ async fn one_event_for_many_users_costs_no_history_of_others() {
         let users = stream.users_to_reach();
         assert_eq!(users.len(), USERS);
         for user in users {
-            stream.publish_if_known(&channel(user.as_str()), event.clone(), Urgency::Ordinary);
+            stream.publish_if_known(
+                &channel(user.as_str()),
+                event.clone(),
+                Urgency::Ordinary,
+                None,
+            );
         }
         for connection in &connections {
             assert!(take(connection).iter().any(|message| {

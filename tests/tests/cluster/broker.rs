@@ -303,8 +303,12 @@ async fn an_event_for_a_user_who_is_away_is_left_out() {
     let name = channel("user:ann");
     let offer = |node: &Node, text: &'static str| {
         let event = Event::Message(text.into());
-        node.broker
-            .offer_if_known(&name, event.into(), tidewire_stream::Urgency::Ordinary);
+        node.broker.offer_if_known(
+            &name,
+            event.into(),
+            tidewire_stream::Urgency::Ordinary,
+            None,
+        );
     };
     offer(&a, "1");
     // After it, whichever connection it has.

@@ -2,20 +2,38 @@
 
 use std::sync::Arc;
 
-use tidewire_stream::broker::{Broker as _, Fence};
+use bytes::Bytes;
+use tidewire_stream::{
+    ChannelName, Event, Urgency,
+    broker::{Broker as _, Fence},
+};
 use tidewire_tests::RedisServer;
 
 use crate::node::{Node, channel};
 
 const LEASE: &str = "test:{prices}:lease";
 
-/// Begins a term.
+/// The lease of the shared store.
+const STORE: &str = "test:{store}:lease";
+
+/// Begins a term of the price engine.
 async fn begin(redis: &RedisServer, term: &str) -> Arc<Fence> {
-    redis.command(&["HSET", LEASE, "term", term]).await;
+    begin_of(redis, LEASE, term).await
+}
+
+async fn begin_of(redis: &RedisServer, lease: &str, term: &str) -> Arc<Fence> {
+    redis.command(&["HSET", lease, "term", term]).await;
     Arc::new(Fence {
-        lease: LEASE.to_owned(),
+        lease: lease.to_owned(),
         term: term.to_owned(),
     })
+}
+
+/// Pushes to a user, as the hub and the alert engine do.
+fn push(node: &Node, user: &ChannelName, text: &'static str, fence: &Arc<Fence>) {
+    let event = Event::Message(Bytes::from_static(text.as_bytes()));
+    let broker = &node.broker;
+    broker.offer_if_known(user, event.into(), Urgency::Ordinary, Some(fence));
 }
 
 #[tokio::test]
@@ -86,4 +104,53 @@ async fn channels_of_an_engine_that_each_node_runs_stay_on_their_node() {
     assert!(b.recorder.publications(&blocks).is_empty());
     let keys = redis.command(&["KEYS", "test:*:meta:*"]).await;
     assert!(!keys.contains("blocks"), "{keys}");
+}
+
+#[tokio::test]
+async fn the_script_refuses_the_pushes_of_an_earlier_owner_of_the_store() {
+    let redis = RedisServer::start().await;
+    let first = begin_of(&redis, STORE, "1-aaaa").await;
+    let (a, b) = (Node::start(&redis).await, Node::start(&redis).await);
+    let user = channel("user:u1");
+    for node in [&a, &b] {
+        node.subscribe(&user).await;
+    }
+    push(&a, &user, "1", &first);
+    a.broker.flush().await.unwrap();
+    let second = begin_of(&redis, STORE, "2-bbbb").await;
+    // The first owner does not know yet, and what it pushed waits in its queue.
+    push(&a, &user, "late", &first);
+    a.broker.flush().await.unwrap();
+    push(&b, &user, "2", &second);
+    // A user who was never connected has no channel, and a push makes none.
+    push(&b, &channel("user:u2"), "3", &second);
+    b.broker.flush().await.unwrap();
+    let expected = [(1, "1"), (2, "2")].map(|(seq, text)| (seq, text.to_owned()));
+    for node in [&a, &b] {
+        assert_eq!(node.delivered(&user, 2).await, expected);
+    }
+    let keys = redis.command(&["KEYS", "test:*:meta:user:u2"]).await;
+    assert_eq!(keys, "*0\r\n");
+}
+
+#[tokio::test]
+async fn a_term_of_the_store_begins_one_epoch_of_a_user_of_several_nodes() {
+    let redis = RedisServer::start().await;
+    begin_of(&redis, STORE, "1-aaaa").await;
+    let (a, b) = (Node::start(&redis).await, Node::start(&redis).await);
+    let user = channel("user:u1");
+    let epoch = a.subscribe(&user).await.epoch;
+    assert_eq!(b.subscribe(&user).await.epoch, epoch);
+    let mut known = vec![epoch];
+    for term in ["2-bbbb", "3-aaaa"] {
+        begin_of(&redis, STORE, term).await;
+        let mut begun = Vec::new();
+        for node in [&a, &b, &a] {
+            node.broker.start_epoch_of_term(&user).await.unwrap();
+            begun.push(node.history(&user, None).await.top.epoch);
+        }
+        assert!(begun.iter().all(|one| *one == begun[0]), "{begun:?}");
+        assert!(!known.contains(&begun[0]));
+        known.push(begun[0].clone());
+    }
 }

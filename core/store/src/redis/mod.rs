@@ -130,6 +130,12 @@ impl RedisStore {
         &self.term.name
     }
 
+    /// The key in Redis of the lease.
+    #[must_use]
+    pub fn lease_key(&self) -> String {
+        self.keys.lease()
+    }
+
     /// Whether the term has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {

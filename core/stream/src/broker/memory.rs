@@ -20,7 +20,7 @@ use self::{
     table::{ChannelTable, FreshEpochs},
 };
 use super::{
-    Broker, BrokerFuture, History, LocalDelivery, PageLimit, PublishFuture, Reach, Sender,
+    Broker, BrokerFuture, Fence, History, LocalDelivery, PageLimit, PublishFuture, Reach, Sender,
     SnapshotEntry,
     idempotency::{IdempotencyKeys, fingerprint},
 };
@@ -451,7 +451,13 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         Box::pin(std::future::ready(published.map(drop)))
     }
 
-    fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool {
+    fn offer_if_known(
+        &self,
+        channel: &ChannelName,
+        content: Content,
+        urgency: Urgency,
+        _fence: Option<&Arc<Fence>>,
+    ) -> bool {
         // One lookup suffices nearly always. A broadcast does this for each user.
         let known = self.channels.read().get(channel).cloned();
         if let Some(known) = known {

@@ -224,7 +224,16 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// It is for events that clients can also read elsewhere. A client that subscribes to an
     /// unknown channel later is not recovered, or was never subscribed before.
-    fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool;
+    ///
+    /// With a `fence` it is refused, and lost, if another server owns the engine by now, as
+    /// [`offer_fenced`](Self::offer_fenced) is.
+    fn offer_if_known(
+        &self,
+        channel: &ChannelName,
+        content: Content,
+        urgency: Urgency,
+        fence: Option<&Arc<Fence>>,
+    ) -> bool;
 
     /// Whether a channel is known: see [`offer_if_known`](Self::offer_if_known).
     fn is_known(&self, channel: &ChannelName) -> bool;
@@ -303,6 +312,12 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Starts a channel anew, under another epoch.
     fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+
+    /// The same for the personal channel of a user, once in each term of a store that all servers share,
+    /// whichever of them asks, and however many. Without such a store it does so each time.
+    fn start_epoch_of_term<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        self.start_new_epoch(channel)
+    }
 
     /// Forgets a channel: none of its positions is recovered any more.
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;

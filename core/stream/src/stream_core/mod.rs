@@ -424,16 +424,18 @@ impl StreamCore {
     /// Publishes for an engine whose events clients can also read elsewhere, if the channel has a
     /// subscriber, or had one within a day. Memory therefore does not grow with users who are
     /// away, and a client that comes back later is not recovered. An event for many channels is
-    /// shared ([`SharedEvent`](crate::SharedEvent)), so that it is in memory once.
+    /// shared ([`SharedEvent`](crate::SharedEvent)), so that it is in memory once. With a `fence` it is
+    /// refused if another server owns the engine by now.
     pub fn publish_if_known(
         &self,
         channel: &ChannelName,
         content: impl Into<Content>,
         urgency: Urgency,
+        fence: Option<&Arc<Fence>>,
     ) {
         if self
             .broker()
-            .offer_if_known(channel, content.into(), urgency)
+            .offer_if_known(channel, content.into(), urgency, fence)
         {
             self.publications.increment(1);
         }
@@ -480,6 +482,25 @@ impl StreamCore {
         self.broker().offer_fenced_once(channel, event, key, fence)
     }
 
+    /// Tells a user's connections that they missed something, after a store that all servers share got
+    /// another owner. Each server calls it for its own users, and each connection gets one `gap`.
+    ///
+    /// # Errors
+    /// Redis does not answer, or refuses.
+    pub async fn start_epoch_of_term(&self, channel: &ChannelName) -> Result<(), StreamError> {
+        self.broker().start_epoch_of_term(channel).await?;
+        self.tell_of_epoch(channel).await
+    }
+
+    /// Gives the subscribers of this server the newest position of a channel. Those who know its epoch
+    /// already are not told again.
+    async fn tell_of_epoch(&self, channel: &ChannelName) -> Result<(), StreamError> {
+        let newest = self.position(channel).await?;
+        self.for_each_subscriber(channel, |session| session.start_new_epoch(channel, &newest))
+            .await;
+        Ok(())
+    }
+
     /// Whether [`publish_if_known`](Self::publish_if_known) would publish on the channel.
     #[must_use]
     pub fn is_known(&self, channel: &ChannelName) -> bool {
@@ -513,10 +534,7 @@ impl DurablePublisher for StreamCore {
     fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
             self.broker().start_new_epoch(channel).await?;
-            let newest = self.position(channel).await?;
-            self.for_each_subscriber(channel, |session| session.start_new_epoch(channel, &newest))
-                .await;
-            Ok(())
+            self.tell_of_epoch(channel).await
         })
     }
 

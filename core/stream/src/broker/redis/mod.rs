@@ -282,13 +282,19 @@ impl<D: LocalDelivery> RedisBroker<D> {
         })
     }
 
-    fn offer_shared(&self, channel: &ChannelName, content: &Content, urgency: Urgency, mode: Mode) {
+    fn offer_shared(
+        &self,
+        channel: &ChannelName,
+        (content, urgency): (&Content, Urgency),
+        mode: Mode,
+        fence: Option<&Arc<Fence>>,
+    ) {
         self.enqueue(
             channel,
             Item {
                 payload: record::encode(content, urgency),
                 mode,
-                fence: None,
+                fence: fence.cloned(),
                 key: None,
                 reply: None,
             },
@@ -434,14 +440,17 @@ impl<D: LocalDelivery> RedisBroker<D> {
         let _ = self.changes.send(Change(channel.clone()));
     }
 
-    async fn restart_shared(&self, channel: &ChannelName) -> Result<(), StreamError> {
+    /// Begins a new epoch: in any case with the mode `restart`, and of a personal channel with `personal` if
+    /// none began in the present term of the shared store.
+    async fn restart_shared(
+        &self,
+        channel: &ChannelName,
+        mode: &'static str,
+    ) -> Result<(), StreamError> {
         let Some(namespace) = self.namespaces.get(channel) else {
             return Ok(());
         };
-        let restarted = self
-            .catch_up
-            .check(channel, None, namespace, "restart")
-            .await;
+        let restarted = self.catch_up.check(channel, None, namespace, mode).await;
         restarted
             .map(drop)
             .map_err(|error| error.unavailable("no new epoch has begun"))
@@ -451,7 +460,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
 impl<D: LocalDelivery> Broker for RedisBroker<D> {
     fn offer(&self, channel: &ChannelName, event: Event, urgency: Urgency) {
         match self.is_shared(channel) {
-            true => self.offer_shared(channel, &event.into(), urgency, Mode::Any),
+            true => self.offer_shared(channel, (&event.into(), urgency), Mode::Any, None),
             false => self.local.offer(channel, event, urgency),
         }
     }
@@ -487,24 +496,22 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         if !self.is_shared(channel) {
             return self.local.offer(channel, event, Urgency::Ordinary);
         }
-        self.enqueue(
-            channel,
-            Item {
-                payload: record::encode(&event.into(), Urgency::Ordinary),
-                mode: Mode::Any,
-                fence: Some(fence.clone()),
-                key: None,
-                reply: None,
-            },
-        );
+        let content = (&event.into(), Urgency::Ordinary);
+        self.offer_shared(channel, content, Mode::Any, Some(fence));
     }
 
-    fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool {
+    fn offer_if_known(
+        &self,
+        channel: &ChannelName,
+        content: Content,
+        urgency: Urgency,
+        fence: Option<&Arc<Fence>>,
+    ) -> bool {
         if !self.is_shared(channel) {
-            return self.local.offer_if_known(channel, content, urgency);
+            return self.local.offer_if_known(channel, content, urgency, None);
         }
         // The script finds out: a client of another node may be subscribed.
-        self.offer_shared(channel, &content, urgency, Mode::Known);
+        self.offer_shared(channel, (&content, urgency), Mode::Known, fence);
         true
     }
 
@@ -639,14 +646,21 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
 
     fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         match self.is_shared(channel) {
-            true => Box::pin(self.restart_shared(channel)),
+            true => Box::pin(self.restart_shared(channel, "restart")),
+            false => self.local.start_new_epoch(channel),
+        }
+    }
+
+    fn start_epoch_of_term<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        match self.is_shared(channel) {
+            true => Box::pin(self.restart_shared(channel, "personal")),
             false => self.local.start_new_epoch(channel),
         }
     }
 
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         match self.is_shared(channel) {
-            true => Box::pin(self.restart_shared(channel)),
+            true => Box::pin(self.restart_shared(channel, "restart")),
             false => self.local.forget(channel),
         }
     }
