@@ -12,6 +12,8 @@ use tidewire_store::SharedStore;
 use tidewire_stream::{SharedClock, StreamCore, UserId};
 use tokio_util::sync::CancellationToken;
 
+use crate::engine_store::StoreTerm;
+
 /// The delivery channels of a server, before its hub is open.
 pub(crate) struct DeliveryChannels {
     config: DeliveryConfig,
@@ -84,14 +86,21 @@ pub(crate) struct OpenChannels {
 }
 
 impl OpenChannels {
-    /// Sends the notifications of the hub until cancelled. Messages that are not sent by then
-    /// stay in the store.
-    pub(crate) async fn run(self, cancel: CancellationToken) {
-        tokio::join!(
-            self.jobs.run(&self.dispatcher, cancel.clone()),
-            self.planner.run(cancel.clone()),
-        );
-        self.dispatcher.stop().await;
+    /// Sends the notifications of the hub until cancelled, and waits for attempts in flight. Messages
+    /// that are not sent by then stay in the store. The end of the term ends everything at once.
+    pub(crate) async fn run(self, term: StoreTerm, cancel: CancellationToken) {
+        let sending = async {
+            tokio::join!(
+                self.jobs.run(&self.dispatcher, cancel.clone()),
+                self.planner.run(cancel.clone()),
+            );
+            self.dispatcher.stop().await;
+        };
+        tokio::select! {
+            biased;
+            _ = term.ended() => self.dispatcher.abandon(),
+            () = sending => {}
+        }
     }
 }
 

@@ -14,7 +14,9 @@ use tidewire_stream::{PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{chain_owner::ChainOwners, price_owner::PriceOwner};
+use crate::{
+    chain_owner::ChainOwners, price_owner::PriceOwner, unserved_term::UnservedTerm,
+};
 
 /// Name of the part that stands for the connection to Redis.
 pub(crate) const BROKER_PART: &str = "broker";
@@ -52,6 +54,8 @@ pub(crate) struct HealthWatch {
     pub(crate) store: Option<SharedStore>,
     /// The part of this node in a shared store.
     pub(crate) lease: Option<Arc<StoreLease>>,
+    /// Whether this node serves that store while it owns it.
+    pub(crate) unserved: Option<Arc<UnservedTerm>>,
 }
 
 /// The last observation of a chain.
@@ -79,9 +83,14 @@ impl HealthWatch {
                 part: "store".to_owned(),
                 fault: store.failure().map(|error| error.to_string()),
             }));
-            reports.extend(self.lease.as_ref().map(|lease| PartReport {
-                part: "shared store".to_owned(),
-                fault: lease.fault().map(|error| error.to_string()),
+            reports.extend(self.lease.as_ref().map(|lease| {
+                PartReport {
+                    part: "shared store".to_owned(),
+                    fault: lease
+                        .fault()
+                        .map(|error| error.to_string())
+                        .or_else(|| self.unserved.as_ref()?.fault()),
+                }
             }));
             reports.extend(self.price_owner.as_ref().map(|owner| PartReport {
                 part: "shared prices".to_owned(),

@@ -30,6 +30,7 @@ mod serve;
 mod server_series;
 mod telemetry;
 mod term_clock;
+mod unserved_term;
 
 use std::process::ExitCode;
 

@@ -27,6 +27,7 @@ use tidewire_stream::{
 };
 use tokio::{
     sync::{Mutex, mpsc},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,7 @@ use crate::{
     delivery::{DeliveryChannels, OpenChannels},
     engine_store::{EngineStore, StoreTerm},
     term_clock::TermClock,
+    unserved_term::UnservedTerm,
 };
 
 /// Time between two attempts to open the hub on a store that fails.
@@ -76,6 +78,9 @@ pub(crate) struct Notifications {
     delivery: Option<DeliveryChannels>,
     /// Why the last attempt to open the hub failed.
     failure: Option<NotificationError>,
+    unserved: Arc<UnservedTerm>,
+    /// The rest of terms that have ended.
+    ended_terms: JoinSet<()>,
     /// Whether no later attempt can open it.
     is_closed: bool,
 }
@@ -133,6 +138,8 @@ impl Notifications {
             open: None,
             delivery,
             failure: None,
+            unserved: Arc::default(),
+            ended_terms: JoinSet::new(),
             is_closed: false,
         })
     }
@@ -140,6 +147,11 @@ impl Notifications {
     /// The pushes to users, to close before clients are sent away.
     pub(crate) fn pushes(&self) -> Arc<UserPushes> {
         self.sink.pushes.clone()
+    }
+
+    /// Whether this node serves the shared store while it owns it.
+    pub(crate) fn unserved(&self) -> Arc<UnservedTerm> {
+        self.unserved.clone()
     }
 
     /// Opens the hub, if this node may. Call it before clients connect. A failure leaves the rest of
@@ -216,11 +228,23 @@ impl Notifications {
                     .await
             }
         });
+        let watching = tokio::spawn({
+            let watching = self
+                .unserved()
+                .watch(self.store.clone(), self.service.clone());
+            let (cancel, is_shared) = (cancel.clone(), self.store.lease().is_some());
+            async move {
+                if is_shared {
+                    cancel.run_until_cancelled(watching).await;
+                }
+            }
+        });
         while let Some(Some(open)) = cancel.run_until_cancelled(self.opened()).await {
             self.serve(open, &cancel).await;
         }
         cancel.cancelled().await;
-        if pushing.await.is_err() || telling.await.is_err() {
+        while self.ended_terms.join_next().await.is_some() {}
+        if pushing.await.is_err() || telling.await.is_err() || watching.await.is_err() {
             tracing::error!("the background work of notifications panicked");
         }
     }
@@ -249,7 +273,8 @@ impl Notifications {
                 );
             }
         });
-        let delivery = delivery.map(|delivery| tokio::spawn(delivery.run(until.clone())));
+        let delivery = delivery.map(|delivery| delivery.run(term.clone(), until.clone()));
+        let delivery = delivery.map(tokio::spawn);
         let fanning = async {
             while let Some(fan_out) = self.next_fan_out().await {
                 self.fan_out(&hub, fan_out).await;
@@ -261,6 +286,7 @@ impl Notifications {
             reason = term.ended() => Some(reason),
             () = fanning => None,
         };
+        let term_has_ended = ended.is_some();
         if let Some(reason) = ended {
             tracing::warn!(%reason, "notifications end with the term of the shared store");
             self.sink.pushes.end_term();
@@ -268,19 +294,27 @@ impl Notifications {
             self.service.delivery().clear();
         }
         until.cancel();
-        if let Some(clock) = clock
-            && clock.await.is_err()
-        {
-            tracing::error!("the clock of the shared store panicked");
+        let rest = async move {
+            if let Some(clock) = clock
+                && clock.await.is_err()
+            {
+                tracing::error!("the clock of the shared store panicked");
+            }
+            if background.await.is_err() {
+                tracing::error!("the background work of notifications panicked");
+            }
+            if let Some(delivery) = delivery
+                && delivery.await.is_err()
+            {
+                tracing::error!("the delivery channels panicked");
+            }
+        };
+        if !term_has_ended {
+            return rest.await;
         }
-        if background.await.is_err() {
-            tracing::error!("the background work of notifications panicked");
-        }
-        if let Some(delivery) = delivery
-            && delivery.await.is_err()
-        {
-            tracing::error!("the delivery channels panicked");
-        }
+        // The next term, or the way to the next owner, must not wait for it.
+        while self.ended_terms.try_join_next().is_some() {}
+        self.ended_terms.spawn(rest);
     }
 
     /// The hub, once it is open. None if no later attempt can open it.

@@ -478,6 +478,7 @@ impl Server {
             chain_configs: self.config.chain.clone(),
             store: self.store.clone(),
             lease,
+            unserved: notifications.as_ref().map(Notifications::unserved),
         };
         tasks.spawn(health.run(halt.clone()));
         let sampler = SeriesSampler {

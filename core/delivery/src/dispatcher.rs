@@ -61,6 +61,7 @@ struct Shared {
     metrics: DeliveryMetrics,
     tasks: TaskTracker,
     stop: CancellationToken,
+    abandoned: CancellationToken,
 }
 
 struct Endpoint {
@@ -104,6 +105,7 @@ impl Dispatcher {
             metrics: DeliveryMetrics::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
         }))
     }
 
@@ -201,6 +203,14 @@ impl Dispatcher {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+
+    /// Ends everything at once, also attempts in flight: their store has ended, so that their outcome can
+    /// be noted nowhere. Jobs stay in the store.
+    pub fn abandon(&self) {
+        self.0.stop.cancel();
+        self.0.abandoned.cancel();
+        self.0.tasks.close();
+    }
 }
 
 impl Shared {
@@ -283,7 +293,11 @@ impl Shared {
         // Only this function adds endpoints, under the lock of all.
         if let Entry::Vacant(vacant) = endpoints.entry(id) {
             vacant.insert(endpoint.clone());
-            self.tasks.spawn(run(self.clone(), endpoint.clone()));
+            let (shared, endpoint) = (self.clone(), endpoint.clone());
+            self.tasks.spawn(async move {
+                let abandoned = shared.abandoned.clone();
+                abandoned.run_until_cancelled(run(shared, endpoint)).await;
+            });
         }
         endpoint.offered.notify_one();
         (offer, None)

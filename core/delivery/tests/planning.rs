@@ -619,3 +619,35 @@ async fn a_bad_address_is_named() {
     assert_eq!(error.field, "address");
     assert_eq!(world.store.commit(Batch::new()).await, Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_for_a_store_that_has_ended() {
+    let reason = || "HTTP status 410".to_owned();
+    for outcome in [
+        Outcome::Delivered,
+        Outcome::Retry {
+            after: None,
+            reason: reason(),
+        },
+        Outcome::Gone { reason: reason() },
+        Outcome::Permanent { reason: reason() },
+    ] {
+        let world = World::new().await;
+        *world.recorder.outcome.lock() = Some(outcome.clone());
+        world.register("ada", "phone").await;
+        world.notify("ada", "a", Priority::High).await;
+        world.planner.step().await.unwrap();
+        // The term ends while attempts are under way.
+        world.store.end();
+        let sent = async {
+            while world.recorder.sent.lock().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            world.dispatcher.stop().await;
+        };
+        let stopped = tokio::time::timeout(Duration::from_secs(60), sent).await;
+        assert!(stopped.is_ok(), "{outcome:?}");
+        // They are sent again in the next term.
+        assert_eq!(world.store.len(Table("delivery.jobs")), 2, "{outcome:?}");
+    }
+}

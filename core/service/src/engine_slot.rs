@@ -126,6 +126,12 @@ impl<E: Clone> EngineSlot<E> {
         state.as_ref().ok().map(|open| open.engine.clone())
     }
 
+    /// Whether the engine is here, on a store that has not ended.
+    pub(crate) fn is_open(&self) -> bool {
+        let state = self.state.borrow();
+        state.as_ref().is_ok_and(|open| !open.store.has_ended())
+    }
+
     /// Where the engine is.
     pub(crate) fn locate(&self) -> Location<E> {
         match &*self.state.borrow() {

@@ -113,6 +113,12 @@ impl NotifyRpc {
         self.hub.get()
     }
 
+    /// Whether the hub is open, on a store that has not ended.
+    #[must_use]
+    pub fn has_hub(&self) -> bool {
+        self.hub.is_open()
+    }
+
     /// Why the hub is not here. None if it is.
     pub(crate) fn absence(&self) -> Option<StreamError> {
         self.hub.get().err()

@@ -265,6 +265,10 @@ impl Store for EmbeddedStore {
         })
     }
 
+    fn has_ended(&self) -> bool {
+        self.queue.is_closed()
+    }
+
     fn failure(&self) -> Option<StoreError> {
         match self.queue.is_closed() {
             true => Some(StoreError::Closed),

@@ -82,7 +82,8 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
-    /// Whether nothing can be committed any more: the store was that of a term, which is over.
+    /// Whether nothing can be read or written any more, for good: the store is closed, or the term of
+    /// a shared one is over. Work on it then ends, and is not tried again.
     fn has_ended(&self) -> bool {
         false
     }

@@ -17,6 +17,7 @@ type Tables = HashMap<Table, BTreeMap<Key, Value>>;
 pub struct MemoryStore {
     tables: RwLock<Tables>,
     is_failing: AtomicBool,
+    has_ended: AtomicBool,
 }
 
 impl MemoryStore {
@@ -36,6 +37,11 @@ impl MemoryStore {
         self.is_failing.store(false, Ordering::Release);
     }
 
+    /// Lets all commits fail for good, as after the term of a shared store.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
+
     /// Number of entries in a table.
     #[must_use]
     pub fn len(&self, table: Table) -> usize {
@@ -48,6 +54,9 @@ impl MemoryStore {
     }
 
     fn refusal(&self) -> Option<StoreError> {
+        if self.has_ended() {
+            return Some(StoreError::TakenOver);
+        }
         let is_failing = self.is_failing.load(Ordering::Acquire);
         is_failing.then(|| StoreError::Failed("commits are set to fail".to_owned()))
     }
@@ -122,6 +131,10 @@ impl Store for MemoryStore {
             }
         }
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     fn failure(&self) -> Option<StoreError> {

@@ -15,6 +15,7 @@ mod chains;
 mod comparison;
 mod configured;
 mod control;
+mod ended_terms;
 mod faults;
 mod fences;
 mod forwarding;

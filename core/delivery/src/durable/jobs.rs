@@ -273,15 +273,21 @@ impl DurableJobs {
         Ok(target.and_then(|target| stored.job(target)))
     }
 
-    /// Commits, however long the store fails.
+    /// Commits, however long the store fails. One that has ended keeps the message as it was: the next
+    /// term, or the next start, sends it again under the same id.
     async fn commit(&self, batch: &Batch) {
         while let Err(error) = self.0.store.commit(batch.clone()).await {
-            if error == StoreError::Closed {
+            if self.has_ended(&error) {
                 return;
             }
             tracing::warn!(%error, "the end of a message waits for the store");
             sleep(RETRY).await;
         }
+    }
+
+    /// Whether the store fails for good.
+    fn has_ended(&self, error: &StoreError) -> bool {
+        *error == StoreError::Closed || self.0.store.has_ended()
     }
 
     /// Decides about a message to a user: the user may have read it since it was planned, or have
@@ -358,8 +364,8 @@ impl DurableJobs {
             };
             match found {
                 Ok(found) => return found,
-                // The server stops; the job stays in the store.
-                Err(StoreError::Closed) => return None,
+                // The job stays in the store.
+                Err(error) if self.has_ended(&error) => return None,
                 Err(_) => sleep(RETRY).await,
             }
         }
@@ -444,10 +450,10 @@ impl JobStore for DurableJobs {
                     );
                     if endpoint.channel == Channel::Push {
                         while let Err(error) = self.0.contacts.remove(&endpoint.name).await {
-                            tracing::warn!(%error, "the end of an endpoint waits for the store");
-                            if error == StoreError::Closed {
+                            if self.has_ended(&error) {
                                 return;
                             }
+                            tracing::warn!(%error, "the end of an endpoint waits for the store");
                             sleep(RETRY).await;
                         }
                     }

@@ -439,3 +439,22 @@ async fn a_panic_in_an_attempt_does_not_stop_the_queue() {
         .insert("ops".to_owned(), vec![ok()]);
     assert_eq!(setup.finished().await, delivered("a"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_dispatcher_waits_for_no_attempt() {
+    let hangs = (Duration::from_secs(30), Outcome::Delivered);
+    let mut setup = Setup::new(&[("slow", &[hangs])]);
+    for id in ["s1", "s2"] {
+        assert_eq!(setup.offer("slow", id), Offer::Queued);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    setup.dispatcher.abandon();
+    assert_eq!(setup.offer("slow", "s3"), Offer::Full);
+    setup.dispatcher.stop().await;
+    assert_eq!(
+        setup.start.elapsed(),
+        Duration::from_secs(1),
+        "of paused time"
+    );
+    assert!(setup.calls.try_recv().is_err(), "nothing is noted");
+}
