@@ -16,7 +16,8 @@ use tidewire_stream::{
     Identity, ManualClock, Namespaces, StreamCore, StreamError, StreamOptions, UserId,
     identity::UserIdentity,
 };
-use tidewire_tests::{RedisServer, within};
+use tidewire_tests::{RedisServer, eventually, within};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::node::options;
 
@@ -36,9 +37,14 @@ async fn node(redis: &RedisServer) -> Arc<StreamCore> {
     core
 }
 
-/// Answers by the method, and counts.
-#[derive(Default)]
-struct Service(AtomicUsize);
+/// Answers by the method, and counts. One to `wait` is answered once it may go on.
+struct Service(AtomicUsize, Semaphore);
+
+impl Default for Service {
+    fn default() -> Self {
+        Self(AtomicUsize::new(0), Semaphore::new(0))
+    }
+}
 
 impl CallHandler for Service {
     fn call(
@@ -55,6 +61,10 @@ impl CallHandler for Service {
                 "refuse" => {
                     let error = StreamError::new(ErrorCode::ResourceExhausted, "too many");
                     Err(CallRefusal::Error(error.with_retry_after_ms(250)))
+                }
+                "wait" => {
+                    self.1.acquire().await.unwrap().forget();
+                    Ok(call.body.to_vec())
                 }
                 "moved" => Err(CallRefusal::NotOwner("another has it".to_owned())),
                 _ => std::future::pending().await,
@@ -163,7 +173,7 @@ async fn a_call_is_bounded() {
     };
     assert!(error.message().contains("bytes long"), "{error}");
     // A client with many calls under way is refused further ones.
-    let mut calls = tokio::task::JoinSet::new();
+    let mut calls = JoinSet::new();
     for _ in 0..300 {
         let a = a.clone();
         calls.spawn(async move { a.call_node(tag.as_str(), call("hang", b"", TIME)).await });
@@ -172,5 +182,35 @@ async fn a_call_is_bounded() {
         let ended = within("a refusal", calls.join_next()).await.unwrap();
         let error = ended.unwrap().unwrap_err();
         assert!(error.message().contains("of this client"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_not_heard_is_repeated() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (node(&redis).await, node(&redis).await);
+    let service = Arc::new(Service::default());
+    let handler: Arc<dyn CallHandler> = service.clone();
+    b.register_call_handler("test", Arc::downgrade(&handler));
+    let tag = b.broker().node_tag().unwrap();
+    for round in 1..=5 {
+        let mut calls = JoinSet::new();
+        for _ in 0..10 {
+            let a = a.clone();
+            calls.spawn(async move { a.call_node(tag.as_str(), call("wait", b"x", TIME)).await });
+        }
+        eventually("the calls are begun", async || {
+            (service.0.load(Ordering::SeqCst) == round * 10).then_some(())
+        })
+        .await;
+        // Neither node hears anything until it has subscribed again.
+        redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        service.1.add_permits(10);
+        let expected = CallOutcome::Response(Bytes::from_static(b"x"));
+        while let Some(answered) = within("the answers", calls.join_next()).await {
+            assert_eq!(answered.unwrap().unwrap(), expected);
+        }
+        // None was carried out twice.
+        assert_eq!(service.0.load(Ordering::SeqCst), round * 10);
     }
 }

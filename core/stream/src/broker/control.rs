@@ -76,7 +76,8 @@ pub enum Recipients {
     Others,
     /// One.
     Node(NodeTag),
-    /// One, which hears the question once or not at all. The time is the longest wait for its answer.
+    /// One, which acts on the question once at most, also if it is asked again since its answer did not
+    /// come. The time is the longest wait for it.
     NodeOnce(NodeTag, Duration),
 }
 

@@ -132,7 +132,12 @@ impl ControlTask {
     /// Listens until the handler is gone, or until it is aborted.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
-        while let Err(error) = self.listen(&mut backoff).await {
+        loop {
+            let listened = self.listen(&mut backoff).await;
+            self.nodes.hearing.end();
+            let Err(error) = listened else {
+                return;
+            };
             self.health.fail(Link::Control, &error);
             tokio::time::sleep(backoff.next_pause()).await;
         }
@@ -159,6 +164,7 @@ impl ControlTask {
             while let Some(reply) = connection.arrived()? {
                 unanswered = 0;
                 if let Some(confirmed) = self.receive(reply, &everybody)? {
+                    self.nodes.hearing.begin();
                     version = confirmed.synchronise(self).await?;
                     backoff.reset();
                     self.health.recover(Link::Control);

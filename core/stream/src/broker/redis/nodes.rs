@@ -10,11 +10,16 @@
 //!       └────────────────── shard channel of the asking node ◄──(SPUBLISH)──────┘
 //! ```
 //!
+//! An answer may be lost on its way, above all while the connection of the asking node is opened again. A
+//! node that asked for something that must not be done twice asks again then, under the same number, and
+//! the other one [repeats](KeptAnswers) its answer.
+//!
 //! Nothing about connections is stored in Redis: a subscription costs it nothing, and there is
 //! nothing to clean up.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -26,7 +31,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -34,6 +39,8 @@ use super::{
     calls::{Calls, RedisCommand},
     error::RedisError,
     health::{Link, LinkHealth},
+    hearing::Hearing,
+    kept_answers::KeptAnswers,
     keys::KeyNames,
     resp::Reply,
     script::{Script, ScriptCall},
@@ -49,6 +56,12 @@ const EXTENSION: Duration = Duration::from_secs(1);
 
 /// Longest wait for the answers of all nodes. For that of one node, it is the usual timeout.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// Time without an answer after which a question is asked again. Doubled each time.
+const REPETITION: Duration = Duration::from_secs(2);
+
+/// Pause before a question that nobody heard is asked again. Doubled each time, up to the other one.
+const UNHEARD_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Questions of this node that are under way at most. Beyond, they wait.
 const QUESTIONS: usize = 256;
@@ -84,6 +97,9 @@ pub(super) struct Nodes {
     permits: Semaphore,
     answering: Arc<Semaphore>,
     received: Mutex<ReceivedQuestions>,
+    kept: Mutex<KeptAnswers>,
+    /// Whether this node hears answers.
+    pub(super) hearing: Hearing,
 }
 
 /// The newest questions of other nodes. A node that lost the reply of Redis sends its question again,
@@ -109,6 +125,11 @@ impl ReceivedQuestions {
         }
         is_new
     }
+
+    /// Forgets a question that was not acted on.
+    fn forget(&mut self, sender: NodeTag, number: u64) {
+        self.known.remove(&(sender, number));
+    }
 }
 
 /// A question that waits for answers.
@@ -116,6 +137,51 @@ impl ReceivedQuestions {
 struct PendingAnswers {
     answers: Mutex<HashMap<NodeTag, Bytes>>,
     changed: Notify,
+}
+
+impl PendingAnswers {
+    /// Waits until all of these nodes have answered.
+    async fn of_all(&self, nodes: &[NodeTag]) {
+        while !self.has_all(nodes) {
+            self.changed.notified().await;
+        }
+    }
+
+    fn has_all(&self, nodes: &[NodeTag]) -> bool {
+        let answers = self.answers.lock();
+        nodes.iter().all(|node| answers.contains_key(node))
+    }
+}
+
+/// The nodes that were asked, as the script says.
+struct Addressees {
+    nodes: Vec<NodeTag>,
+    /// Whether Redis sent the question to nobody.
+    is_unheard: bool,
+}
+
+impl Addressees {
+    fn read(reply: Reply) -> Result<Self, RedisError> {
+        let mut parts = reply.array()?;
+        let heard = parts.pop().map(Reply::string).transpose()?;
+        let mut nodes = Vec::with_capacity(parts.len());
+        for node in parts {
+            nodes.extend(NodeTag::read(&node.text()?));
+        }
+        Ok(Self {
+            nodes,
+            is_unheard: heard.as_deref() == Some("0"),
+        })
+    }
+}
+
+/// The answers to a question that was certainly sent to nobody.
+fn unheard() -> Answers {
+    Answers {
+        missing: 1,
+        is_unheard: true,
+        ..Answers::default()
+    }
 }
 
 /// Removes a question when nobody waits for it any more.
@@ -194,6 +260,8 @@ impl Nodes {
             permits: Semaphore::new(QUESTIONS),
             answering: Arc::new(Semaphore::new(ANSWERING)),
             received: Mutex::default(),
+            kept: Mutex::default(),
+            hearing: Hearing::new(),
         })
     }
 
@@ -247,7 +315,7 @@ impl Nodes {
         Roll::read(self.calls.script(call).await?)
     }
 
-    /// Asks other nodes, and waits for their answers.
+    /// Asks other nodes, and waits for their answers. Nobody is asked while this node could not hear them.
     ///
     /// # Errors
     /// Redis cannot be reached, or too many questions are under way.
@@ -271,10 +339,21 @@ impl Nodes {
                 Bytes::copy_from_slice(tag.as_bytes()),
             ),
         };
+        let once = match whom {
+            Recipients::NodeOnce(tag, _) => Some(tag),
+            Recipients::Others | Recipients::Node(_) => None,
+        };
         let deadline = Instant::now() + time;
         let late = || RedisError::TimedOut(time.as_millis());
         let permit = timeout_at(deadline, self.permits.acquire()).await;
         let _permit = permit.map_err(|_| late())?;
+        // A connection that was cut is open again within moments.
+        let moments = deadline.min(Instant::now() + ANSWER_TIME);
+        let hearing = match timeout_at(moments, self.hearing.after(0)).await {
+            Ok(hearing) => hearing,
+            Err(_) if once.is_some() => return Ok(unheard()),
+            Err(_) => return Err(late()),
+        };
         let registered = self.register();
         let message = Message {
             sender: self.tag,
@@ -288,48 +367,64 @@ impl Nodes {
             arguments: vec![self.keys.nodes(), channel, message.write(), node],
         };
         let asking = async {
-            match whom {
-                Recipients::NodeOnce(..) => self.calls.script_once(call).await,
-                _ => self.calls.script(call).await,
+            match once {
+                Some(_) => self.calls.script_once(call.clone()).await,
+                None => self.calls.script(call.clone()).await,
             }
         };
-        let asked = timeout_at(deadline, asking).await;
-        let mut asked = asked.map_err(|_| late())??.array()?;
-        let heard = asked.pop().map(Reply::string).transpose()?;
-        if matches!(whom, Recipients::NodeOnce(..)) && heard.as_deref() == Some("0") {
-            return Ok(Answers {
-                missing: asked.len(),
-                is_unheard: true,
-                ..Answers::default()
-            });
+        let asked = timeout_at(deadline, asking).await.map_err(|_| late())?;
+        let asked = match (asked.and_then(Addressees::read), once) {
+            (Ok(asked), Some(_)) if asked.is_unheard => return Ok(unheard()),
+            (Ok(asked), _) => asked.nodes,
+            // It may have come to the node, which is asked again under the same number.
+            (Err(error), Some(tag)) if !matches!(error, RedisError::Refused(_)) => vec![tag],
+            (Err(error), _) => return Err(error),
+        };
+        let asked: Vec<_> = asked.into_iter().filter(|node| *node != self.tag).collect();
+        let answered = registered.waiting.of_all(&asked);
+        let repeating = async {
+            match once {
+                Some(_) => self.repeat(&call, hearing).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = answered => {}
+            never = repeating => match never {},
+            () = sleep_until(deadline) => {}
         }
-        let mut asked = asked
-            .into_iter()
-            .map(|node| Ok(NodeTag::read(&node.text()?)))
-            .collect::<Result<Vec<_>, RedisError>>()?;
-        asked.retain(|node| node.is_some_and(|node| node != self.tag));
-        let waiting = &registered.waiting;
+        let answers = std::mem::take(&mut *registered.waiting.answers.lock());
+        let is_missing = |node: &&NodeTag| !answers.contains_key(*node);
+        Ok(Answers {
+            missing: asked.iter().filter(is_missing).count(),
+            answers: answers.into_values().collect(),
+            is_unheard: false,
+        })
+    }
+
+    /// Asks again under the same number: when this node hears again after it had begun to `hearing` times,
+    /// and when no answer comes for long. The other node acts once.
+    async fn repeat(&self, call: &ScriptCall, mut hearing: u64) -> Infallible {
+        let mut wait = REPETITION;
         loop {
-            let missing = {
-                let answers = waiting.answers.lock();
-                let is_missing =
-                    |node: &&Option<NodeTag>| node.is_some_and(|node| !answers.contains_key(&node));
-                asked.iter().filter(is_missing).count()
-            };
-            let is_late = missing > 0
-                && timeout_at(deadline, waiting.changed.notified())
-                    .await
-                    .is_err();
-            if missing == 0 || is_late {
-                let answers = std::mem::take(&mut *waiting.answers.lock());
-                let answers = answers.into_values().collect();
-                return Ok(Answers {
-                    answers,
-                    missing,
-                    is_unheard: false,
-                });
+            match timeout(wait, self.hearing.after(hearing)).await {
+                Ok(now) => hearing = now,
+                Err(_) => wait *= 2,
+            }
+            let mut pause = UNHEARD_PAUSE.0;
+            while !self.is_heard(call).await {
+                sleep(pause).await;
+                pause = (pause * 2).min(UNHEARD_PAUSE.1);
             }
         }
+    }
+
+    async fn is_heard(&self, call: &ScriptCall) -> bool {
+        let asked = self.calls.script(call.clone()).await;
+        asked
+            .and_then(Addressees::read)
+            .is_ok_and(|asked| !asked.is_unheard)
     }
 
     /// How many other nodes there were when Redis was last reached.
@@ -362,9 +457,16 @@ impl Nodes {
         }
         match message.kind {
             QUESTION => {
-                // The answer to one that comes again is on its way.
-                if self.received.lock().note(message.sender, message.number) {
-                    self.answer(&message, handler);
+                let number = (message.sender, message.number);
+                let is_new = self.received.lock().note(number.0, number.1);
+                match is_new {
+                    true => self.answer(&message, handler),
+                    // Without one it is acted on at present, and the answer will be heard.
+                    false => {
+                        if let Some(answer) = self.kept.lock().find(number) {
+                            tokio::spawn(self.clone().send(number.0, answer));
+                        }
+                    }
                 }
             }
             _ => {
@@ -384,6 +486,9 @@ impl Nodes {
     fn answer(self: &Arc<Self>, question: &Message<'_>, handler: &Arc<dyn ControlHandler>) {
         let Ok(permit) = self.answering.clone().try_acquire_owned() else {
             tracing::warn!("a question of another server is not answered: too many come");
+            // It may come again.
+            let mut received = self.received.lock();
+            received.forget(question.sender, question.number);
             return;
         };
         let (sender, number) = (question.sender, question.number);
@@ -398,20 +503,21 @@ impl Nodes {
                 number,
                 content: &answer,
             };
-            let publish = vec![
-                Bytes::from_static(b"SPUBLISH"),
-                nodes.keys.node_channel(sender),
-                message.write(),
-            ];
-            if let Err(error) = nodes
-                .calls
-                .call(RedisCommand::Plain(publish))
-                .await
-                .and_then(number_of)
-            {
-                tracing::warn!(%error, "an answer to another server is lost");
-            }
+            let message = message.write();
+            // Before it is sent, so that one who asks again gets it in any case.
+            nodes.kept.lock().keep((sender, number), message.clone());
+            nodes.send(sender, message).await;
         });
+    }
+
+    /// Sends an answer to a node.
+    async fn send(self: Arc<Self>, to: NodeTag, message: Bytes) {
+        let command = Bytes::from_static(b"SPUBLISH");
+        let publish = vec![command, self.keys.node_channel(to), message];
+        let sent = self.calls.call(RedisCommand::Plain(publish)).await;
+        if let Err(error) = sent.and_then(number_of) {
+            tracing::warn!(%error, "an answer to another server is lost");
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! client sends can say who it is: the caller is made by the node, and nodes trust what comes over
 //! Redis.
 //!
-//! A call is sent once. Its outcome says whether it was carried out, was certainly not begun, or is in
+//! A call is carried out once at most: the broker may ask again, and the other node knows the number of
+//! the question. Its outcome says whether it was carried out, was certainly not begun, or is in
 //! doubt. Only the second may be repeated without a thought.
 
 use std::{
@@ -194,7 +195,7 @@ impl StreamCore {
         self.call_places.handlers.write().insert(service, handler);
     }
 
-    /// Has another node carry out a call. It is sent once at most, and waits for its turn and its
+    /// Has another node carry out a call. It is carried out once at most, and waits for its turn and its
     /// response no longer than its time.
     ///
     /// # Errors
