@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A request that was certainly not begun is sent again, and so is one that may be repeated: it
-//! reads, or has an idempotency key. Otherwise a lost answer is an error which says that the outcome is
+//! reads, or has an idempotency key. The token of its caller is checked before each further attempt. Otherwise a lost answer is an error which says that the outcome is
 //! not known.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -181,8 +181,16 @@ impl Relay {
         };
         let mut wait = Wait::new(slot, call.time);
         let mut is_in_doubt = false;
+        let mut is_first = true;
         let body = Bytes::from(call.request.encode_to_vec());
         loop {
+            // The token was checked when the request came, and may have been revoked since.
+            if !std::mem::take(&mut is_first)
+                && let Err(error) = stream.authenticator().check_again(&call.caller.identity)
+            {
+                let text = format!("{}{}", error.message(), doubt(is_in_doubt));
+                return Err(StreamError::new(error.code(), text));
+            }
             let reason = match slot.locate() {
                 Location::Here(engine) => return Ok(Reached::Here(engine)),
                 Location::Nowhere(reason) => return Err(slot.absence(&reason)),
@@ -208,11 +216,7 @@ impl Relay {
             };
             let may_repeat = call.is_repeatable || !is_in_doubt;
             if !may_repeat || !wait.pause().await {
-                let doubt = match is_in_doubt {
-                    true => ", and it is not known whether the request was carried out",
-                    false => "",
-                };
-                let error = slot.absence(&format!("{reason}{doubt}"));
+                let error = slot.absence(&format!("{reason}{}", doubt(is_in_doubt)));
                 return Err(error.with_retry_after_ms(RETRY_AFTER_MS));
             }
         }
@@ -271,6 +275,14 @@ impl<E: Clone> Wait<E> {
             () = sleep(PAUSE) => {}
         }
         true
+    }
+}
+
+/// The end of an error text.
+fn doubt(is_in_doubt: bool) -> &'static str {
+    match is_in_doubt {
+        true => ", and it is not known whether the request was carried out",
+        false => "",
     }
 }
 

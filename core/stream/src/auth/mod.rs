@@ -228,6 +228,21 @@ impl Authenticator {
         })
     }
 
+    /// Checks that the token of an identity that was verified before has not been revoked meanwhile, and
+    /// has not expired.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check_again(&self, identity: &Identity) -> Result<(), StreamError> {
+        let Identity::User(identity) = identity else {
+            return Ok(());
+        };
+        if identity.expires_at_ms <= self.clock.now_ms() {
+            return Err(unauthenticated("the token has expired"));
+        }
+        self.revocations.check(identity)
+    }
+
     fn verify_token(&self, token: &str) -> Result<Identity, TokenFault> {
         let claims = self.verify_signature(token)?;
         Ok(self.check_claims(claims)?.into())
