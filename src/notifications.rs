@@ -8,6 +8,7 @@
 //! its time.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -124,6 +125,7 @@ impl Notifications {
             urgent_fan_outs: urgent_sender,
             channel_outcomes: outcome_sender,
             has_dropped: AtomicBool::new(false),
+            unknown_namespaces: parking_lot::Mutex::default(),
         };
         Some(Self {
             service: service.clone(),
@@ -560,6 +562,8 @@ struct ChannelSink {
     channel_outcomes: mpsc::Sender<ChannelOutcome>,
     /// Whether a queue had no room.
     has_dropped: AtomicBool,
+    /// Namespaces of which notifications came that this node does not have.
+    unknown_namespaces: parking_lot::Mutex<HashSet<String>>,
 }
 
 impl ChannelSink {
@@ -572,6 +576,17 @@ impl ChannelSink {
         };
         if queue.try_send(fan_out).is_err() {
             self.has_dropped.store(true, Ordering::Release);
+        }
+    }
+
+    fn warn_of_namespace(&self, channel: &ChannelName) {
+        let namespace = channel.namespace();
+        if self.unknown_namespaces.lock().insert(namespace.to_owned()) {
+            tracing::warn!(
+                namespace,
+                %channel,
+                "notifications to channels of a namespace that this node lacks stay in the store: add it to the configuration, and restart"
+            );
         }
     }
 
@@ -603,6 +618,11 @@ impl EventSink for ChannelSink {
                 channel,
                 notification,
             } => {
+                // Each node has the namespaces of its own file. The row stays for an owner that has it.
+                if self.stream.namespaces().get(&channel).is_none() {
+                    self.warn_of_namespace(&channel);
+                    return;
+                }
                 let urgency = match notification.priority() {
                     Priority::Urgent => Urgency::Urgent,
                     _ => Urgency::Ordinary,

@@ -232,6 +232,45 @@ async fn a_notification_to_a_channel_is_published_by_the_next_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_notification_to_a_channel_waits_for_an_owner_that_has_its_namespace() {
+    let redis = RedisServer::start().await;
+    let start = async |name: &str| {
+        let builder = server(&redis).set("store", "kind = \"redis\"");
+        builder.namespace(name, "").start().await
+    };
+    let mut a = start("room").await;
+    a.metric_until("tidewire_store_owner", "", |value| value > 0.0)
+        .await;
+    let mut b = start("other").await;
+    // The store can be written, and channels cannot.
+    let only = ["~test:{store}:*", "~test:{control}:*"];
+    let restrict = ["ACL", "SETUSER", "default", "resetkeys", only[0], only[1]];
+    redis.command(&restrict).await;
+    let notification = json!({"type": "system_announcement", "title": "1"});
+    let body = json!({"channel": "room:1", "notification": notification});
+    let token = Token::service();
+    let acknowledged = a.call("NotifyService/Notify", Some(&token), &body).await;
+    assert_eq!(acknowledged.status, 200, "{}", acknowledged.body);
+    a.kill().await;
+    redis
+        .command(&["ACL", "SETUSER", "default", "allkeys"])
+        .await;
+    b.log_line("a namespace that this node lacks").await;
+    b.kill().await;
+    let c = start("room").await;
+    eventually("it is published", async || {
+        let request = json!({"channel": "room:1"});
+        let page = c
+            .call("StreamService/GetHistory", Some(&token), &request)
+            .await;
+        let page = (page.status == 200).then(|| page.json())?;
+        let title = &page["messages"][0]["data"]["title"];
+        (*title == json!("1")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_was_paused_pushes_nothing_of_its_term() {
     let redis = RedisServer::start().await;
     let (a, b) = pair(&redis).await;
