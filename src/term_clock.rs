@@ -5,20 +5,22 @@
 //! shared store therefore go by the clock of Redis where that of the node differs from it by more
 //! than [`TOLERANCE_MS`]. Within it the node's own clock counts, to which prices and timers belong.
 //!
+//! Each comparison also notes how far the clock of the node is ahead of one that only goes on. If it is
+//! further ahead or behind later, it was set: until the next comparison, which follows at once, time
+//! goes on from the last one. A clock that is wrong for a moment therefore removes nothing.
+//!
 //! Great steps ahead of this time are doubted too ([`GuardedClock`]). The mark is in the shared
 //! store: that of the node's own folder says nothing about the time of the other nodes.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tidewire_store::{RedisStore, SharedStore, StoreError};
 use tidewire_stream::{Clock, GuardedClock, SharedClock};
-use tokio::time::sleep;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock_mark;
@@ -30,18 +32,40 @@ const TOLERANCE_MS: i64 = 60_000;
 /// Time between two comparisons with the clock of Redis.
 const COMPARISON: Duration = Duration::from_secs(10);
 
+/// Pause between two comparisons, if the clock of the node is set again and again.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// The clock of a node, set right by that of Redis.
 #[derive(Debug)]
 struct CorrectedClock {
     wall: SharedClock,
-    correction_ms: AtomicI64,
+    /// A moment by a clock that only goes on.
+    origin: Instant,
+    compared: Mutex<Compared>,
+    /// Told when the clock of the node was set.
+    was_set: Notify,
+}
+
+/// The findings of the last comparison.
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    /// Added to the clock of the node.
+    correction_ms: i64,
+    /// The time of the node at the origin.
+    base_ms: i64,
 }
 
 impl CorrectedClock {
     fn new(wall: SharedClock) -> Self {
+        let base_ms = wall.now_ms();
         Self {
             wall,
-            correction_ms: AtomicI64::new(0),
+            origin: Instant::now(),
+            compared: Mutex::new(Compared {
+                correction_ms: 0,
+                base_ms,
+            }),
+            was_set: Notify::new(),
         }
     }
 
@@ -51,14 +75,37 @@ impl CorrectedClock {
             small if small.saturating_abs() <= TOLERANCE_MS => 0,
             great => great,
         };
-        self.correction_ms.store(correction_ms, Ordering::Relaxed);
+        let base_ms = wall_ms.saturating_sub(self.passed_ms());
+        *self.compared.lock() = Compared {
+            correction_ms,
+            base_ms,
+        };
+    }
+
+    fn correction_ms(&self) -> i64 {
+        self.compared.lock().correction_ms
+    }
+
+    /// Time since the origin.
+    fn passed_ms(&self) -> i64 {
+        i64::try_from(self.origin.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 }
 
 impl Clock for CorrectedClock {
     fn now_ms(&self) -> i64 {
-        let correction_ms = self.correction_ms.load(Ordering::Relaxed);
-        self.wall.now_ms().saturating_add(correction_ms)
+        let Compared {
+            correction_ms,
+            base_ms,
+        } = *self.compared.lock();
+        let wall_ms = self.wall.now_ms();
+        let expected_ms = base_ms.saturating_add(self.passed_ms());
+        let was_set = wall_ms.abs_diff(expected_ms) > TOLERANCE_MS.unsigned_abs();
+        if was_set {
+            self.was_set.notify_one();
+        }
+        let node_ms = if was_set { expected_ms } else { wall_ms };
+        node_ms.saturating_add(correction_ms)
     }
 }
 
@@ -96,9 +143,13 @@ impl TermClock {
     pub(crate) async fn follow(&self, cancel: CancellationToken) {
         let following = async {
             loop {
-                sleep(COMPARISON).await;
+                tokio::select! {
+                    () = sleep(COMPARISON) => {}
+                    () = self.corrected.was_set.notified() => {}
+                }
                 // The fault of a store that cannot be read is reported by others.
                 let _ = self.compare().await;
+                sleep(PAUSE).await;
             }
         };
         cancel.run_until_cancelled(following).await;
@@ -114,7 +165,7 @@ impl TermClock {
     async fn warn(&self) {
         let mut is_known = false;
         loop {
-            let correction_ms = self.corrected.correction_ms.load(Ordering::Relaxed);
+            let correction_ms = self.corrected.correction_ms();
             let is_wrong = correction_ms != 0;
             if is_wrong && !is_known {
                 let ahead_s = -correction_ms / 1_000;
@@ -168,6 +219,25 @@ mod tests {
             wall.advance(NOW_MS - wrong_ms);
             corrected.compare(NOW_MS + 1_000, wall.now_ms());
             assert_eq!(corrected.now_ms(), NOW_MS + 1_000);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_counts_once_it_was_compared() {
+        for hours in [2, -2] {
+            let step_ms = hours * 60 * 60 * 1_000;
+            let wall = ManualClock::at(NOW_MS);
+            let corrected = CorrectedClock::new(wall.clone());
+            corrected.compare(NOW_MS, NOW_MS);
+            let is_right = || corrected.now_ms().abs_diff(NOW_MS) < 60_000;
+            wall.advance(step_ms);
+            assert!(is_right(), "{hours}");
+            corrected.compare(NOW_MS, wall.now_ms());
+            assert!(is_right(), "{hours}");
+            wall.advance(-step_ms);
+            assert!(is_right(), "{hours}");
+            corrected.compare(NOW_MS, wall.now_ms());
+            assert_eq!(corrected.now_ms(), NOW_MS);
         }
     }
 
