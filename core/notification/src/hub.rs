@@ -75,7 +75,7 @@ impl NotificationHub {
                 return Ok(counts::unread(&state, &core.live(time), core.floor(&state)));
             }
         }
-        self.with_user(&user, async |work| {
+        self.read_user(&user, async |work| {
             work.load([&user], Vec::new()).await?;
             Ok(work.unread(&user))
         })
@@ -266,6 +266,27 @@ impl NotificationHub {
         let result = operation(&mut work).await?;
         work.commit().await?;
         Ok(result)
+    }
+
+    /// The same of an operation that only reads. If the store takes nothing now, a later operation stores
+    /// the rest, such as the first contact of a user.
+    async fn read_user<T>(
+        &self,
+        user: &UserId,
+        operation: impl AsyncFnOnce(&mut Work<'_>) -> Result<T, NotificationError>,
+    ) -> Result<T, NotificationError> {
+        let (store, stripes) = (&self.0.store, BTreeSet::from([self.0.locks.stripe(user)]));
+        let mut work = Work::lock(&self.0, &stripes).await;
+        let result = operation(&mut work).await?;
+        let stored = match store.failure() {
+            Some(error) => Err(error.into()),
+            None => work.commit().await,
+        };
+        match stored {
+            Err(error) if store.has_ended() || !store.is_current() => Err(error),
+            Ok(()) | Err(NotificationError::Unavailable(_)) => Ok(result),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl NotificationHub {
     ) -> Result<NotificationPage, NotificationError> {
         let core = &*self.0;
         let user = draft::check_user("user", user)?;
-        self.with_user(&user, async |work| {
+        self.read_user(&user, async |work| {
             work.load([&user], Vec::new()).await?;
             let unread_count = work.unread(&user);
             let mut items = find(core, work, &user, query).await?;

@@ -2,7 +2,7 @@
 
 use crate::support::{HOUR_MS, World, everyone, notification, sender, to};
 use tidewire_notification::{NotificationConfig, NotificationError};
-use tidewire_proto::v1::NotifyRequest;
+use tidewire_proto::v1::{ListNotificationsRequest, NotifyRequest};
 use tidewire_store::Table;
 
 #[tokio::test]
@@ -43,9 +43,24 @@ async fn a_full_disk_gives_a_clear_error_and_changes_nothing() {
     assert!(world.events().is_empty());
     // A user who was seen can be read all the time.
     assert_eq!(world.titles("ada").await, ["a"]);
+    // One who was not, too: the first contact is stored later.
+    assert!(world.titles("bob").await.is_empty());
+    assert_eq!(world.count("bob").await, 0);
     world.store.accept_commits();
+    world.notify("bob", "e").await;
+    assert_eq!(world.titles("bob").await, ["e"]);
     world.notify("ada", "d").await;
     assert_eq!(world.titles("ada").await, ["d", "a"]);
+}
+
+#[tokio::test]
+async fn a_store_that_has_ended_answers_no_reads() {
+    let world = World::new().await;
+    world.notify("ada", "a").await;
+    world.store.end();
+    let query = world.hub.list_query(&ListNotificationsRequest::default());
+    let listed = world.hub.list("bob", &query.unwrap()).await;
+    assert!(matches!(listed, Err(NotificationError::Unavailable(_))));
 }
 
 #[tokio::test]
