@@ -36,6 +36,7 @@ mod hearing;
 mod history;
 mod kept_answers;
 mod keys;
+mod loss_log;
 mod nodes;
 mod owed;
 mod positions;

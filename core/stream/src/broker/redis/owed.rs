@@ -10,7 +10,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::sleep};
 
-use super::catch_up::CatchUp;
+use super::{
+    catch_up::CatchUp,
+    loss_log::{self, LossLog},
+};
 use crate::{ChannelName, Class, Namespaces, StreamError, broker::LocalDelivery};
 
 /// Channels that are owed an epoch at most, of some hundred bytes each.
@@ -25,6 +28,7 @@ pub(super) struct OwedEpochs {
     namespaces: Arc<Namespaces>,
     channels: Mutex<HashSet<ChannelName>>,
     added: Notify,
+    losses: LossLog,
 }
 
 impl OwedEpochs {
@@ -33,13 +37,14 @@ impl OwedEpochs {
             namespaces,
             channels: Mutex::default(),
             added: Notify::new(),
+            losses: LossLog::default(),
         })
     }
 
     /// Logs and counts a publication without a sender that could repeat it.
     pub(super) fn lose(&self, channel: &ChannelName, error: &StreamError) {
         metrics::counter!("tidewire_broker_lost_publications_total").increment(1);
-        tracing::error!(%channel, %error, "lost a publication of an engine");
+        self.losses.note(channel, error);
         let namespace = self.namespaces.get(channel);
         // The next value of another channel takes the place of the one that is lost.
         if namespace.is_some_and(|one| one.class == Class::History) {
@@ -57,8 +62,19 @@ impl OwedEpochs {
         self.added.notify_one();
     }
 
-    /// Begins the epochs, until it is aborted.
+    /// Begins the epochs, and logs losses, until it is aborted.
     pub(super) async fn run<D: LocalDelivery>(self: Arc<Self>, catch_up: Arc<CatchUp<D>>) {
+        tokio::join!(self.begin_epochs(&catch_up), self.log_losses());
+    }
+
+    async fn log_losses(&self) {
+        loop {
+            sleep(loss_log::PAUSE).await;
+            self.losses.log();
+        }
+    }
+
+    async fn begin_epochs<D: LocalDelivery>(&self, catch_up: &CatchUp<D>) {
         loop {
             self.added.notified().await;
             let owed = std::mem::take(&mut *self.channels.lock());
