@@ -69,7 +69,7 @@ pub(crate) fn unidentified(
 ) -> Caller {
     Caller {
         identity: Identity::Unknown,
-        address: client_address(gateway, headers, extensions),
+        address: address(gateway, headers, extensions),
         locality: extensions.get().copied().unwrap_or_default(),
         connection: None,
     }
@@ -85,7 +85,7 @@ pub(crate) fn charge(
 }
 
 /// The address of a client: its peer address, or the address that a trusted proxy names.
-fn client_address(
+pub(crate) fn address(
     gateway: &Gateway,
     headers: &HeaderMap,
     extensions: &Extensions,

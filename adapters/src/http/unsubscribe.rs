@@ -6,22 +6,26 @@ use axum::{
     extract::{RawQuery, State},
     response::Response,
 };
-use http::{HeaderValue, Method, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, header};
 
-use crate::{Gateway, reply::HttpError};
+use crate::{Gateway, client, reply::HttpError};
 
 /// Shows the page, or unsubscribes.
 pub(crate) async fn handle(
     State(gateway): State<Gateway>,
     method: Method,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    extensions: Extensions,
 ) -> Result<Response, HttpError> {
     let query = query.unwrap_or_default();
     let mut parameters = query.split('&');
     let token = parameters
         .find_map(|one| one.strip_prefix("token="))
         .unwrap_or_default();
-    let answer = gateway.notify_rpc.unsubscribe(&method, token).await?;
+    let address = client::address(&gateway, &headers, &extensions);
+    let notify = &gateway.notify_rpc;
+    let answer = notify.unsubscribe(&method, token, address).await?;
     let mut response = Response::new(Body::from(answer.page()));
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, html);

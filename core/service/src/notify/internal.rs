@@ -1,5 +1,7 @@
 //! Requests of other nodes and of parts of this server that no RPC has in this form.
 
+use std::net::IpAddr;
+
 use prost::Message;
 use tidewire_notification::NotificationHub;
 use tidewire_proto::v1::{
@@ -79,7 +81,8 @@ impl NotifyRpc {
         })
     }
 
-    /// Handles a request at the unsubscribe URL, here or on another node.
+    /// Handles a request at the unsubscribe URL, here or on another node. `address` is that of the client,
+    /// if it is known.
     ///
     /// # Errors
     /// The server did not make the token, has no e-mail, or its store fails.
@@ -87,12 +90,16 @@ impl NotifyRpc {
         &self,
         method: &http::Method,
         token: &str,
+        address: Option<IpAddr>,
     ) -> Result<UnsubscribeAnswer, StreamError> {
         let request = UnsubscribeRequest {
             method: method.to_string(),
             token: token.to_owned(),
         };
-        let caller = Caller::from(Identity::Anonymous);
+        let caller = Caller {
+            address,
+            ..Caller::from(Identity::Anonymous)
+        };
         // To unsubscribe twice is the same as once.
         let call = Call::read((INTERNAL_NOTIFY, "unsubscribe"), &caller, &request);
         match self.reach_delivery(call).await? {
@@ -120,7 +127,9 @@ impl NotifyRpc {
         let request = GetUnreadCountRequest {
             user: Some(user.to_owned()),
         };
-        let caller = Caller::from(Identity::Anonymous);
+        // As the user: each has a line of its own to the other node.
+        let user_identity = UserIdentity::new(UserId::new(user), i64::MAX);
+        let caller = Caller::from(Identity::from(user_identity));
         let call = Call::read((INTERNAL_NOTIFY, "publish_count"), &caller, &request);
         match self.reach(call).await? {
             Reached::Here(hub) => Ok(hub.publish_count(user).await?),
@@ -173,7 +182,8 @@ impl NotifyRpc {
                         "POST" => http::Method::POST,
                         _ => http::Method::GET,
                     };
-                    let answer = self.unsubscribe(&method, &request.token).await?;
+                    let answer = self.unsubscribe(&method, &request.token, caller.address);
+                    let answer = answer.await?;
                     let is_done = answer == UnsubscribeAnswer::Done;
                     Ok(UnsubscribeResponse { is_done })
                 })
