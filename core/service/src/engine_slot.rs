@@ -165,9 +165,12 @@ impl<E: Clone> EngineSlot<E> {
         }))
     }
 
-    /// The error of a request that needs the engine.
+    /// The error of a request that needs the engine. A reason that is such an error of another node is
+    /// returned as it is.
     pub(crate) fn absence(&self, reason: &str) -> StreamError {
-        let text = format!("{} are unavailable: {reason}", self.subject);
+        let beginning = format!("{} are unavailable: ", self.subject);
+        let reason = reason.strip_prefix(&beginning).unwrap_or(reason);
+        let text = format!("{beginning}{reason}");
         StreamError::new(ErrorCode::Unavailable, text)
     }
 
