@@ -141,18 +141,16 @@ impl AlertRpc {
     /// Registers a rule.
     pub(crate) async fn register_as(
         &self,
+        form: RuleForm,
         caller: &Caller,
-        user: Option<&str>,
-        rule: AlertRule,
-        key: Option<String>,
+        request: RegisterAlertRequest,
     ) -> Result<AlertRule, AlertRefusal> {
-        let owner = owner_of(caller, user)?;
-        let request = RegisterAlertRequest {
-            user: user.map(str::to_owned),
-            rule: Some(rule),
-            idempotency_key: key,
+        let owner = owner_of(caller, request.user.as_deref())?;
+        let name = match form {
+            RuleForm::Field => (ALERT, "RegisterAlert"),
+            RuleForm::Whole => (INTERNAL_ALERT, "register"),
         };
-        let call = Call::once((INTERNAL_ALERT, "register"), caller, &request);
+        let call = Call::once(name, caller, &request);
         let call = call.repeatable_if(request.idempotency_key.is_some());
         let engine = here!(self.reach(call).await?);
         let (rule, key) = (request.rule.unwrap_or_default(), request.idempotency_key);
@@ -162,16 +160,16 @@ impl AlertRpc {
     /// Changes a rule.
     pub(crate) async fn update_as(
         &self,
+        form: RuleForm,
         caller: &Caller,
-        user: Option<&str>,
-        rule: AlertRule,
+        request: UpdateAlertRequest,
     ) -> Result<AlertRule, AlertRefusal> {
-        let owner = owner_of(caller, user)?;
-        let request = UpdateAlertRequest {
-            user: user.map(str::to_owned),
-            rule: Some(rule),
+        let owner = owner_of(caller, request.user.as_deref())?;
+        let name = match form {
+            RuleForm::Field => (ALERT, "UpdateAlert"),
+            RuleForm::Whole => (INTERNAL_ALERT, "update"),
         };
-        let call = Call::once((INTERNAL_ALERT, "update"), caller, &request);
+        let call = Call::once(name, caller, &request);
         let engine = here!(self.reach(call).await?);
         let rule = request.rule.unwrap_or_default();
         Ok(engine.update(&owner, rule).await?)
@@ -250,25 +248,29 @@ impl AlertRpc {
         let caller = &call.caller;
         match &*call.method {
             "register" => {
-                carry_out(call, async |request: RegisterAlertRequest| {
-                    let (user, rule) = (request.user.as_deref(), request.rule);
-                    let (rule, key) = (rule.unwrap_or_default(), request.idempotency_key);
-                    Ok(self.register_as(caller, user, rule, key).await?)
+                carry_out(call, async |request| {
+                    Ok(self.register_as(RuleForm::Whole, caller, request).await?)
                 })
                 .await
             }
             "update" => {
-                carry_out(call, async |request: UpdateAlertRequest| {
-                    let rule = request.rule.unwrap_or_default();
-                    Ok(self
-                        .update_as(caller, request.user.as_deref(), rule)
-                        .await?)
+                carry_out(call, async |request| {
+                    Ok(self.update_as(RuleForm::Whole, caller, request).await?)
                 })
                 .await
             }
             _ => Err(unknown_method(call)),
         }
     }
+}
+
+/// Where the rule is in a request of a client, by which errors name its fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleForm {
+    /// In the field `rule`: an RPC.
+    Field,
+    /// It is the request: a message of a session.
+    Whole,
 }
 
 /// Why a request about a rule is refused. The caller knows where the rule is in its request.
@@ -404,13 +406,8 @@ impl AlertService for AlertRpc {
         let request = request.into_inner();
         let register = async {
             check_rule(request.rule.as_ref().ok_or_else(missing_rule)?)?;
-            let owner = owner_of(&caller, request.user.as_deref())?;
-            let call = Call::once((ALERT, "RegisterAlert"), &caller, &request);
-            let call = call.repeatable_if(request.idempotency_key.is_some());
-            let engine = here!(self.reach(call).await?);
-            let (rule, key) = (request.rule.unwrap_or_default(), request.idempotency_key);
-            let registered = engine.register(&owner, rule, key).await;
-            registered.map_err(|error| AlertRefusal::from(error).in_rule())
+            let registered = self.register_as(RuleForm::Field, &caller, request).await;
+            registered.map_err(AlertRefusal::in_rule)
         };
         answer(register.await)
     }
@@ -423,13 +420,8 @@ impl AlertService for AlertRpc {
         let request = request.into_inner();
         let update = async {
             check_rule(request.rule.as_ref().ok_or_else(missing_rule)?)?;
-            let owner = owner_of(&caller, request.user.as_deref())?;
-            let call = Call::once((ALERT, "UpdateAlert"), &caller, &request);
-            let engine = here!(self.reach(call).await?);
-            let updated = engine
-                .update(&owner, request.rule.unwrap_or_default())
-                .await;
-            updated.map_err(|error| AlertRefusal::from(error).in_rule())
+            let updated = self.update_as(RuleForm::Field, &caller, request).await;
+            updated.map_err(AlertRefusal::in_rule)
         };
         answer(update.await)
     }

@@ -3,12 +3,12 @@
 
 use tidewire_proto::v1::{
     AlertRule, DeleteAlertRequest, Error, ExplainAlertRequest, ListAlertsRequest, ListFiresRequest,
-    server_message::Data,
+    RegisterAlertRequest, UpdateAlertRequest, server_message::Data,
 };
 use tidewire_stream::{Command, StreamError};
 
 use super::handler::{Handler, HandlerRegistry, handles, reply_from_core};
-use crate::{AlertRpc, notify::own_user};
+use crate::{AlertRpc, alert::RuleForm, notify::own_user};
 
 /// Stands for the rules in the order of commands: a client that registers and then lists gets the
 /// new rule.
@@ -36,8 +36,12 @@ impl Handler for Register {
     async fn answer(&self, command: &Command, mut rule: AlertRule) -> Result<Data, Error> {
         let caller = command.caller();
         let user = own_user(&caller.identity, rule.user.take());
-        let key = rule.idempotency_key.take();
-        let registered = self.0.register_as(&caller, user.as_deref(), rule, key);
+        let request = RegisterAlertRequest {
+            user,
+            idempotency_key: rule.idempotency_key.take(),
+            rule: Some(rule),
+        };
+        let registered = self.0.register_as(RuleForm::Whole, &caller, request);
         let registered = registered.await.map_err(StreamError::from);
         reply_from_core(registered, Data::AlertRegistered)
     }
@@ -56,7 +60,11 @@ impl Handler for Update {
     async fn answer(&self, command: &Command, mut rule: AlertRule) -> Result<Data, Error> {
         let caller = command.caller();
         let user = own_user(&caller.identity, rule.user.take());
-        let updated = self.0.update_as(&caller, user.as_deref(), rule);
+        let request = UpdateAlertRequest {
+            user,
+            rule: Some(rule),
+        };
+        let updated = self.0.update_as(RuleForm::Whole, &caller, request);
         let updated = updated.await.map_err(StreamError::from);
         reply_from_core(updated, Data::AlertUpdated)
     }
