@@ -564,7 +564,13 @@ impl WatchService for WatchRpc {
         });
         all_of(join_all(unlinked).await)?;
         // In a namespace with `access = "owner"`, the user is unsubscribed now.
-        let left = self.stream.recheck(&user, channel.as_str());
+        let left = match self.chains.is_shared() {
+            true => {
+                let everywhere = self.stream.recheck_everywhere(&user, channel.as_str());
+                everywhere.await
+            }
+            false => self.stream.recheck(&user, channel.as_str()),
+        };
         left.map_err(|error| status_of(&error))?;
         Ok(Response::new(UnlinkWalletResponse {}))
     }

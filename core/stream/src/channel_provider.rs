@@ -7,9 +7,10 @@
 //!
 //! | request | calls |
 //! |---|---|
-//! | publish, history, presence, unsubscribe | `validate` |
-//! | subscribe that is refused | `validate`, `owns` |
-//! | subscribe that is allowed | `validate`, `owns`, `activate`, `activate_elsewhere`, then `epoch` |
+//! | publish, unsubscribe | `validate` |
+//! | history, presence | `validate`, `look_owner_up`, `owns` |
+//! | subscribe that is refused | `validate`, `look_owner_up`, `owns` |
+//! | subscribe that is allowed | `validate`, `look_owner_up`, `owns`, `activate`, `activate_elsewhere`, then `epoch` |
 //!
 //! # Why `activate` comes before the position is read
 //! An engine that follows a wallet gives each uninterrupted stretch of following an epoch.
@@ -28,6 +29,9 @@ use crate::{Caller, Epoch, StreamError, UserId};
 
 /// The work of another server on a channel, until it has begun or is refused.
 pub type Activation<'a> = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send + 'a>>;
+
+/// A question to another server about the owner of a channel, until it is answered.
+pub type OwnerLookup<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// The channels of one namespace, as their engine knows them. `rest` is the part of a
 /// channel's canonical name after the colon.
@@ -74,6 +78,18 @@ pub trait ChannelProvider: Send + Sync + 'static {
     fn owns(&self, user: &UserId, rest: &str) -> bool {
         let _ = (user, rest);
         false
+    }
+
+    /// Asks the server that knows whether a channel belongs to a user, so that
+    /// [`owns`](Self::owns) knows it too. None if this server knows.
+    fn look_owner_up<'a>(&'a self, user: &'a UserId, rest: &'a str) -> Option<OwnerLookup<'a>> {
+        let _ = (user, rest);
+        None
+    }
+
+    /// Forgets the result of such a question: it may have changed.
+    fn forget_owner(&self, user: &UserId, rest: &str) {
+        let _ = (user, rest);
     }
 }
 

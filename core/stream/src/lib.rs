@@ -38,7 +38,7 @@ pub use backoff::Backoff;
 pub use broker::PageLimit;
 pub use caller::{Caller, Locality};
 pub use channel::{ChannelName, ChannelNameError, UserIdError};
-pub use channel_provider::{Activation, ChannelEpoch, ChannelProvider};
+pub use channel_provider::{Activation, ChannelEpoch, ChannelProvider, OwnerLookup};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock, deadline};
 pub use content::{Content, SharedEvent};
 pub use error::StreamError;

@@ -13,7 +13,7 @@ use tidewire_proto::v1::ErrorCode;
 
 use crate::{
     Access, Caller, ChannelName, Identity, Locality, Namespace, Namespaces, Ownership,
-    PublishRight, Scope, StreamError,
+    PublishRight, Scope, StreamError, UserId,
     identity::{ChannelPattern, UserIdentity},
 };
 
@@ -37,6 +37,35 @@ impl Namespaces {
         match provider.zip(identity.user()) {
             Some((provider, user)) if provider.owns(user, channel.rest()) => Ok(()),
             _ => Err(refused),
+        }
+    }
+}
+
+impl Namespaces {
+    /// Finds out whether a channel belongs to an identity, where only another server knows it. Call it
+    /// before [`may_read`](Self::may_read).
+    pub(crate) async fn look_owner_up(
+        &self,
+        identity: &Identity,
+        channel: &ChannelName,
+        namespace: &Namespace,
+    ) {
+        let needs_owner = namespace.access == Access::Owner;
+        let Some(user) = identity.user().filter(|_| needs_owner) else {
+            return;
+        };
+        if identity.may_read(channel, namespace).is_err()
+            && let Some(provider) = self.provider(channel)
+            && let Some(lookup) = provider.look_owner_up(user, channel.rest())
+        {
+            lookup.await;
+        }
+    }
+
+    /// Forgets whether a channel belongs to a user.
+    pub(crate) fn forget_owner(&self, user: &UserId, channel: &ChannelName) {
+        if let Some(provider) = self.provider(channel) {
+            provider.forget_owner(user, channel.rest());
         }
     }
 }

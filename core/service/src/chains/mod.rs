@@ -12,6 +12,7 @@
 mod book;
 mod follow;
 mod interest;
+mod linked_wallets;
 #[cfg(test)]
 mod model;
 mod nodes;
@@ -25,24 +26,29 @@ use bytes::Bytes;
 use futures::future::join_all;
 use prost::Message;
 use tidewire_chain::ChainEngine;
+use tidewire_proto::v1::LinkWalletRequest;
 use tidewire_store::SharedStore;
 use tidewire_stream::{
-    CallRefusal, ChannelName, ChannelProvider, ForwardedCall, StreamCore, StreamError,
+    CallRefusal, ChannelName, ChannelProvider, ForwardedCall, StreamCore, StreamError, UserId,
 };
 
 pub(crate) use self::wire::ChannelReply;
 use self::{
     interest::ChainInterest,
+    linked_wallets::LinkedWallets,
     nodes::NodeInterest,
-    wire::{ChainCall, InterestUpdate},
+    wire::{ChainCall, InterestUpdate, LinkReply},
 };
 use crate::{
     engine_slot::{EngineSlot, Location},
-    forwarding::{Call, Reached, Relay, decode},
+    forwarding::{Call, Reached, Relay, carry_out, decode},
 };
 
 /// The method of updates of interest.
 const INTEREST: &str = "interest";
+
+/// The method of questions whether a wallet is linked to a user.
+const IS_LINKED: &str = "is_linked";
 
 /// The engines of chains, here or on other nodes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -62,6 +68,7 @@ struct SharedChains {
     catalog: ChainEngine,
     stream: Arc<StreamCore>,
     relay: Relay,
+    links: LinkedWallets,
     chains: BTreeMap<u64, SharedChain>,
 }
 
@@ -110,6 +117,7 @@ impl ChainSlots {
         Self(Source::Shared(Arc::new(SharedChains {
             chains: chains.collect(),
             relay: Relay::Forward(stream.clone()),
+            links: LinkedWallets::default(),
             catalog,
             stream,
         })))
@@ -154,6 +162,11 @@ impl ChainSlots {
             let chains = shared.chains.values();
             join_all(chains.map(|chain| chain.interest.run(shared, &chain.slot))).await;
         }
+    }
+
+    /// Whether one node each owns the chains.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0, Source::Shared(_))
     }
 
     /// An engine that knows the names of all chains, whether or not it runs them.
@@ -276,6 +289,14 @@ impl ChainSlots {
                 ..call.clone()
             };
             let engine = open.engine;
+            if call.method == IS_LINKED {
+                let answered = carry_out(&call, async |asked: LinkWalletRequest| {
+                    let user = UserId::new(asked.user.as_deref().unwrap_or_default());
+                    let is_linked = engine.owns_wallet(&user, &asked.address);
+                    Ok(LinkReply { is_linked })
+                });
+                return answered.await.map(Err).map_err(CallRefusal::Error);
+            }
             return match rules::answer(&engine, &call).await {
                 Some(answered) => answered.map(Err).map_err(CallRefusal::Error),
                 None => Ok(Ok(CallToChain { engine, request })),

@@ -6,11 +6,21 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{Activation, Caller, ChannelName, ChannelProvider, StreamError, UserId};
+use prost::Message as _;
+use tidewire_proto::v1::{ErrorCode, LinkWalletRequest};
+use tidewire_stream::{
+    Activation, Caller, ChannelName, ChannelProvider, Identity, OwnerLookup, StreamError, UserId,
+    identity::UserIdentity,
+};
 
-use super::{SharedChain, SharedChains};
-use crate::engine_slot::Location;
+use super::{
+    IS_LINKED, SharedChain, SharedChains,
+    wire::{ChainCall, LinkReply},
+};
+use crate::{
+    engine_slot::Location,
+    forwarding::{CHAINS, Call, Reached},
+};
 
 /// The providers, by namespace.
 pub(super) fn of(shared: &Arc<SharedChains>) -> [(&'static str, Arc<dyn ChannelProvider>); 4] {
@@ -63,10 +73,19 @@ impl ChannelProvider for WalletProvider {
 
     fn owns(&self, user: &UserId, rest: &str) -> bool {
         let mut chains = self.0.chains.values();
-        chains.any(|chain| {
-            let open = chain.slot.opened();
-            open.is_some_and(|open| open.engine.owns_wallet(user, rest))
-        })
+        let is_linked = chains.any(|chain| match chain.slot.locate() {
+            Location::Here(open) => open.engine.owns_wallet(user, rest),
+            _ => false,
+        });
+        is_linked || self.0.links.contains(user, rest)
+    }
+
+    fn look_owner_up<'a>(&'a self, user: &'a UserId, rest: &'a str) -> Option<OwnerLookup<'a>> {
+        Some(Box::pin(self.0.look_link_up(user, rest)))
+    }
+
+    fn forget_owner(&self, user: &UserId, rest: &str) {
+        self.0.links.forget(user, rest);
     }
 }
 
@@ -112,6 +131,41 @@ impl SharedChains {
         let chain = self.chain_of(rest)?;
         let interest = &chain.interest;
         interest.follow(self, &chain.slot, &channel, caller).await
+    }
+
+    /// Asks the owners of chains whether a wallet is linked to a user. One that links it is enough: all
+    /// chains have the same links.
+    async fn look_link_up(&self, user: &UserId, rest: &str) {
+        let asked = self.chains.keys().map(|id| self.ask_link(*id, user, rest));
+        let answers = join_all(asked).await;
+        if answers.contains(&Some(true)) {
+            self.links.insert(user, rest);
+        } else if answers.contains(&Some(false)) {
+            self.links.forget(user, rest);
+        }
+    }
+
+    /// Asks the owner of a chain. None if it does not answer.
+    async fn ask_link(&self, id: u64, user: &UserId, rest: &str) -> Option<bool> {
+        let chain = self.chains.get(&id)?;
+        let request = LinkWalletRequest {
+            user: Some(user.as_str().to_owned()),
+            address: rest.to_owned(),
+        };
+        let wrapped = ChainCall {
+            chain: id,
+            request: request.encode_to_vec().into(),
+        };
+        let caller = Identity::from(UserIdentity::new(user.clone(), i64::MAX)).into();
+        let call = Call::read((CHAINS, IS_LINKED), &caller, &wrapped);
+        match self.relay.reach(&chain.slot, call).await {
+            Ok(Reached::Here(open)) => Some(open.engine.owns_wallet(user, rest)),
+            Ok(Reached::Answered(LinkReply { is_linked })) => Some(is_linked),
+            Err(error) => {
+                tracing::debug!(chain = id, %error, "it is not known to whom a wallet is linked");
+                None
+            }
+        }
     }
 
     /// Follows a wallet on all chains. A chain without an owner follows it once it has one.

@@ -26,6 +26,13 @@ pub(crate) struct ChannelReply {
     pub(crate) channel: String,
 }
 
+/// Whether a wallet is linked to a user.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LinkReply {
+    #[prost(bool, tag = "1")]
+    pub(super) is_linked: bool,
+}
+
 /// Changes to the interest of one node.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct InterestUpdate {

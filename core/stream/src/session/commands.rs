@@ -164,6 +164,9 @@ impl Command {
     ) -> Result<SubscriptionResult, StreamError> {
         let namespaces = self.core().context.namespaces();
         let (channel, namespace) = namespaces.resolve(&request.channel)?;
+        namespaces
+            .look_owner_up(&self.identity(), &channel, namespace)
+            .await;
         self.may_subscribe(&channel)?;
         let options = SubscribeOptions {
             since: request.since.map(Position::from),

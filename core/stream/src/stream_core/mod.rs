@@ -305,8 +305,12 @@ impl StreamCore {
         since: Option<Position>,
         limit: PageLimit,
     ) -> Result<(ChannelName, History), StreamError> {
-        let (channel, namespace) = self.namespaces().resolve(channel)?;
-        self.namespaces().may_read(identity, &channel, namespace)?;
+        let namespaces = self.namespaces();
+        let (channel, namespace) = namespaces.resolve(channel)?;
+        namespaces
+            .look_owner_up(identity, &channel, namespace)
+            .await;
+        namespaces.may_read(identity, &channel, namespace)?;
         if since.is_some() && namespace.class == Class::Latest {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,

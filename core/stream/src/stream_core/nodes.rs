@@ -109,8 +109,12 @@ impl StreamCore {
         identity: &Identity,
         channel: &str,
     ) -> Result<Presence, StreamError> {
-        let (channel, namespace) = self.namespaces().resolve(channel)?;
-        self.namespaces().may_read(identity, &channel, namespace)?;
+        let namespaces = self.namespaces();
+        let (channel, namespace) = namespaces.resolve(channel)?;
+        namespaces
+            .look_owner_up(identity, &channel, namespace)
+            .await;
+        namespaces.may_read(identity, &channel, namespace)?;
         let mut presence = self.presence(&channel).await;
         let question = Question::Presence(channel.as_str().to_owned());
         let (answers, missing) = self.ask_others(&question).await;
@@ -203,6 +207,22 @@ impl StreamCore {
         self.channel_named(channel)?;
         let own = self.unsubscribe_target(target, channel);
         let question = Question::Unsubscribe(question::Subscription::new(target, channel));
+        self.act_everywhere(target, own, question).await
+    }
+
+    /// Unsubscribes a user's connections to all nodes from a channel that they may not read any more.
+    /// Returns how many were subscribed.
+    ///
+    /// # Errors
+    /// The channel's name is wrong, or not all nodes have done it.
+    pub async fn recheck_everywhere(
+        &self,
+        user: &UserId,
+        channel: &str,
+    ) -> Result<usize, StreamError> {
+        let target = Target::User(user.as_str());
+        let own = self.recheck(user, channel);
+        let question = Question::Recheck(question::Subscription::new(target, channel));
         self.act_everywhere(target, own, question).await
     }
 
@@ -384,6 +404,14 @@ impl StreamCore {
                 match target.as_ref().and_then(WireTarget::get) {
                     Some(target) => Answer::of_count(self.unsubscribe_target(target, &channel)),
                     None => unknown_question().into(),
+                }
+            }
+            Question::Recheck(question::Subscription { target, channel }) => {
+                match target.as_ref().and_then(WireTarget::get) {
+                    Some(Target::User(user)) => {
+                        Answer::of_count(self.recheck(&UserId::new(user), &channel))
+                    }
+                    _ => unknown_question().into(),
                 }
             }
             Question::Post(post) => {

@@ -205,6 +205,7 @@ impl StreamCore {
     /// The channel's name is wrong.
     pub fn recheck(&self, user: &UserId, channel: &str) -> Result<usize, StreamError> {
         let (channel, namespace) = self.namespaces().resolve(channel)?;
+        self.namespaces().forget_owner(user, &channel);
         let sessions = self.context.registry().of_user(user);
         let left = sessions.iter().filter(|session| {
             let identity = session.identity();

@@ -31,6 +31,9 @@ pub(super) enum Question {
     /// Calls a service.
     #[prost(message, tag = "7")]
     Call(Call),
+    /// Unsubscribes connections that may not read the channel any more.
+    #[prost(message, tag = "8")]
+    Recheck(Subscription),
 }
 
 /// An answer of a node.
@@ -62,7 +65,7 @@ pub(super) enum Answer {
 
 #[derive(Clone, PartialEq, Message)]
 struct QuestionMessage {
-    #[prost(oneof = "Question", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Question", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     question: Option<Question>,
 }
 
