@@ -108,26 +108,6 @@ impl<'a, Q: Message> Call<'a, Q> {
         }
     }
 
-    /// The same request in another form.
-    pub(crate) fn in_form<'b, P: Message>(&self, request: &'b P) -> Call<'b, P>
-    where
-        'a: 'b,
-    {
-        Call {
-            service: self.service,
-            method: self.method,
-            caller: self.caller,
-            request,
-            is_repeatable: self.is_repeatable,
-            time: self.time,
-        }
-    }
-
-    /// The request itself.
-    pub(crate) fn request(&self) -> &'a Q {
-        self.request
-    }
-
     /// The same request, which may take so long.
     pub(crate) fn within(self, time: Duration) -> Self {
         Self { time, ..self }

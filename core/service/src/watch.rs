@@ -1,9 +1,9 @@
 //! `WatchService`: blocks, transactions, wallets and contract events over gRPC.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream as FuturesStream, StreamExt as _, future::join_all, stream};
-use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
+use tidewire_chain::ChainError;
 use tidewire_proto::{
     prost::Message as _,
     v1::{
@@ -24,9 +24,8 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     ChainSlots, caller_of,
-    chains::{CallToChain, ChannelReply},
+    chains::{ChannelReply, calls},
     connection::{BATCH_BYTES, close_status, connection_info},
-    forwarding::{CHAINS, Call, Reached, carry_out, here, unknown_method},
     status::{identity_of, refusal, status_of},
 };
 
@@ -61,42 +60,18 @@ impl WatchRpc {
 
     /// Carries out a call of another node.
     pub(crate) async fn answer_call(&self, call: ForwardedCall) -> Result<Vec<u8>, CallRefusal> {
-        let CallToChain { engine, request } = match self.chains.receive(&call).await? {
-            Ok(call) => call,
-            Err(response) => return Ok(response),
-        };
-        let call = ForwardedCall {
-            body: request,
-            ..call
-        };
-        let engine = engine.on_behalf_of(&call.caller);
-        let answered = match &*call.method {
-            STATUS => carry_out(&call, async |target| status_on(&engine, target).await).await,
-            WATCH => carry_out(&call, async |request| watch_on(&engine, request).await).await,
-            UNWATCH => carry_out(&call, async |request| unwatch_on(&engine, request).await).await,
-            BLOCK => {
-                carry_out(&call, async |request: GetLatestBlockRequest| {
-                    Ok(engine.latest_block(request.chain)?)
-                })
-                .await
-            }
-            EVENTS => carry_out(&call, async |target| events_on(&engine, target).await).await,
-            LINK => carry_out(&call, async |request| link_on(&engine, request).await).await,
-            UNLINK => carry_out(&call, async |request| unlink_on(&engine, request).await).await,
-            _ => Err(unknown_method(&call)),
-        };
-        answered.map_err(CallRefusal::Error)
+        self.chains.answer(call).await
     }
 
     /// The status of a transaction, here or from another node.
     async fn status_as(
         &self,
         caller: &Caller,
-        target: TransactionTarget,
+        target: &TransactionTarget,
     ) -> Result<TransactionStatus, StreamError> {
-        let call = Call::read((CHAINS, STATUS), caller, &target).within(TIME);
-        let engine = here!(self.chains.reach(target.chain, call).await?);
-        status_on(&engine.on_behalf_of(caller), target).await
+        self.chains
+            .ask(target.chain, calls::STATUS, caller, target)
+            .await
     }
 
     /// Subscribes a session to a transaction or to events, and returns the current state.
@@ -117,7 +92,7 @@ impl WatchRpc {
                     tx_hash: hash,
                     abi: request.abi,
                 };
-                let status = self.status_as(&command.caller(), target).await?;
+                let status = self.status_as(&command.caller(), &target).await?;
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
@@ -173,84 +148,10 @@ impl WatchRpc {
             chain,
             events: Some(filter),
         };
-        // To watch a filter twice is the same as once.
-        let call = Call::read((CHAINS, EVENTS), &caller, &target).within(TIME);
-        let reply = match self.chains.reach(chain, call).await? {
-            Reached::Here(engine) => events_on(&engine.on_behalf_of(&caller), target).await?,
-            Reached::Answered(reply) => reply,
-        };
+        let asked = self.chains.ask(chain, calls::EVENTS, &caller, &target);
+        let reply: ChannelReply = asked.await?;
         Ok(reply.channel)
     }
-}
-
-/// The methods of calls to another node.
-const STATUS: &str = "status";
-const WATCH: &str = "watch";
-const UNWATCH: &str = "unwatch";
-const BLOCK: &str = "latest_block";
-const EVENTS: &str = "events";
-const LINK: &str = "link";
-const UNLINK: &str = "unlink";
-
-/// Longest time of a request: an engine waits 20 s for its processor or its store.
-const TIME: Duration = Duration::from_secs(22);
-
-async fn status_on(
-    engine: &ChainEngine,
-    target: TransactionTarget,
-) -> Result<TransactionStatus, StreamError> {
-    let status = engine.status(target.chain, &target.tx_hash, target.abi);
-    Ok(status.await?)
-}
-
-async fn watch_on(
-    engine: &ChainEngine,
-    request: WatchTransactionRequest,
-) -> Result<WatchTransactionResponse, StreamError> {
-    let interest = Interest::Durable(request.user);
-    let watched = engine.watch(request.chain, &request.tx_hash, interest, request.abi);
-    Ok(WatchTransactionResponse {
-        status: Some(watched.await?),
-    })
-}
-
-async fn unwatch_on(
-    engine: &ChainEngine,
-    request: UnwatchRequest,
-) -> Result<UnwatchResponse, StreamError> {
-    let interest = Interest::Durable(None);
-    let ended = engine.unwatch(request.chain, &request.tx_hash, interest);
-    ended.await?;
-    Ok(UnwatchResponse {})
-}
-
-async fn events_on(
-    engine: &ChainEngine,
-    target: EventsTarget,
-) -> Result<ChannelReply, StreamError> {
-    let filter = target.events.unwrap_or_default();
-    let channel = engine.watch_events(target.chain, filter).await?;
-    Ok(ChannelReply {
-        channel: channel.as_str().to_owned(),
-    })
-}
-
-async fn link_on(
-    engine: &ChainEngine,
-    request: LinkWalletRequest,
-) -> Result<LinkWalletResponse, StreamError> {
-    let user = UserId::new(request.user.as_deref().unwrap_or_default());
-    engine.link_wallet(&user, &request.address).await?;
-    Ok(LinkWalletResponse {})
-}
-
-async fn unlink_on(
-    engine: &ChainEngine,
-    request: UnlinkWalletRequest,
-) -> Result<UnlinkWalletResponse, StreamError> {
-    let user = UserId::new(request.user.as_deref().unwrap_or_default());
-    engine.unlink_wallet(&user, &request.address).await?;
-    Ok(UnlinkWalletResponse {})
 }
 
 fn neither_transaction_nor_events() -> StreamError {
@@ -438,7 +339,7 @@ impl WatchService for WatchRpc {
             }));
         }
         if let Some(target) = transaction {
-            let status = self.status_as(&caller, target).await;
+            let status = self.status_as(&caller, &target).await;
             let status = status.map_err(|error| status_of(&error))?;
             // The status includes all publications up to `seq`; the next one has the next
             // number. A recovered subscription receives the status as a publication.
@@ -467,14 +368,10 @@ impl WatchService for WatchRpc {
         if let Some(user) = &request.user {
             check_user(user)?;
         }
-        // To watch twice is the same as once.
-        let call = Call::read((CHAINS, WATCH), &caller, &request).within(TIME);
-        let reached = self.chains.reach(request.chain, call).await;
-        let watched = match reached.map_err(|error| status_of(&error))? {
-            Reached::Here(engine) => watch_on(&engine, request).await,
-            Reached::Answered(response) => Ok(response),
-        };
-        respond(watched)
+        let asked = self
+            .chains
+            .ask(request.chain, calls::WATCH, &caller, &request);
+        respond(asked.await)
     }
 
     async fn unwatch(
@@ -484,13 +381,10 @@ impl WatchService for WatchRpc {
         require_service(&request)?;
         let caller = caller_of(&request);
         let request = request.into_inner();
-        let call = Call::read((CHAINS, UNWATCH), &caller, &request).within(TIME);
-        let reached = self.chains.reach(request.chain, call).await;
-        let ended = match reached.map_err(|error| status_of(&error))? {
-            Reached::Here(engine) => unwatch_on(&engine, request).await,
-            Reached::Answered(response) => Ok(response),
-        };
-        respond(ended)
+        let asked = self
+            .chains
+            .ask(request.chain, calls::UNWATCH, &caller, &request);
+        respond(asked.await)
     }
 
     async fn get_transaction_status(
@@ -505,7 +399,7 @@ impl WatchService for WatchRpc {
             tx_hash,
             abi: Vec::new(),
         };
-        respond(self.status_as(&caller, target).await)
+        respond(self.status_as(&caller, &target).await)
     }
 
     async fn get_latest_block(
@@ -515,15 +409,10 @@ impl WatchService for WatchRpc {
         admit(&request)?;
         let caller = caller_of(&request);
         let request = request.into_inner();
-        let call = Call::read((CHAINS, BLOCK), &caller, &request);
-        let reached = self.chains.reach(request.chain, call).await;
-        respond(match reached {
-            Ok(Reached::Here(engine)) => engine
-                .latest_block(request.chain)
-                .map_err(StreamError::from),
-            Ok(Reached::Answered(block)) => Ok(block),
-            Err(error) => Err(error),
-        })
+        let asked = self
+            .chains
+            .ask(request.chain, calls::BLOCK, &caller, &request);
+        respond(asked.await)
     }
 
     async fn link_wallet(
@@ -534,15 +423,10 @@ impl WatchService for WatchRpc {
         user_of(request.get_ref().user.as_deref())?;
         let caller = caller_of(&request);
         let request = request.into_inner();
-        // To link twice is the same as once.
-        let linked = self.chains.of_wallets().into_iter().map(async |chain| {
-            let call = Call::read((CHAINS, LINK), &caller, &request).within(TIME);
-            match self.chains.reach(chain, call).await? {
-                Reached::Here(engine) => link_on(&engine, request.clone()).await,
-                Reached::Answered(response) => Ok(response),
-            }
-        });
-        all_of(join_all(linked).await)
+        let chains = self.chains.of_wallets().into_iter();
+        let asked = chains.map(|chain| self.chains.ask(chain, calls::LINK, &caller, &request));
+        let linked: Vec<Result<LinkWalletResponse, _>> = join_all(asked).await;
+        all_of(linked)
     }
 
     async fn unlink_wallet(
@@ -555,14 +439,10 @@ impl WatchService for WatchRpc {
         let request = request.into_inner();
         let channel = self.chains.catalog().wallet_channel(&request.address);
         let channel = channel.map_err(chain_status)?;
-        let unlinked = self.chains.of_wallets().into_iter().map(async |chain| {
-            let call = Call::read((CHAINS, UNLINK), &caller, &request).within(TIME);
-            match self.chains.reach(chain, call).await? {
-                Reached::Here(engine) => unlink_on(&engine, request.clone()).await,
-                Reached::Answered(response) => Ok(response),
-            }
-        });
-        all_of(join_all(unlinked).await)?;
+        let chains = self.chains.of_wallets().into_iter();
+        let asked = chains.map(|chain| self.chains.ask(chain, calls::UNLINK, &caller, &request));
+        let unlinked: Vec<Result<UnlinkWalletResponse, _>> = join_all(asked).await;
+        all_of(unlinked)?;
         // In a namespace with `access = "owner"`, the user is unsubscribed now.
         let left = match self.chains.is_shared() {
             true => {

@@ -10,6 +10,7 @@
 //! ```
 
 mod book;
+pub(crate) mod calls;
 mod follow;
 mod interest;
 mod linked_wallets;
@@ -26,10 +27,10 @@ use bytes::Bytes;
 use futures::future::join_all;
 use prost::Message;
 use tidewire_chain::ChainEngine;
-use tidewire_proto::v1::LinkWalletRequest;
+use tidewire_proto::v1::ErrorCode;
 use tidewire_store::SharedStore;
 use tidewire_stream::{
-    CallRefusal, ChannelName, ChannelProvider, ForwardedCall, StreamCore, StreamError, UserId,
+    CallRefusal, Caller, ChannelName, ChannelProvider, ForwardedCall, StreamCore, StreamError,
 };
 
 pub(crate) use self::wire::ChannelReply;
@@ -37,18 +38,15 @@ use self::{
     interest::ChainInterest,
     linked_wallets::LinkedWallets,
     nodes::NodeInterest,
-    wire::{ChainCall, InterestUpdate, LinkReply},
+    wire::{ChainCall, InterestUpdate},
 };
 use crate::{
     engine_slot::{EngineSlot, Location},
-    forwarding::{Call, Reached, Relay, carry_out, decode},
+    forwarding::{CHAINS, Call, Reached, Relay, decode},
 };
 
 /// The method of updates of interest.
 const INTEREST: &str = "interest";
-
-/// The method of questions whether a wallet is linked to a user.
-const IS_LINKED: &str = "is_linked";
 
 /// The engines of chains, here or on other nodes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -85,12 +83,6 @@ struct OpenChain {
     /// The interest of all nodes, since the engine is open.
     nodes: Arc<NodeInterest>,
     opened_at: tokio::time::Instant,
-}
-
-/// A call of another node to the engine of a chain.
-pub(crate) struct CallToChain {
-    pub(crate) engine: ChainEngine,
-    pub(crate) request: Bytes,
 }
 
 impl ChainSlots {
@@ -242,69 +234,87 @@ impl ChainSlots {
         }
     }
 
-    /// Reaches the engine of a chain, here or on another node. The engine that is here refuses an
-    /// unknown chain.
-    pub(crate) async fn reach<Q: Message, A: Message + Default>(
+    /// Has the engine of a chain carry out a request, here or on another node. An engine that is here
+    /// refuses an unknown chain.
+    ///
+    /// # Errors
+    /// The engine refuses it, or there is no owner in time, or it does not answer.
+    pub(crate) async fn ask<Q: Message, A: Message + Default>(
         &self,
         chain: u64,
-        call: Call<'_, Q>,
-    ) -> Result<Reached<ChainEngine, A>, StreamError> {
+        method: &'static str,
+        caller: &Caller,
+        request: &Q,
+    ) -> Result<A, StreamError> {
+        let body = Bytes::from(request.encode_to_vec());
+        let call = ForwardedCall {
+            service: CHAINS.to_owned(),
+            method: method.to_owned(),
+            caller: caller.clone(),
+            body: body.clone(),
+            time: calls::TIME,
+        };
+        let on = async |engine: &ChainEngine| decode(calls::answer(engine, &call).await?.into());
         let shared = match &self.0 {
-            Source::Own(engine) => return Ok(Reached::Here(engine.clone())),
+            Source::Own(engine) => return on(engine).await,
             Source::Shared(shared) => shared,
         };
         let Some(shared_chain) = shared.chains.get(&chain) else {
-            return Ok(Reached::Here(shared.catalog.clone()));
+            return on(&shared.catalog).await;
         };
         let request = ChainCall {
             chain,
-            request: call.request().encode_to_vec().into(),
+            request: body,
         };
-        let call = call.in_form(&request);
-        Ok(match shared.relay.reach(&shared_chain.slot, call).await? {
-            Reached::Here(open) => Reached::Here(open.engine),
-            Reached::Answered(answer) => Reached::Answered(answer),
-        })
+        loop {
+            let asked = Call::read((CHAINS, method), caller, &request).within(calls::TIME);
+            let open = match shared.relay.reach(&shared_chain.slot, asked).await? {
+                Reached::Here(open) => open,
+                Reached::Answered(answer) => return Ok(answer),
+            };
+            match on(&open.engine).await {
+                // The term ended meanwhile: the next owner is asked.
+                Err(error) if shared_chain.lost(&open, &error) => {}
+                answered => return answered,
+            }
+        }
     }
 
-    /// Finds the engine that a call of another node needs. Otherwise returns the response, if the call
-    /// was about interest or rules.
-    pub(crate) async fn receive(
-        &self,
-        call: &ForwardedCall,
-    ) -> Result<Result<CallToChain, Vec<u8>>, CallRefusal> {
+    /// Carries out a request of another node.
+    pub(crate) async fn answer(&self, call: ForwardedCall) -> Result<Vec<u8>, CallRefusal> {
         let ChainCall { chain, request } = decode(call.body.clone()).map_err(CallRefusal::Error)?;
-        let not_owner = |reason: String| CallRefusal::NotOwner(reason);
         let Some(shared_chain) = self.chain(chain) else {
-            return Err(not_owner(format!(
-                "this server does not share chain {chain}"
-            )));
+            let text = format!("this server does not share chain {chain}");
+            return Err(CallRefusal::NotOwner(text));
         };
         // The engine of a term that may have ended does not begin it.
         let open = shared_chain.slot.get();
-        let open = open.map_err(|error| not_owner(error.message().to_owned()))?;
-        if call.method != INTEREST {
+        let open = open.map_err(|error| CallRefusal::NotOwner(error.message().to_owned()))?;
+        let answered = if call.method == INTEREST {
+            let update: InterestUpdate = decode(request).map_err(CallRefusal::Error)?;
+            let applied = follow::apply(&open, update).await;
+            applied.map(|answer| answer.encode_to_vec())
+        } else {
             let call = ForwardedCall {
-                body: request.clone(),
-                ..call.clone()
+                body: request,
+                ..call
             };
-            let engine = open.engine;
-            if call.method == IS_LINKED {
-                let answered = carry_out(&call, async |asked: LinkWalletRequest| {
-                    let user = UserId::new(asked.user.as_deref().unwrap_or_default());
-                    let is_linked = engine.owns_wallet(&user, &asked.address);
-                    Ok(LinkReply { is_linked })
-                });
-                return answered.await.map(Err).map_err(CallRefusal::Error);
-            }
-            return match rules::answer(&engine, &call).await {
-                Some(answered) => answered.map(Err).map_err(CallRefusal::Error),
-                None => Ok(Ok(CallToChain { engine, request })),
-            };
-        }
-        let update: InterestUpdate = decode(request).map_err(CallRefusal::Error)?;
-        let answer = follow::apply(&open, update).await;
-        let answer = answer.map_err(CallRefusal::Error)?;
-        Ok(Err(answer.encode_to_vec()))
+            calls::answer(&open.engine, &call).await
+        };
+        answered.map_err(|error| match shared_chain.lost(&open, &error) {
+            true => CallRefusal::NotOwner(error.message().to_owned()),
+            false => CallRefusal::Error(error),
+        })
+    }
+}
+
+impl SharedChain {
+    /// Whether an engine refused a request because its term has ended.
+    fn lost(&self, before: &OpenChain, error: &StreamError) -> bool {
+        let is_same = match self.slot.locate() {
+            Location::Here(open) => Arc::ptr_eq(&open.nodes, &before.nodes),
+            _ => false,
+        };
+        error.code() == ErrorCode::Unavailable && !is_same
     }
 }

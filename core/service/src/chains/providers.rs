@@ -14,7 +14,8 @@ use tidewire_stream::{
 };
 
 use super::{
-    IS_LINKED, SharedChain, SharedChains,
+    SharedChain, SharedChains,
+    calls::IS_LINKED,
     wire::{ChainCall, LinkReply},
 };
 use crate::{

@@ -14,7 +14,7 @@ use tidewire_stream::{
 };
 
 use super::ChainSlots;
-use crate::forwarding::{CHAINS, Call, Reached, carry_out};
+use crate::forwarding::carry_out;
 
 /// The methods of calls to another node.
 const WATCH: &str = "rule_watch";
@@ -86,12 +86,7 @@ impl ChainSlots {
             user: user.as_str().to_owned(),
         };
         let caller = rules();
-        // To watch twice is the same as once.
-        let call = Call::read((CHAINS, WATCH), &caller, &request);
-        let reply = match self.reach(chain, call).await? {
-            Reached::Here(engine) => watch(&engine, request).await?,
-            Reached::Answered(reply) => reply,
-        };
+        let reply: RuleWatchReply = self.ask(chain, WATCH, &caller, &request).await?;
         Ok(reply.status)
     }
 
@@ -105,11 +100,7 @@ impl ChainSlots {
             tx_hash: hash.to_owned(),
         };
         let caller = rules();
-        let call = Call::read((CHAINS, UNWATCH), &caller, &request);
-        match self.reach(chain, call).await? {
-            Reached::Here(engine) => unwatch(&engine, request).await?,
-            Reached::Answered(response) => response,
-        };
+        let _: UnwatchResponse = self.ask(chain, UNWATCH, &caller, &request).await?;
         Ok(())
     }
 
@@ -130,20 +121,18 @@ impl ChainSlots {
             is_excess_allowed: excess == Excess::Allowed,
         };
         let caller = rules();
-        let call = Call::read((CHAINS, HAND_OVER), &caller, &request);
-        let reply = match self.reach(chain, call).await {
-            Ok(Reached::Here(engine)) => hand_over(&engine, &request),
-            Ok(Reached::Answered(reply)) => reply,
+        let asked = self.ask(chain, HAND_OVER, &caller, &request).await;
+        match asked {
+            Ok(HandOverReply { is_done }) => is_done,
             Err(error) => {
                 tracing::debug!(chain, %error, "a watch is not handed over");
-                return false;
+                false
             }
-        };
-        reply.is_done
+        }
     }
 }
 
-/// Carries out a call of another node. None if it is not about rules.
+/// Carries out a request. None if it is not about rules.
 pub(super) async fn answer(
     engine: &ChainEngine,
     call: &ForwardedCall,

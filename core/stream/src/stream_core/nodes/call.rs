@@ -33,6 +33,7 @@ use crate::{
     Caller, ClientKey, Identity, Locality, Scope, StreamError, UserId,
     identity::{ChannelPattern, UserIdentity},
     limit::semaphore::KeyedSemaphore,
+    session::ConnectionId,
 };
 
 /// Longest request of a call, in bytes: the longest message that gRPC takes.
@@ -58,7 +59,7 @@ pub struct ForwardedCall {
     pub service: String,
     /// The method.
     pub method: String,
-    /// The caller, without its connection.
+    /// The caller.
     pub caller: Caller,
     /// The request, as protobuf.
     pub body: Bytes,
@@ -138,6 +139,8 @@ pub(super) struct WireCaller {
     address: Option<String>,
     #[prost(bool, tag = "9")]
     is_local: bool,
+    #[prost(string, optional, tag = "10")]
+    connection: Option<String>,
 }
 
 impl From<&Caller> for WireCaller {
@@ -146,6 +149,7 @@ impl From<&Caller> for WireCaller {
             is_anonymous: caller.identity == Identity::Anonymous,
             address: caller.address.map(|address| address.to_string()),
             is_local: caller.locality == Locality::Local,
+            connection: caller.connection.map(|id| id.as_str().to_owned()),
             ..Self::default()
         };
         if let Identity::User(identity) = &caller.identity {
@@ -184,7 +188,7 @@ impl From<WireCaller> for Caller {
                 true => Locality::Local,
                 false => Locality::Remote,
             },
-            connection: None,
+            connection: wire.connection.as_deref().and_then(ConnectionId::parse),
         }
     }
 }
@@ -326,6 +330,7 @@ mod tests {
         let user = Caller {
             address: Some([127, 0, 0, 1].into()),
             locality: Locality::Local,
+            connection: Some(ConnectionId::random()),
             ..Caller::from(Identity::from(identity))
         };
         let others = [Identity::Anonymous, Identity::Unknown].map(Caller::from);
