@@ -11,19 +11,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tidewire_chain::{ChainConfig, ChainEngine, notice::NoticeSink};
 use tidewire_proto::v1::ErrorCode;
+use tidewire_service::ChainSlots;
 use tidewire_store::{
-    Candidacy, EngineLease, Ownership, Preference, RedisStore, RedisStoreOptions, Store as _,
-    StoreLease,
+    Balance, Candidacy, EngineLease, Ownership, Preference, RedisStore, RedisStoreOptions,
+    Store as _, StoreLease,
 };
 use tidewire_stream::{
-    Caller, ChannelName, ChannelProvider, DurablePublisher, Epoch, Event, Namespaces, Position,
-    Publisher, SharedClock, StoredPublication, StreamCore, StreamError,
+    ChannelName, DurablePublisher, Epoch, Event, Namespaces, Position, Publisher, SharedClock,
+    StoredPublication, StreamCore, StreamError,
     broker::{BrokerFuture, Fence, PublishFuture},
 };
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -71,79 +69,43 @@ pub(crate) fn check(config: &Config, problems: &mut Vec<String>) {
     }
 }
 
-/// The channel providers of a node that shares chains: `catalog` is the engine of all chains, which
-/// only checks names here.
-pub(crate) fn channel_providers(
-    catalog: &ChainEngine,
-) -> impl Iterator<Item = (&'static str, Arc<dyn ChannelProvider>)> {
-    let providers = catalog.channel_providers().into_iter();
-    providers.map(|(namespace, provider)| {
-        let checks: Arc<dyn ChannelProvider> = Arc::new(NameChecks {
-            provider,
-            // Blocks need no watch.
-            is_published: namespace == "blocks",
-        });
-        (namespace, checks)
-    })
-}
-
-/// Checks the names of channels, and starts no work.
-struct NameChecks {
-    provider: Arc<dyn ChannelProvider>,
-    /// Whether the owner publishes on the channels by itself.
-    is_published: bool,
-}
-
-impl ChannelProvider for NameChecks {
-    fn validate(&self, rest: &str) -> Result<(), StreamError> {
-        self.provider.validate(rest)
-    }
-
-    fn activate(&self, _rest: &str, _caller: &Caller) -> Result<(), StreamError> {
-        match self.is_published {
-            true => Ok(()),
-            false => Err(StreamError::new(
-                ErrorCode::Unavailable,
-                "another node may own the chain, and is not asked to watch yet: expected `broker.share_chains = false` for it",
-            )),
-        }
-    }
-}
-
 /// The engine of a chain on this node, in one term.
 #[derive(Debug, Clone)]
-pub(crate) struct LocalEngine {
-    pub(crate) engine: ChainEngine,
+struct LocalEngine {
+    engine: ChainEngine,
     /// The store of the term.
-    pub(crate) store: RedisStore,
+    store: RedisStore,
 }
 
 /// The part of this node in the leases of all chains.
 pub(crate) struct ChainOwners {
     /// By the id as channels name it.
     shards: BTreeMap<String, Arc<ChainShard>>,
+    /// Spreads the chains over the nodes that may own them. None on one that may not.
+    balance: Option<Arc<Balance>>,
 }
 
 impl ChainOwners {
-    /// Takes part in the lease of each chain. `sink` receives the notices to users. None if the nodes
-    /// share nothing.
+    /// Takes part in the lease of each chain. Engines are put into `slots` while this node owns their
+    /// chains. `sink` receives the notices to users. None if the nodes share nothing.
     ///
     /// # Errors
     /// The address of Redis is wrong.
     pub(crate) fn start(
         config: &Config,
-        stream: &Arc<StreamCore>,
-        clock: &SharedClock,
+        (stream, slots, clock): (&Arc<StreamCore>, &ChainSlots, &SharedClock),
         sink: Option<&Arc<dyn NoticeSink>>,
     ) -> anyhow::Result<Option<Arc<Self>>> {
         let Some(node) = stream.broker().node_tag() else {
             return Ok(None);
         };
         let redis = broker::redis_options(&config.broker).map_err(anyhow::Error::msg)?;
-        let candidacy = match Role::Chain.is_among(&config.server.roles) {
+        let is_candidate = Role::Chain.is_among(&config.server.roles);
+        let candidacy = match is_candidate {
             true => Candidacy::Candidate,
             false => Candidacy::Observer,
         };
+        let balance = is_candidate.then(|| Balance::start(redis.clone(), node.as_str()));
         let shards = config.chain.iter().map(|chain| {
             let name = format!("chain-{}", chain.id);
             let options = RedisStoreOptions {
@@ -153,20 +115,26 @@ impl ChainOwners {
                 candidacy,
             };
             let label = format!("the chain {}", chain.label());
+            let lease = match balance.as_ref().map(|balance| balance.shard(&name)) {
+                Some(shard) => StoreLease::start_engine(options, (&name, &label), shard),
+                None => StoreLease::start_engine(options, (&name, &label), || Preference::Equal),
+            };
             let shard = ChainShard {
                 key: EngineLease::key(&redis.prefix, &name),
-                lease: StoreLease::start_engine(options, (&name, &label), preference),
+                lease,
                 config: chain.clone(),
                 stream: stream.clone(),
+                slots: slots.clone(),
                 clock: clock.clone(),
                 sink: sink.cloned(),
-                engine: watch::Sender::new(None),
+                engine: Mutex::default(),
                 failure: Mutex::default(),
             };
             (chain.id.to_string(), Arc::new(shard))
         });
         Ok(Some(Arc::new(Self {
             shards: shards.collect(),
+            balance: balance.map(Arc::new),
         })))
     }
 
@@ -176,24 +144,19 @@ impl ChainOwners {
         for shard in self.shards.values() {
             tasks.spawn(shard.clone().run(cancel.clone()));
         }
-    }
-
-    /// The owner of a chain, now and later. None if there is no such chain.
-    #[expect(dead_code, reason = "requests are sent to the owner by it")]
-    pub(crate) fn ownership(&self, chain: &str) -> Option<watch::Receiver<Ownership>> {
-        Some(self.shards.get(chain)?.lease.ownership())
+        if let Some(balance) = self.balance.clone() {
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                cancel.cancelled().await;
+                balance.leave().await;
+            });
+        }
     }
 
     /// The engine of a chain, if this node owns the chain now.
     pub(crate) fn engine(&self, chain: &str) -> Option<ChainEngine> {
-        let local = self.shards.get(chain)?.engine.borrow().clone()?;
+        let local = self.shards.get(chain)?.engine.lock().clone()?;
         local.store.is_current().then_some(local.engine)
-    }
-
-    /// The engine of a chain on this node, now and later. None if there is no such chain.
-    #[expect(dead_code, reason = "requests are sent to the owner by it")]
-    pub(crate) fn engines(&self, chain: &str) -> Option<watch::Receiver<Option<LocalEngine>>> {
-        Some(self.shards.get(chain)?.engine.subscribe())
     }
 
     /// Whether this node owns a chain, for each chain.
@@ -214,11 +177,6 @@ impl ChainOwners {
     }
 }
 
-/// Whether this node should own a chain: any candidate takes a lease that is free.
-fn preference() -> Preference {
-    Preference::Equal
-}
-
 /// The part of this node in the lease of one chain.
 struct ChainShard {
     lease: StoreLease,
@@ -226,9 +184,10 @@ struct ChainShard {
     key: String,
     config: ChainConfig,
     stream: Arc<StreamCore>,
+    slots: ChainSlots,
     clock: SharedClock,
     sink: Option<Arc<dyn NoticeSink>>,
-    engine: watch::Sender<Option<LocalEngine>>,
+    engine: Mutex<Option<LocalEngine>>,
     /// Why the engine cannot be opened on this node.
     failure: Mutex<Option<String>>,
 }
@@ -237,10 +196,7 @@ impl ChainShard {
     async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut ownership = self.lease.ownership();
         loop {
-            let owned = match &*ownership.borrow_and_update() {
-                Ownership::Own(store) if !store.has_ended() => Some(store.clone()),
-                _ => None,
-            };
+            let owned = self.announce(&ownership.borrow_and_update());
             if let Some(store) = owned {
                 let served = self.serve(&store, &cancel);
                 served.await;
@@ -256,6 +212,20 @@ impl ChainShard {
         self.lease.end().await;
     }
 
+    /// Has requests go to the owner, or wait for it. Returns the store if the owner is this node.
+    fn announce(&self, ownership: &Ownership) -> Option<RedisStore> {
+        let (node, reason) = match ownership {
+            Ownership::Own(_) => (None, "it is being opened".to_owned()),
+            Ownership::Other { node, .. } => (Some(&**node), format!("node {node} owns it")),
+            Ownership::Unknown(error) => (None, error.to_string()),
+        };
+        self.slots.close(self.config.id, node, reason);
+        match ownership {
+            Ownership::Own(store) if !store.has_ended() => Some(store.clone()),
+            _ => None,
+        }
+    }
+
     /// Runs the engine until the term ends or the server stops.
     async fn serve(&self, store: &RedisStore, cancel: &CancellationToken) {
         let (tasks, until) = (TaskTracker::new(), CancellationToken::new());
@@ -266,17 +236,19 @@ impl ChainShard {
         };
         if let Some(engine) = opened {
             let store = store.clone();
-            self.engine
-                .send_replace(Some(LocalEngine { engine, store }));
+            self.slots
+                .open(self.config.id, engine.clone(), Arc::new(store.clone()));
+            *self.engine.lock() = Some(LocalEngine { engine, store });
         }
-        let is_stopping = tokio::select! {
+        let (is_stopping, reason) = tokio::select! {
             reason = store.ended() => {
                 tracing::warn!(chain = self.config.id, %reason, "the engine of a chain ends with the term of its lease");
-                false
+                (false, reason.to_string())
             }
-            () = cancel.cancelled() => true,
+            () = cancel.cancelled() => (true, "the server is about to stop".to_owned()),
         };
-        self.engine.send_replace(None);
+        self.slots.close(self.config.id, None, reason);
+        *self.engine.lock() = None;
         until.cancel();
         tasks.close();
         // What was stored and not published is for the next owner.

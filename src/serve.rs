@@ -287,15 +287,11 @@ impl Server {
         )?;
         let providers = prices.channel_providers().into_iter();
         let providers = providers.chain([candles.channel_provider()]);
-        let chain_slots = ChainSlots::own(chains.clone());
-        for (namespace, provider) in providers {
-            stream.register_provider(namespace, provider)?;
-        }
-        let providers: Vec<_> = match shares_chains {
-            true => chain_owner::channel_providers(&chains).collect(),
-            false => chain_slots.channel_providers().into(),
+        let chain_slots = match shares_chains {
+            true => ChainSlots::shared(stream.clone(), chains.clone()),
+            false => ChainSlots::own(chains.clone()),
         };
-        for (namespace, provider) in providers {
+        for (namespace, provider) in providers.chain(chain_slots.channel_providers()) {
             stream.register_provider(namespace, provider)?;
         }
         if let Some(remote) = remote_keys {
@@ -387,7 +383,8 @@ impl Server {
         let chain_owners = match self.shares_chains {
             true => {
                 let sink = notice_sink.as_ref();
-                ChainOwners::start(&self.config, &self.stream, &self.clock, sink)?
+                let parts = (&self.stream, &self.chain_slots, &self.clock);
+                ChainOwners::start(&self.config, parts, sink)?
             }
             false => None,
         };

@@ -11,6 +11,7 @@
 
 mod broker;
 mod calls;
+mod chain_requests;
 mod chains;
 mod comparison;
 mod configured;
