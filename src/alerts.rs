@@ -90,7 +90,8 @@ impl Alerts {
             None => service.set_absence(loading),
         }
         let engine = server.chain_tap.engine();
-        let watches = Arc::new(TransactionWatches::new(server.chain_slots.clone()));
+        let shared = server.shares_chains.then(|| server.stream.clone());
+        let watches = Arc::new(TransactionWatches::new(server.chain_slots.clone(), shared));
         server.chain_tap.set_watches(watches.clone());
         let chains = server.config.chain.iter().map(|chain| chain.id);
         let chain_feed = server.shares_chains.then(|| ChainFeed {

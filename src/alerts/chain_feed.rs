@@ -1,4 +1,5 @@
 //! Chain feed: passes the base fees of shared chains to the alert engine, whichever node follows them.
+//! States of transactions come with their watches.
 
 use std::sync::Arc;
 

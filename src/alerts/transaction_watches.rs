@@ -4,14 +4,14 @@
 //! outlives a restart. A watch that ends without a final block, because the transaction was dropped
 //! or no node sees it, is begun anew: it may still be sent again and included.
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tidewire_alert::{AlertEngine, Subject};
 use tidewire_chain::transaction::{Excess, is_provisional_end};
-use tidewire_proto::v1::{ErrorCode, TransactionState, TransactionStatus};
+use tidewire_proto::v1::{ErrorCode, TransactionState, TransactionStatus, server_message::Data};
 use tidewire_service::ChainSlots;
-use tidewire_stream::{StreamError, UserId};
+use tidewire_stream::{ChannelName, StreamCore, StreamError, Tap, UserId};
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -33,19 +33,30 @@ const SWEEP_PART: usize = 256;
 /// The watches, and those that wait to be begun.
 pub(super) struct TransactionWatches {
     chains: ChainSlots,
+    /// Where the nodes share chains, what their owners publish comes from here.
+    stream: Option<Arc<StreamCore>>,
+    /// The listeners to the states of watched transactions.
+    taps: Mutex<HashMap<Transaction, Tap>>,
     queue: Mutex<WatchQueue>,
     added: Notify,
 }
 
-type Begun = (Transaction, Result<Option<TransactionStatus>, StreamError>);
+struct Begun {
+    transaction: Transaction,
+    watched: Result<Option<TransactionStatus>, StreamError>,
+    tap: Option<Tap>,
+}
 
 /// Users who are asked in turn to take over a watch within their share.
 const SUCCESSORS: usize = 64;
 
 impl TransactionWatches {
-    pub(super) fn new(chains: ChainSlots) -> Self {
+    /// Watches on `chains`. With `stream` their states come from its channels.
+    pub(super) fn new(chains: ChainSlots, stream: Option<Arc<StreamCore>>) -> Self {
         Self {
             chains,
+            stream,
+            taps: Mutex::default(),
             queue: Mutex::default(),
             added: Notify::new(),
         }
@@ -73,14 +84,36 @@ impl TransactionWatches {
     }
 
     /// Begins watches, and ends those that no rule needs, until cancelled.
-    pub(super) async fn run(&self, engine: &AlertEngine, cancel: CancellationToken) {
+    pub(super) async fn run(self: &Arc<Self>, engine: &AlertEngine, cancel: CancellationToken) {
         let watching = async {
             tokio::join!(self.begin(engine), self.sweep(engine));
         };
         cancel.run_until_cancelled(watching).await;
+        let taps = std::mem::take(&mut *self.taps.lock());
+        drop(taps);
     }
 
-    async fn begin(&self, engine: &AlertEngine) {
+    /// Has an engine hear the states of a transaction that the owner of its chain publishes.
+    async fn listen(
+        self: &Arc<Self>,
+        engine: &AlertEngine,
+        (chain, hash): &Transaction,
+    ) -> Option<Tap> {
+        let stream = self.stream.as_ref()?;
+        let channel = ChannelName::parse(&format!("tx:{chain}:{}", hash.to_ascii_lowercase()));
+        let (watches, engine) = (Arc::downgrade(self), engine.clone());
+        let listener = Arc::new(move |publication: &tidewire_stream::Publication| {
+            if let Data::Transaction(status) = &*publication.event() {
+                if let Some(watches) = watches.upgrade() {
+                    watches.observe(status);
+                }
+                add_transaction(&engine, status);
+            }
+        });
+        Some(stream.tap(channel.ok()?, listener).await)
+    }
+
+    async fn begin(self: &Arc<Self>, engine: &AlertEngine) {
         let mut beginning: JoinSet<Begun> = JoinSet::new();
         loop {
             let due = loop {
@@ -99,11 +132,17 @@ impl TransactionWatches {
                             self.queue.lock().reassign(&transaction, &users);
                             continue;
                         }
-                        let chains = self.chains.clone();
+                        let (watches, engine) = (self.clone(), engine.clone());
                         beginning.spawn(async move {
+                            // First, so that no state is missed.
+                            let tap = watches.listen(&engine, &transaction).await;
                             let (chain, hash) = &transaction;
-                            let watched = chains.watch_for_rule(&user, *chain, hash).await;
-                            (transaction, watched)
+                            let watched = watches.chains.watch_for_rule(&user, *chain, hash).await;
+                            Begun {
+                                transaction,
+                                watched,
+                                tap,
+                            }
                         });
                     }
                     None => break due,
@@ -123,8 +162,18 @@ impl TransactionWatches {
         }
     }
 
-    fn finish(&self, engine: &AlertEngine, (transaction, watched): Begun) {
+    fn finish(&self, engine: &AlertEngine, begun: Begun) {
+        let Begun {
+            transaction,
+            watched,
+            tap,
+        } = begun;
         let now = Instant::now();
+        if let (Some(tap), Ok(Some(_))) = (tap, &watched) {
+            // One of an earlier watch is dropped without the lock.
+            let earlier = self.taps.lock().insert(transaction.clone(), tap);
+            drop(earlier);
+        }
         match watched {
             Ok(Some(status)) => {
                 let mut queue = self.queue.lock();
@@ -179,6 +228,8 @@ impl TransactionWatches {
             return;
         }
         self.queue.lock().remove(transaction);
+        let tap = self.taps.lock().remove(transaction);
+        drop(tap);
         // A rule that was registered meanwhile needs it again.
         for user in users_of(engine, transaction) {
             self.queue.lock().add(&user, transaction);

@@ -403,7 +403,7 @@ async fn chains_go_on_when_redis_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_base_fee_fires_a_rule_on_a_server_that_does_not_follow_the_chain() {
+async fn rules_fire_on_a_server_that_does_not_follow_the_chain() {
     let redis = RedisServer::start().await;
     let chain = ChainNode::start().await;
     let listener = listener(&redis, BLOCKS).await;
@@ -433,12 +433,142 @@ async fn a_base_fee_fires_a_rule_on_a_server_that_does_not_follow_the_chain() {
         chain.mine(1).await;
         caught_up(&listener, &chain).await;
     }
+    let alert = next_alert(&mut ada).await;
+    assert_eq!((&alert["alertId"], &alert["value"]), (&id, &json!(80)));
+    // A state of a transaction.
+    let accounts = chain.accounts().await;
+    chain.call("evm_setAutomine", json!([false])).await;
+    let hash = chain.send(&accounts[0], &accounts[1], 5).await;
+    let rule = json!({
+        "condition": {
+            "kind": "transaction_state", "chain": 31337, "txHash": hash, "state": "confirmed",
+        },
+        "repeat": "recurring",
+    });
+    let registered = ada.request("alert_register", rule).await;
+    let id = registered.expect("alert_registered").data["id"].clone();
+    chain.mine(30).await;
     let alert = loop {
-        let pushed = ada.next_on("user:ada").await;
-        if pushed.kind == "alert" {
-            break pushed.data;
+        let alert = next_alert(&mut ada).await;
+        if alert["alertId"] == id {
+            break alert;
         }
     };
-    assert_eq!((&alert["alertId"], &alert["value"]), (&id, &json!(80)));
+    assert_eq!(alert["rule"]["condition"]["txHash"], hash, "{alert}");
     assert_eq!(alerts.endpoint.calls(), 0);
+}
+
+/// The next fire of a rule.
+async fn next_alert(client: &mut Client) -> Value {
+    loop {
+        let pushed = client.next_on("user:ada").await;
+        if pushed.kind == "alert" {
+            return pushed.data;
+        }
+    }
+}
+
+/// Calls a method as a back end.
+async fn call(member: &Member, method: &str, body: Value) -> Value {
+    let token = Token::service();
+    let called = eventually("an answer", async || {
+        let answer = member.server.call(method, Some(&token), &body).await;
+        // The owner has read no block yet.
+        (answer.status != 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(called.status, 200, "{}", called.body);
+    called.json()
+}
+
+/// The states of a transaction as they were published. Checks that each has the next number, and that
+/// none is there twice.
+fn states(listener: &Node, name: &str) -> Vec<String> {
+    let mut states = Vec::new();
+    let mut known = std::collections::BTreeSet::new();
+    for (expected, (seq, document)) in (1..).zip(listener.recorder.publications(&channel(name))) {
+        assert_eq!(seq, expected, "{document}");
+        let status: Value = serde_json::from_str(&document).expect("a status");
+        assert!(known.insert(document.clone()), "{document} is there twice");
+        states.push(status["state"].as_str().expect("a state").to_owned());
+    }
+    states
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_transaction_is_final_once_across_takeovers() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start_with(&["--no-mining"]).await;
+    let blocks = listener(&redis, BLOCKS).await;
+    let (mut a, [mut b, mut c]) = owner_and_others(&redis, &chain).await;
+    let gateway = Member::gateway(&redis, &chain).await;
+    chain.mine(1).await;
+    caught_up(&blocks, &chain).await;
+    let accounts = chain.accounts().await;
+    let hash = chain.send(&accounts[0], &accounts[1], 5).await;
+    let name = format!("tx:31337:{hash}");
+    let listener = listener(&redis, &name).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &gateway.server).await;
+    client.subscribe(&name).await;
+    let watch = json!({"chain": 31337, "txHash": hash});
+    let watched = call(&gateway, "WatchService/WatchTransaction", watch).await;
+    assert_eq!(watched["status"]["state"], "pending", "{watched}");
+    a.server.kill().await;
+    chain.mine(2).await;
+    caught_up(&blocks, &chain).await;
+    let is_b = b.server.metric("tidewire_chain_owner", "31337").await > 0.5;
+    let next = if is_b { &mut b } else { &mut c };
+    next.server.kill().await;
+    chain.mine(100).await;
+    caught_up(&blocks, &chain).await;
+    let seen = eventually("a final state", async || {
+        let states = states(&listener, &name);
+        (states.last()? == "finalized").then_some(states)
+    })
+    .await;
+    let finals = seen.iter().filter(|state| *state == "finalized").count();
+    assert_eq!(finals, 1, "{seen:?}");
+    // The subscriber of a node that never followed the chain has all of it.
+    loop {
+        let message = client.next_on(&name).await;
+        if message.data["state"] == "finalized" {
+            break;
+        }
+    }
+    assert_eq!(gateway.endpoint.calls(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_chains_are_spread_over_two_servers() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let second =
+        |url: &str| format!("[[chain]]\nid = 1\nendpoints = [{url:?}]\nblock_time = \"100ms\"\n");
+    let other = ChainNode::start_with(&["--chain-id", "1"]).await;
+    let start = async || {
+        Member::with(&redis, &chain, |builder| {
+            builder.table(&second(&other.http()))
+        })
+        .await
+    };
+    let owned = async |member: &Member| {
+        let mut owned = Vec::new();
+        for id in ["\"1\"", "\"31337\""] {
+            if member.server.metric("tidewire_chain_owner", id).await > 0.5 {
+                owned.push(id);
+            }
+        }
+        owned
+    };
+    let a = start().await;
+    eventually("an owner of both", async || {
+        (owned(&a).await.len() == 2).then_some(())
+    })
+    .await;
+    let b = start().await;
+    eventually("an owner of each", async || {
+        let of_each = (owned(&a).await, owned(&b).await);
+        (of_each.0.len() == 1 && of_each.1.len() == 1).then_some(())
+    })
+    .await;
 }
