@@ -239,7 +239,7 @@ mod tests {
         notice::NoticeQueue,
     };
 
-    /// What one broker has: the publications, and the keys that it knows.
+    /// The publications of a broker, and the keys that it knows.
     #[derive(Default)]
     struct SharedBroker {
         log: Mutex<Vec<(ChannelName, u64)>>,
