@@ -232,6 +232,21 @@ async fn a_store_that_was_given_up_is_left_to_another_node() {
     assert_eq!(all(&next).await.len(), 2);
     assert!(store.commit(one("3")).await.is_err());
     assert!(!a.is_owner());
+    // It does not take the store for a while, and knows meanwhile who has it.
+    eventually("the first node knows the owner", async || {
+        (a.ownership().borrow().node() == Some("b")).then_some(())
+    })
+    .await;
+    b.end().await;
+    let found = eventually("the first node knows that there is none", async || {
+        let ownership = a.ownership();
+        let owner = ownership.borrow();
+        owner.term().is_none().then(|| owner.clone())
+    });
+    assert!(matches!(
+        found.await,
+        Ownership::Unknown(StoreError::NoOwner(_))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]

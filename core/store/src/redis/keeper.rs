@@ -83,6 +83,8 @@ pub(super) struct Keeper<T> {
     open: Box<dyn Fn(Arc<Term>) -> T + Send>,
     /// The term of this node.
     own: Option<Arc<Term>>,
+    /// Until when this node only looks, since it has given the lease up.
+    looks_until: Option<LeaseInstant>,
     ownership: watch::Sender<Ownership<T>>,
     losses: Arc<Losses>,
     seen: Seen,
@@ -103,6 +105,7 @@ impl<T: Tenure> Keeper<T> {
             exchange: Exchange::new(redis),
             open,
             own: None,
+            looks_until: None,
             ownership,
             losses,
             seen: Seen::default(),
@@ -140,7 +143,7 @@ impl<T: Tenure> Keeper<T> {
             return self.give_up(term).await;
         }
         let mode = match &own {
-            None if self.subject.candidacy == Candidacy::Observer => "look",
+            None if !self.may_take() => "look",
             None => "take",
             Some(term) if term.end().is_some() => "again",
             Some(_) => "hold",
@@ -195,13 +198,18 @@ impl<T: Tenure> Keeper<T> {
     /// extends it.
     fn next_look(&self, remaining_ms: u64) -> Duration {
         let remaining = Duration::from_millis(remaining_ms);
-        match self.subject.candidacy {
-            Candidacy::Candidate if !remaining.is_zero() && remaining <= LOOK => {
-                // Redis rounds down.
-                remaining + self.delay() + Duration::from_millis(1)
-            }
-            _ => LOOK,
+        match self.may_take() && !remaining.is_zero() && remaining <= LOOK {
+            // Redis rounds down.
+            true => remaining + self.delay() + Duration::from_millis(1),
+            false => LOOK,
         }
+    }
+
+    /// Whether this node may become the owner at present.
+    fn may_take(&self) -> bool {
+        let now = LeaseInstant::now();
+        self.subject.candidacy == Candidacy::Candidate
+            && self.looks_until.is_none_or(|until| now >= until)
     }
 
     /// How long a lease must have been free before this node takes it.
@@ -224,8 +232,9 @@ impl<T: Tenure> Keeper<T> {
         }
         self.own = None;
         self.note(TenureChange::GivenUp);
+        self.looks_until = Some(LeaseInstant::now().after(GIVEN_UP));
         self.publish(Ownership::Unknown(term.end().unwrap_or(StoreError::Closed)));
-        GIVEN_UP
+        LOOK
     }
 
     /// Begins a term that Redis gave to this node.
@@ -344,9 +353,8 @@ impl<T: Tenure> Keeper<T> {
         let digits = format!("{:08x}", rand::random::<u32>());
         let lifetime = LIFETIME.as_millis().to_string();
         let number = self.seen.number.to_string();
-        let is_candidate = self.subject.candidacy == Candidacy::Candidate;
         let asks = match self.subject.prefer.preference() {
-            Preference::Wanted if is_candidate => "1",
+            Preference::Wanted if self.may_take() => "1",
             _ => "0",
         };
         let delay = self.delay().as_millis().to_string();
