@@ -14,9 +14,7 @@ use tidewire_stream::{PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    chain_owner::ChainOwners, price_owner::PriceOwner, unserved_term::UnservedTerm,
-};
+use crate::{chain_owner::ChainOwners, price_owner::PriceOwner, unserved_term::UnservedTerm};
 
 /// Name of the part that stands for the connection to Redis.
 pub(crate) const BROKER_PART: &str = "broker";

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tidewire_stream::Event;
 use tidewire_tests::{
     Client, RedisServer, Server, ServerBuilder, Token, Transport, VenueKind, VenueStandIn,
     eventually, venue::Trade,
@@ -230,6 +231,67 @@ async fn another_server_publishes_when_the_owner_is_killed() {
     assert_rising(&prices(&listener));
     // The order goes on: clients have nothing to read again.
     assert!(client.unread().iter().all(|one| one.kind != "gap"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_publishes_what_changed_of_two_thousand_symbols() {
+    let redis = RedisServer::start().await;
+    let venue = VenueStandIn::start(VenueKind::Kraken).await;
+    let symbols: Vec<_> = (0..2_000)
+        .map(|number| format!("S{number:04}-USD"))
+        .collect();
+    let list = format!("symbols = {symbols:?}");
+    let started = async || {
+        let builder = sharing(&redis).set("prices", &list);
+        builder
+            .source("kraken", "kraken", &venue.url())
+            .start()
+            .await
+    };
+    let mut a = started().await;
+    owns(&a, true).await;
+    let b = started().await;
+    venue.wait_subscribed(2).await;
+    let trade = |symbol: &str, id: u64| {
+        let price = &price_of(id).to_string();
+        venue.trade(&Trade { symbol, id, price });
+    };
+    let reader = Node::start(&redis).await;
+    let newest = async |symbol: &str| {
+        let history = reader
+            .history(&channel(&format!("prices:{symbol}")), None)
+            .await;
+        let newest = history.publications.last()?.event();
+        let Event::Price(price) = &*newest else {
+            panic!("{newest:?}");
+        };
+        Some((price.price.clone(), history.top.seq))
+    };
+    for symbol in &symbols {
+        trade(symbol, 1);
+    }
+    let mut before = Vec::new();
+    for symbol in &symbols {
+        before.push(eventually("its first price", async || newest(symbol).await).await);
+    }
+    a.kill().await;
+    for symbol in symbols.iter().step_by(2) {
+        trade(symbol, 2);
+    }
+    owns(&b, true).await;
+    // The last one in the order of the trades need not be the last one that is published.
+    for (index, symbol) in symbols.iter().enumerate() {
+        let (price, seq) = before[index].clone();
+        if index % 2 == 0 {
+            let is_next = |after: &(_, u64)| after.0 != price && after.1 == seq + 1;
+            eventually("its next price", async || {
+                newest(symbol).await.filter(is_next)
+            })
+            .await;
+        } else {
+            assert_eq!(newest(symbol).await, Some((price, seq)), "{symbol}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
