@@ -26,7 +26,7 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Time without an answer after which sentinels may have replaced a master: shorter than any useful
 /// `down-after-milliseconds`.
-const HANG: Duration = Duration::from_millis(500);
+const HANG: Duration = Duration::from_millis(250);
 
 /// A socket, encrypted or not.
 trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -45,13 +45,21 @@ pub struct RedisConnection {
 impl RedisConnection {
     /// Connects to the server, or to the master that the sentinels name, and signs in.
     pub async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
-        let master = options.sentinels.find(options).await?;
-        let mut connection = Self::open_to(options, &options.address, master.as_ref()).await?;
-        if let Some(master) = master {
+        let Some(master) = options.sentinels.current(options).await? else {
+            return Self::open_to(options, &options.address, None).await;
+        };
+        let opened = async {
+            let mut connection = Self::open_to(options, &options.address, Some(&master)).await?;
             check_role(connection.call(&["ROLE"]).await)?;
             connection.followed = Some((options.sentinels.clone(), master.version));
+            Ok(connection)
+        };
+        // A server that does not answer may be replaced meanwhile.
+        tokio::select! {
+            biased;
+            () = options.sentinels.replaced(master.version) => Err(replaced()),
+            opened = opened => opened,
         }
-        Ok(connection)
     }
 
     /// Connects to the server of an address, or to this master with the sign-in of the address.
@@ -180,13 +188,9 @@ impl RedisConnection {
 
     /// Waits until an idle connection must not be used any more, and returns the reason.
     pub async fn ended(&mut self) -> RedisError {
-        let followed = self.followed.clone();
-        tokio::select! {
-            () = Self::replaced(followed.as_ref()) => replaced(),
-            filled = self.fill() => match filled {
-                Ok(()) => RedisError::Protocol("an answer came to no command".to_owned()),
-                Err(error) => error,
-            },
+        match self.fill().await {
+            Ok(()) => RedisError::Protocol("an answer came to no command".to_owned()),
+            Err(error) => error,
         }
     }
 
@@ -202,7 +206,10 @@ impl RedisConnection {
     ) -> Result<(), RedisError> {
         if self.followed.is_some() && asked.elapsed() >= HANG {
             // Without an answer, nothing is known against the server.
-            let _ = options.sentinels.find(options).await;
+            let named = options.sentinels.find(options).await;
+            if named.is_ok_and(|named| named.is_some_and(|master| master.is_replaced)) {
+                return Err(replaced());
+            }
         }
         self.check_master()
     }
@@ -236,10 +243,15 @@ impl RedisConnection {
     /// Waits for more bytes. May be cancelled without losing any.
     ///
     /// # Errors
-    /// The connection broke, or the server ended it.
+    /// The connection broke, the server ended it, or another one has become the master.
     pub async fn fill(&mut self) -> Result<(), RedisError> {
         self.buffer.reserve(READ_BYTES);
-        match self.stream.read_buf(&mut self.buffer).await? {
+        let read = tokio::select! {
+            biased;
+            () = Self::replaced(self.followed.as_ref()) => return Err(replaced()),
+            read = self.stream.read_buf(&mut self.buffer) => read?,
+        };
+        match read {
             0 => Err(RedisError::Connection("the server ended it".to_owned())),
             _ => Ok(()),
         }

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod error;
 pub mod resp;
 pub mod sentinels;
+mod succession;
 pub mod tls;
 
 /// The key of the lease of the shared store. The field `term` names the term of its owner, by which

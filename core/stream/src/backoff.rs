@@ -19,6 +19,8 @@ pub struct Backoff {
     policy: ExponentialBuilder,
     pauses: ExponentialBackoff,
     longest: Duration,
+    /// How many pauses are as long as the first one, and how many of these were taken.
+    eager: (u32, u32),
 }
 
 impl Backoff {
@@ -33,6 +35,7 @@ impl Backoff {
             policy,
             pauses: policy.build(),
             longest,
+            eager: (0, 0),
         }
     }
 
@@ -46,11 +49,26 @@ impl Backoff {
             policy,
             pauses: policy.build(),
             longest,
+            eager: (0, 0),
+        }
+    }
+
+    /// The same pauses after `count` that are as long as the first one: for faults that are usually
+    /// over within a second, which doubled pauses would nearly double.
+    #[must_use]
+    pub fn eager(self, count: u32) -> Self {
+        Self {
+            eager: (count, 0),
+            ..self
         }
     }
 
     /// The pause after one more failure.
     pub fn next_pause(&mut self) -> Duration {
+        if self.eager.1 < self.eager.0 {
+            self.eager.1 += 1;
+            self.pauses = self.policy.build();
+        }
         // Without a most number of times the library's iterator has no end.
         self.pauses.next().unwrap_or(self.longest)
     }
@@ -58,6 +76,7 @@ impl Backoff {
     /// Begins again at the first pause, after a success.
     pub fn reset(&mut self) {
         self.pauses = self.policy.build();
+        self.eager.1 = 0;
     }
 }
 
@@ -78,6 +97,17 @@ mod tests {
         }
         backoff.reset();
         assert_eq!(backoff.next_pause(), FIRST);
+    }
+
+    #[test]
+    fn eager_pauses_do_not_grow() {
+        let mut backoff = Backoff::new(FIRST, LONGEST).eager(3);
+        for _ in 0..2 {
+            let pauses: Vec<_> = (0..5).map(|_| backoff.next_pause()).collect();
+            let expected = [1, 1, 1, 2, 4].map(|times| FIRST * times);
+            assert_eq!(pauses, expected);
+            backoff.reset();
+        }
     }
 
     #[test]

@@ -321,6 +321,31 @@ async fn a_failover_under_load_gives_no_number_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_server_is_used_before_the_sentinel_names_it() {
+    let redis = Watched::start().await;
+    let name = channel("orders:1");
+    let (node, start) = redis.with_ten(&name).await;
+    redis.fail_over().await;
+    eventually("the promotion", async || {
+        let role = redis.replica.try_command(&["ROLE"]).await?;
+        role.contains("master").then_some(())
+    })
+    .await;
+    // It reads the roles of servers once a second, and nearly never has read this one yet.
+    redis.sentinel.pause();
+    let next = eventually("a publication on the new master", async || {
+        node.try_publish(&name, "11", Some("eleven")).await.ok()
+    })
+    .await;
+    assert_eq!((&next.epoch, next.seq), (&start.epoch, 11));
+    redis.replicated(11).await;
+    node.delivered(&name, 11).await;
+    redis.sentinel.resume();
+    assert_eq!(node.publish(&name, "12").await.seq, 12);
+    redis.replicated(12).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_the_sentinel_does_not_know_is_named() {
     let master = RedisServer::start().await;
     let sentinel = RedisSentinel::start(&master).await;

@@ -27,6 +27,14 @@ const PIPELINE: usize = 256;
 /// Pause after the first failed connection, and the longest.
 pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Pauses that are as long as the first one: a failover takes about a second.
+const EAGER: u32 = 20;
+
+/// The pauses between two connections.
+pub(super) fn backoff() -> Backoff {
+    Backoff::with_jitter(PAUSES.0, PAUSES.1).eager(EAGER)
+}
+
 /// Whether a command is sent again after a connection broke before its answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repetition {
@@ -154,13 +162,15 @@ impl Worker {
     /// Sends commands until all senders are gone.
     pub(super) async fn run(mut self) {
         let mut waiting = Vec::new();
-        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        let mut backoff = backoff();
         loop {
+            let version = self.options.sentinels.version();
             match self.connect_and_serve(&mut waiting, &mut backoff).await {
                 Ok(()) => return,
                 Err(error) => self.health.fail(Link::Reads, &error),
             }
-            tokio::time::sleep(backoff.next_pause()).await;
+            let pause = backoff.next_pause();
+            self.options.sentinels.pause(version, pause).await;
         }
     }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{
-    calls::{Calls, PAUSES},
+    calls::{Calls, backoff},
     error::RedisError,
     keys::KeyNames,
     positions::{BatchSuccession, ChannelState, Positions, Top},
@@ -22,7 +22,7 @@ use super::{
     script::{Script, ScriptCall},
 };
 use crate::{
-    Backoff, ChannelName, Class, Epoch, Namespace, Namespaces, Position, broker::LocalDelivery,
+    ChannelName, Class, Epoch, Namespace, Namespaces, Position, broker::LocalDelivery,
     namespace::METADATA_TTL,
 };
 
@@ -123,7 +123,7 @@ impl<D: LocalDelivery> CatchUp<D> {
     /// Compares a channel and delivers what is missing, until that has worked or the node has left
     /// the channel.
     async fn run(self: Arc<Self>, channel: ChannelName, state: Arc<Mutex<ChannelState>>) {
-        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        let mut backoff = backoff();
         while !state.lock().is_left() {
             // It is never closed.
             let permit = self.permits.acquire().await;

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     address::RedisOptions,
-    calls::{Calls, PAUSES, RedisCommand},
+    calls::{Calls, RedisCommand, backoff},
     connection::RedisConnection,
     error::RedisError,
     health::{Link, LinkHealth},
@@ -131,15 +131,17 @@ fn apply(handler: &dyn ControlHandler, node: NodeTag, message: &str) -> Option<(
 impl ControlTask {
     /// Listens until the handler is gone, or until it is aborted.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        let mut backoff = backoff();
         loop {
+            let version = self.options.sentinels.version();
             let listened = self.listen(&mut backoff).await;
             self.nodes.hearing.end();
             let Err(error) = listened else {
                 return;
             };
             self.health.fail(Link::Control, &error);
-            tokio::time::sleep(backoff.next_pause()).await;
+            let pause = backoff.next_pause();
+            self.options.sentinels.pause(version, pause).await;
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     address::RedisOptions,
-    calls::{Calls, PAUSES, RedisCommand},
+    calls::{Calls, RedisCommand, backoff},
     catch_up::CatchUp,
     connection::RedisConnection,
     error::RedisError,
@@ -74,13 +74,15 @@ struct Link {
 impl<D: LocalDelivery> SubscriptionTask<D> {
     /// Listens until the broker is dropped.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        let mut backoff = backoff();
         loop {
+            let version = self.options.sentinels.version();
             match self.listen(&mut backoff).await {
                 Ok(()) => return,
                 Err(error) => self.health.fail(HealthLink::Subscriptions, &error),
             }
-            tokio::time::sleep(backoff.next_pause()).await;
+            let pause = backoff.next_pause();
+            self.options.sentinels.pause(version, pause).await;
         }
     }
 

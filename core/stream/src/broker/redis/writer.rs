@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     address::RedisOptions,
-    calls::PAUSES,
+    calls::backoff,
     catch_up::{check_call, metadata_lifetime},
     connection::RedisConnection,
     error::RedisError,
@@ -122,11 +122,13 @@ impl Writer {
     /// Publishes until it is aborted.
     pub(super) async fn run(mut self) {
         let mut writes = Vec::new();
-        let mut backoff = Backoff::with_jitter(PAUSES.0, PAUSES.1);
+        let mut backoff = backoff();
         loop {
+            let version = self.options.sentinels.version();
             let Err(error) = self.connect_and_write(&mut writes, &mut backoff).await;
             self.health.fail(self.link, &error);
-            tokio::time::sleep(backoff.next_pause()).await;
+            let pause = backoff.next_pause();
+            self.options.sentinels.pause(version, pause).await;
         }
     }
 
