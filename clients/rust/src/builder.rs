@@ -19,7 +19,7 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Time for the answer. With [`KEEP_ALIVE`] and the first delay, a link that drops everything is
-/// replaced within 5 s.
+/// replaced within 5 s. [`ClientBuilder::keep_alive`] changes both.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Options of a client, all with a default except the URL. Made by [`Client::builder`].
@@ -31,6 +31,8 @@ pub struct ClientBuilder {
     token_deadline: Duration,
     authorities: Vec<String>,
     server_name: Option<String>,
+    /// Silence before a ping, and the time for its answer.
+    keep_alive: (Duration, Duration),
     options: Options,
 }
 
@@ -50,6 +52,7 @@ impl ClientBuilder {
             token_deadline: Duration::from_secs(10),
             authorities: Vec::new(),
             server_name: None,
+            keep_alive: (KEEP_ALIVE, KEEP_ALIVE_TIMEOUT),
             options: Options {
                 connect_timeout: Duration::from_secs(5),
                 call_timeout: Duration::from_secs(10),
@@ -112,6 +115,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets the silence after which a connection is tested with an HTTP/2 ping, and the time for its
+    /// answer. The defaults are 2 s and 1.5 s. Shorter ones, such as 300 ms and 400 ms, find a server
+    /// that hangs sooner. Each ping costs a device without mains a wake-up.
+    pub fn keep_alive(mut self, silence: Duration, answer: Duration) -> Self {
+        self.keep_alive = (silence, answer);
+        self
+    }
+
     /// Sets the number of events that a subscription to a history channel queues before it drops
     /// its oldest and yields a gap. The default is 1,024. A latest channel queues one value.
     pub fn queue_capacity(mut self, events: usize) -> Self {
@@ -136,6 +147,7 @@ impl ClientBuilder {
             ("token_deadline", self.token_deadline),
             ("connect_timeout", self.options.connect_timeout),
             ("call_timeout", self.options.call_timeout),
+            ("keep_alive", self.keep_alive.0.min(self.keep_alive.1)),
         ] {
             if value.is_zero() {
                 return Err(invalid(format!("`{name}` is 0, expected more")));
@@ -171,8 +183,8 @@ impl ClientBuilder {
         let endpoint = Endpoint::from(uri)
             .connect_timeout(self.options.connect_timeout)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .http2_keep_alive_interval(self.keep_alive.0)
+            .keep_alive_timeout(self.keep_alive.1)
             .keep_alive_while_idle(true);
         if !is_encrypted {
             if !self.authorities.is_empty() || self.server_name.is_some() {

@@ -1,5 +1,7 @@
 //! Subscriptions: resumed over lost connections, counted, typed and bounded.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tidewire_client::{
     Client, ConnectionState, ErrorKind, GapReason, Json, NotificationType, Notify, Position,
@@ -86,6 +88,25 @@ async fn a_silent_link_is_found_and_resumed() {
         assert_eq!(message.position, Some(Position { epoch, seq }));
         assert!(message.is_replay);
     }
+}
+
+#[tokio::test]
+async fn a_back_end_looks_for_a_silent_link_as_often_as_it_wants() {
+    let (_server, link) = linked().await;
+    let client = |silence| {
+        let builder = Client::builder(url(&link));
+        let builder = builder.keep_alive(Duration::from_millis(silence), Duration::from_millis(50));
+        builder.build().unwrap()
+    };
+    let (impatient, patient) = (client(50), client(3_600_000));
+    let _streams = [&impatient, &patient].map(|client| client.messages("demo:a"));
+    for client in [&impatient, &patient] {
+        state(client, ConnectionState::is_connected).await;
+    }
+    link.silence();
+    let is_lost = |state: &ConnectionState| matches!(state, ConnectionState::Reconnecting { .. });
+    state(&impatient, is_lost).await;
+    assert!(patient.state().is_connected());
 }
 
 /// Waits until all connections together have this number of subscriptions.
