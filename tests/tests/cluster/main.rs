@@ -1,7 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
 //! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`,
-//! `forwarding`, `prices` and `chains` run the binary, the others drive the broker alone.
+//! `forwarding`, `prices`, `chains`, `rolling` and `stalls` run the binary, the others drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,4 +31,5 @@ mod servers;
 mod set_up;
 mod several_sentinels;
 mod shared_store;
+mod stalls;
 mod versions;
