@@ -2,7 +2,7 @@
 //! number of HTTP/2 frames.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -48,7 +48,15 @@ impl Link {
     /// # Panics
     /// No port is free.
     pub async fn start(upstream: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_at(Ipv4Addr::LOCALHOST, upstream).await
+    }
+
+    /// Starts a proxy at this address of this process.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn start_at(address: Ipv4Addr, upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.expect("a free port");
         let control = watch::Sender::new(Control {
             upstream,
             first: 0,

@@ -3,9 +3,10 @@
 use std::{
     env,
     ffi::OsString,
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,12 +16,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{eventually, stop::stop, within};
+use crate::{Place, eventually, stop::stop, within};
 
 /// A server of Redis. Dropping it kills the process.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
+    place: Place,
     port: u16,
     folder: TempDir,
     arguments: Vec<String>,
@@ -42,14 +44,23 @@ impl RedisServer {
     /// # Panics
     /// There is no program `redis-server`, or it does not start.
     pub async fn start_with(arguments: &[&str]) -> Self {
+        Self::start_on(Place::default(), arguments).await
+    }
+
+    /// Starts a server with further arguments on a host.
+    ///
+    /// # Panics
+    /// As [`start_with`](Self::start_with).
+    pub async fn start_on(place: Place, arguments: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
         let folder = TempDir::new().expect("a temporary folder");
         let arguments: Vec<_> = arguments.iter().map(|&one| one.to_owned()).collect();
-        let child = spawn(port, &folder, &arguments);
+        let child = spawn(&place, port, &folder, &arguments);
         let server = Self {
             child,
+            place,
             port,
             folder,
             arguments,
@@ -64,10 +75,16 @@ impl RedisServer {
         self.port
     }
 
+    /// The address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (self.place.address(), self.port).into()
+    }
+
     /// The URL, as `broker.url` takes it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
     }
 
     /// The folder that it runs in.
@@ -97,7 +114,7 @@ impl RedisServer {
 
     /// Sends a command on a connection of its own. None if no answer comes.
     pub async fn try_command(&self, arguments: &[&str]) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+        let mut stream = TcpStream::connect(self.address()).await.ok()?;
         // The answer ends with the connection.
         let text = encode(arguments) + &encode(&["QUIT"]);
         stream.write_all(text.as_bytes()).await.ok()?;
@@ -140,7 +157,7 @@ impl RedisServer {
 
     /// Starts the server again after [`kill`](Self::kill), on the same port and folder.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder, &self.arguments);
+        self.child = spawn(&self.place, self.port, &self.folder, &self.arguments);
         self.answers().await;
     }
 }
@@ -162,6 +179,9 @@ fn encode(arguments: &[&str]) -> String {
     text
 }
 
+/// Time after which a sentinel takes a master that does not answer for down.
+const DOWN_AFTER: Duration = Duration::from_secs(1);
+
 /// A sentinel under test, which watches one master under the name `tidewire`. Dropping it kills the
 /// process.
 #[derive(Debug)]
@@ -180,17 +200,37 @@ impl RedisSentinel {
     /// # Panics
     /// There is no program `redis-server`, or it does not start.
     pub async fn watch(master: u16, quorum: usize) -> Self {
+        let master = (Ipv4Addr::LOCALHOST, master).into();
+        Self::watch_on(Place::default(), master, quorum, DOWN_AFTER).await
+    }
+
+    /// Starts a sentinel on a host, of a master that is down after a time without an answer
+    /// (`down-after-milliseconds`).
+    ///
+    /// # Panics
+    /// As [`watch`](Self::watch).
+    pub async fn watch_on(
+        place: Place,
+        master: SocketAddr,
+        quorum: usize,
+        down_after: Duration,
+    ) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
         let folder = TempDir::new().expect("a temporary folder");
         let text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor tidewire 127.0.0.1 {master} {quorum}\n\
-             sentinel down-after-milliseconds tidewire 1000\nsentinel failover-timeout tidewire 10000\n"
+            "port {port}\nbind {}\nprotected-mode no\nsentinel monitor tidewire {} {} {quorum}\n\
+             sentinel down-after-milliseconds tidewire {}\nsentinel failover-timeout tidewire 10000\n",
+            place.address(),
+            master.ip(),
+            master.port(),
+            down_after.as_millis()
         );
         let file = folder.path().join("sentinel.conf");
         std::fs::write(&file, text).expect("a file can be written");
-        let child = Command::new(program())
+        let child = place
+            .command(program())
             .arg(&file)
             .arg("--sentinel")
             .current_dir(folder.path())
@@ -201,6 +241,7 @@ impl RedisSentinel {
             .expect("redis-server runs");
         let process = RedisServer {
             child,
+            place,
             port,
             folder,
             arguments: Vec::new(),
@@ -214,7 +255,7 @@ impl RedisSentinel {
     /// The address, as `broker.sentinels` takes it.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.process.port)
+        self.process.address().to_string()
     }
 
     /// Sends a command on a connection of its own, and returns the answer as RESP.
@@ -249,8 +290,7 @@ impl RedisSentinel {
 
     async fn try_command(&self, arguments: &[&str]) -> Option<String> {
         const END: &str = "+PONG\r\n";
-        let address = ("127.0.0.1", self.process.port);
-        let mut stream = TcpStream::connect(address).await.ok()?;
+        let mut stream = TcpStream::connect(self.process.address()).await.ok()?;
         // A sentinel does not know QUIT. The answer ends with that to the second command.
         let commands = encode(arguments) + &encode(&["PING"]);
         stream.write_all(commands.as_bytes()).await.ok()?;
@@ -266,9 +306,12 @@ impl RedisSentinel {
     }
 }
 
-fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Child {
-    Command::new(program())
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+fn spawn(place: &Place, port: u16, folder: &TempDir, arguments: &[String]) -> Child {
+    let address = place.address().to_string();
+    place
+        .command(program())
+        .args(["--port", &port.to_string(), "--bind", &address])
+        .args(["--protected-mode", "no"])
         .args(["--save", "", "--appendonly", "no"])
         .args(arguments)
         .current_dir(folder.path())

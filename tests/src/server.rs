@@ -20,7 +20,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{Endpoint, SECRET, stop::stop, tls::Authority, within};
+use crate::{Endpoint, Place, SECRET, stop::stop, tls::Authority, within};
 
 /// Returns the path of the binary: `TIDEWIRE_BIN`, or the binary built beside the tests.
 ///
@@ -105,6 +105,7 @@ pub struct ServerBuilder {
     without_file: bool,
     without_readiness_check: bool,
     has_tls: bool,
+    place: Place,
 }
 
 impl ServerBuilder {
@@ -117,6 +118,7 @@ impl ServerBuilder {
             without_file: false,
             without_readiness_check: false,
             has_tls: crate::tls::is_default(),
+            place: Place::default(),
         };
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
@@ -134,6 +136,14 @@ impl ServerBuilder {
         lines.retain(|set| key(set) != key(line));
         lines.push(line.to_owned());
         self
+    }
+
+    /// Runs it on a host.
+    #[must_use]
+    pub fn on(mut self, place: Place) -> Self {
+        let listen = format!("listen = \"{}:0\"", place.address());
+        self.place = place;
+        self.set("server", &listen)
     }
 
     /// Adds a namespace. `rest` holds its keys except the name.
@@ -234,7 +244,8 @@ impl ServerBuilder {
             arguments.extend(["--config".to_owned(), path.display().to_string()]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut command = command(folder.path(), &arguments);
+        let program = self.place.command(binary()).into();
+        let mut command = prepare(program, folder.path(), &arguments);
         command
             .envs(self.environment)
             .stdout(Stdio::null())

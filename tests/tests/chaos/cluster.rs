@@ -1,12 +1,32 @@
-//! The cluster under test: three servers, a Redis with a replica, and a sentinel.
+//! The cluster under test: three servers, a Redis with a replica, a sentinel, and a venue.
 //!
 //! Each server and each Redis is behind a link, which can be cut. The Redis announce their links, so that
-//! the sentinel, the replica and the servers all take them.
+//! the sentinel, the replica and the servers all take them. The processes run on this machine, or each on
+//! a [host](Host) of its own, with this process and the links as their router.
 
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use serde_json::json;
 use tempfile::TempDir;
 use tidewire_tests::{
-    Endpoint, Link, RedisSentinel, RedisServer, Server, ServerBuilder, eventually,
+    Endpoint, Host, Link, Place, RedisSentinel, RedisServer, Server, ServerBuilder, Token,
+    VenueKind, VenueStandIn, eventually,
+    host::{ROUTER, become_router},
 };
+use tokio::time::timeout;
+
+use crate::market::SYMBOL;
+
+/// Where the processes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    OneMachine,
+    /// Each on a host of its own.
+    Hosts,
+}
 
 /// Servers of the cluster.
 pub(crate) const NODES: usize = 3;
@@ -20,14 +40,21 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    async fn start(sentinel: &RedisSentinel) -> Self {
+    async fn start(place: Place, sentinel: &RedisSentinel, venue: &VenueStandIn) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let builder = Server::builder()
+            .on(place)
+            .namespace("lane", "history_size = 10000")
             .set("broker", "kind = \"redis\"")
             .set("broker", "url = \"redis://tidewire\"")
             .set("broker", &format!("sentinels = [{:?}]", sentinel.address()))
             .set("broker", "timeout = \"2s\"")
+            .set("broker", "share_prices = true")
             .set("store", &format!("path = {:?}", folder.path()))
+            .set("store", "kind = \"redis\"")
+            .set("store", "replicas = 1")
+            .set("prices", &format!("symbols = [{SYMBOL:?}]"))
+            .source("kraken", "kraken", &venue.url())
             .without_readiness_check();
         let server = builder.clone().start().await;
         let link = Link::start(server.address()).await;
@@ -58,12 +85,13 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    async fn start(master: Option<u16>) -> Self {
-        let link = Link::start(([127, 0, 0, 1], 1).into()).await;
-        let arguments = arguments(link.address().port(), master);
+    /// Starts it with a link at an address of this process.
+    async fn start(place: Place, router: Ipv4Addr, master: Option<u16>) -> Self {
+        let link = Link::start_at(router, (router, 1).into()).await;
+        let arguments = arguments(link.address(), master);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let server = RedisServer::start_with(&arguments).await;
-        link.redirect(([127, 0, 0, 1], server.port()).into());
+        let server = RedisServer::start_on(place, &arguments).await;
+        link.redirect(server.address());
         Self { server, link }
     }
 
@@ -74,7 +102,8 @@ impl Redis {
     /// Makes it a replica of the Redis on this port.
     pub(crate) async fn follow(&self, master: u16) {
         eventually("the old master becomes a replica", async || {
-            let command = ["REPLICAOF", "127.0.0.1", &master.to_string()];
+            let router = self.link.address().ip().to_string();
+            let command = ["REPLICAOF", &router, &master.to_string()];
             let answer = self.server.try_command(&command).await?;
             answer.starts_with("+OK").then_some(())
         })
@@ -83,46 +112,71 @@ impl Redis {
 
     /// Starts it again, without data, as a replica of the Redis on this port.
     pub(crate) async fn restart_behind(&mut self, master: u16) {
-        let arguments = arguments(self.port(), Some(master));
+        let arguments = arguments(self.link.address(), Some(master));
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         self.server.restart_with(&arguments).await;
     }
 }
 
-fn arguments(announced: u16, master: Option<u16>) -> Vec<String> {
-    let announced = format!("--replica-announce-ip 127.0.0.1 --replica-announce-port {announced}");
+fn arguments(announced: SocketAddr, master: Option<u16>) -> Vec<String> {
+    let (router, port) = (announced.ip(), announced.port());
+    let announced = format!("--replica-announce-ip {router} --replica-announce-port {port}");
     let mut text = format!("{announced} --repl-diskless-sync-delay 0");
     if let Some(master) = master {
-        text += &format!(" --replicaof 127.0.0.1 {master}");
+        text += &format!(" --replicaof {router} {master}");
     }
     text.split(' ').map(str::to_owned).collect()
 }
 
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    /// The hosts of the servers, if they have some.
+    pub(crate) hosts: Vec<Host>,
+    _others: Vec<Host>,
     pub(crate) redis: [Redis; 2],
     /// Index of the master.
     pub(crate) master: usize,
     pub(crate) sentinel: RedisSentinel,
+    /// Failovers that no fault asked for.
+    pub(crate) unasked: usize,
 }
 
 impl Cluster {
-    pub(crate) async fn start() -> Self {
-        let master = Redis::start(None).await;
-        let replica = Redis::start(Some(master.port())).await;
-        let sentinel = RedisSentinel::watch(master.port(), 1).await;
+    /// Starts it, with a venue. The sentinel takes a master for down that has not answered for
+    /// `down_after`.
+    pub(crate) async fn start(down_after: Duration, layout: Layout) -> (Self, VenueStandIn) {
+        let (router, mut hosts) = match layout {
+            Layout::OneMachine => (Ipv4Addr::LOCALHOST, Vec::new()),
+            Layout::Hosts => {
+                become_router();
+                let count = u8::try_from(NODES).expect("a few") + 3;
+                (ROUTER, (1..=count).map(Host::add).collect())
+            }
+        };
+        let place = |index| hosts.get(index).map_or_else(Place::default, Place::from);
+        let master = Redis::start(place(NODES), router, None).await;
+        let replica = Redis::start(place(NODES + 1), router, Some(master.port())).await;
+        let watched = master.link.address();
+        let sentinel = RedisSentinel::watch_on(place(NODES + 2), watched, 1, down_after).await;
+        let any = (router, 0).into();
+        let venue = VenueStandIn::listen(VenueKind::Kraken, any, None).await;
+        let venue = venue.expect("a free port");
         let mut nodes = Vec::new();
-        for _ in 0..NODES {
-            nodes.push(Node::start(&sentinel).await);
+        for index in 0..NODES {
+            nodes.push(Node::start(place(index), &sentinel, &venue).await);
         }
+        let others = hosts.split_off(NODES.min(hosts.len()));
         let mut cluster = Self {
             nodes,
+            hosts,
+            _others: others,
             redis: [master, replica],
             master: 0,
             sentinel,
+            unasked: 0,
         };
         cluster.whole().await;
-        cluster
+        (cluster, venue)
     }
 
     pub(crate) fn master(&self) -> &Redis {
@@ -147,6 +201,7 @@ impl Cluster {
     /// the data, and all servers are ready. The sentinel may have replaced the master by itself: a
     /// busy machine is slow to answer.
     pub(crate) async fn whole(&mut self) {
+        let before = self.master;
         eventually("a master and a replica", async || {
             let named = self.sentinel.master().await;
             let mut redis = self.redis.iter();
@@ -159,12 +214,33 @@ impl Cluster {
             (seen == (true, "master", "slave")).then_some(())
         })
         .await;
+        self.unasked += usize::from(self.master != before);
         for node in &self.nodes {
             eventually("a server is ready", async || {
                 (node.server.get("/readyz").await.status == 200).then_some(())
             })
             .await;
+            eventually("the store has an owner", async || {
+                let body = json!({"user": "probe"});
+                let token = Token::service();
+                let asked = node
+                    .server
+                    .try_call("NotifyService/GetUnreadCount", &token, &body);
+                let answer = timeout(Duration::from_secs(5), asked).await.ok()??;
+                (answer.status == 200).then_some(())
+            })
+            .await;
         }
+    }
+
+    /// Empties Redis, but for the shared store: of that nothing would be left to compare.
+    pub(crate) async fn empty(&self) {
+        let script = "for _, key in ipairs(redis.call('KEYS', '*')) do
+            if not string.find(key, '{store}', 1, true) then redis.call('UNLINK', key) end
+        end";
+        let server = &self.master().server;
+        server.command(&["EVAL", script, "0"]).await;
+        server.command(&["SCRIPT", "FLUSH"]).await;
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tidewire_tests::eventually;
+use tidewire_tests::{eventually, host::has_netem};
 use tokio::time::sleep;
 
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{Cluster, Layout, NODES};
 
 /// SplitMix64: numbers that a seed decides.
 #[derive(Debug, Clone)]
@@ -46,9 +46,15 @@ pub(crate) enum Fault {
     RedisEmptied,
     RedisConnectionsKilled,
     RedisConnectionsCut,
+    /// On hosts only, likewise those below.
+    Partition,
+    Loss,
+    Latency,
 }
 
 impl Fault {
+    const ON_HOSTS: [Self; 3] = [Self::Partition, Self::Loss, Self::Latency];
+
     const ALL: [Self; 14] = [
         Self::NodeKilled,
         Self::NodeHangs,
@@ -82,17 +88,44 @@ impl Fault {
             }
             Self::MasterReplaced => "the sentinel replaces a master that works",
             Self::MasterBecomesReplica => "the master is a replica for 0.3 to 1 s",
-            Self::RedisEmptied => "Redis is emptied",
+            Self::RedisEmptied => "Redis loses all but the shared store",
             Self::RedisConnectionsKilled => "Redis ends all connections, three times",
             Self::RedisConnectionsCut => "the link to the master is cut, three times",
+            Self::Partition => "the host of a node is cut off for 2 to 5 s",
+            Self::Loss => "the host of a node loses 10 % of all packets for 2 to 5 s",
+            Self::Latency => {
+                "packets to and from the host of a node take 80 ms longer for 2 to 5 s"
+            }
         }
     }
 
-    /// Draws faults: each kind once before any comes again.
-    pub(crate) fn draw(random: &mut Random, count: usize) -> Vec<Self> {
+    /// Draws faults, of all kinds or of those whose names are among these: each once before any comes
+    /// again.
+    pub(crate) fn draw(
+        random: &mut Random,
+        count: usize,
+        layout: Layout,
+        names: Option<&str>,
+    ) -> Vec<Self> {
         let mut drawn = Vec::new();
+        let is_named = |fault: &Self| {
+            let name = format!("{fault:?}");
+            names.is_none_or(|names| names.split(',').any(|one| one == name))
+        };
+        let on_hosts: &[Self] = match layout {
+            Layout::OneMachine => &[],
+            Layout::Hosts if has_netem() => &Self::ON_HOSTS,
+            Layout::Hosts => &[Self::Partition, Self::Loss],
+        };
+        let all = Self::ALL.into_iter().chain(on_hosts.iter().copied());
+        let all: Vec<_> = all.filter(is_named).collect();
+        assert!(
+            !all.is_empty(),
+            "no fault of {:?} is among {names:?}",
+            Self::ALL
+        );
         while drawn.len() < count {
-            let mut deck = Self::ALL.to_vec();
+            let mut deck = all.clone();
             while !deck.is_empty() {
                 drawn.push(deck.swap_remove(random.below(deck.len())));
             }
@@ -175,7 +208,7 @@ impl Fault {
                 sleep(brief).await;
                 old.server.command(&["REPLICAOF", "NO", "ONE"]).await;
             }
-            Self::RedisEmptied => drop(master.server.command(&["FLUSHALL"]).await),
+            Self::RedisEmptied => cluster.empty().await,
             Self::RedisConnectionsKilled => {
                 for _ in 0..3 {
                     for kind in ["normal", "pubsub"] {
@@ -186,6 +219,16 @@ impl Fault {
                     }
                     sleep(brief / 3).await;
                 }
+            }
+            Self::Partition | Self::Loss | Self::Latency => {
+                let host = &cluster.hosts[index];
+                match self {
+                    Self::Partition => host.partition(),
+                    Self::Loss => host.lose(10),
+                    _ => host.delay(Duration::from_millis(40)),
+                }
+                sleep(long).await;
+                host.heal();
             }
             Self::RedisConnectionsCut => {
                 for _ in 0..3 {

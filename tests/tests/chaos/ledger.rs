@@ -8,7 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::fault::Fault;
+use crate::{
+    fault::Fault,
+    market::{Fires, Tape},
+};
 
 /// Time in which a probe is to be delivered.
 const IN_TIME: Duration = Duration::from_secs(1);
@@ -105,8 +108,26 @@ impl Track {
 struct Row {
     rounds: usize,
     lost: usize,
-    late: usize,
+    late: Late,
     longest: Duration,
+    /// The longest time without a price.
+    silence: Duration,
+}
+
+/// Deliveries of probes that were late.
+#[derive(Debug, Default, Clone, Copy)]
+struct Late {
+    /// To clients that keep to the times of the protocol.
+    clients: usize,
+    /// To back ends, which send pings more often.
+    back_ends: usize,
+}
+
+impl Late {
+    fn add(&mut self, other: Self) {
+        self.clients += other.clients;
+        self.back_ends += other.back_ends;
+    }
 }
 
 /// The results of a run.
@@ -115,8 +136,7 @@ pub(crate) struct Report {
     rows: BTreeMap<Fault, Row>,
     acknowledged: usize,
     probes: usize,
-    deliveries: usize,
-    late: usize,
+    late: Late,
     /// Acknowledged publications that a subscriber neither received nor was told of.
     pub(crate) lost: usize,
     /// Publications that came to a subscriber twice in one epoch.
@@ -132,8 +152,14 @@ pub(crate) struct Report {
     pub(crate) forgotten: usize,
     /// Notifications that are in an inbox twice.
     pub(crate) repeated: usize,
-    deliveries_a_minute: usize,
+    probes_a_minute: usize,
+    /// How many subscribers are clients, and how many back ends.
+    subscribers: Late,
     examples: Vec<String>,
+    pub(crate) tape: Tape,
+    pub(crate) fires: Fires,
+    /// How often another server owned the prices, and the store.
+    pub(crate) owners: [usize; 2],
 }
 
 impl Report {
@@ -143,6 +169,7 @@ impl Report {
         rounds: &[Fault],
         publications: &[Publication],
         subscribers: &[Vec<Track>],
+        back_ends: usize,
         probe_interval: Duration,
     ) -> Self {
         let mut report = Self::default();
@@ -150,8 +177,9 @@ impl Report {
             report.rows.entry(*fault).or_default().rounds += 1;
         }
         let a_minute = Duration::from_secs(60).as_millis() / probe_interval.as_millis();
-        report.deliveries_a_minute =
-            usize::try_from(a_minute).expect("a few thousand") * subscribers.len();
+        report.probes_a_minute = usize::try_from(a_minute).expect("a few thousand");
+        let clients = subscribers.len() - back_ends;
+        report.subscribers = Late { clients, back_ends };
         let mut given = HashSet::new();
         for (number, publication) in (0..).zip(publications) {
             let channel = publication.channel;
@@ -172,14 +200,17 @@ impl Report {
                 if channel == 0 {
                     let delivered = track.delivered.get(&number);
                     let delay = delivered.map(|(at, _)| at.duration_since(publication.sent));
-                    row.late += usize::from(delay.is_none_or(|delay| delay > IN_TIME));
+                    let is_late = delay.is_none_or(|delay| delay > IN_TIME);
+                    match index < clients {
+                        true => row.late.clients += usize::from(is_late),
+                        false => row.late.back_ends += usize::from(is_late),
+                    }
                     row.longest = row.longest.max(delay.unwrap_or_default());
-                    report.deliveries += 1;
                 }
             }
             report.probes += usize::from(channel == 0);
             report.lost += row.lost;
-            report.late += row.late;
+            report.late.add(row.late);
             // The publications before the first fault belong to no row.
             let fault = publication
                 .round
@@ -188,7 +219,7 @@ impl Report {
             if let Some(fault) = fault {
                 let total = report.rows.entry(*fault).or_default();
                 total.lost += row.lost;
-                total.late += row.late;
+                total.late.add(row.late);
                 total.longest = total.longest.max(row.longest);
             }
         }
@@ -209,31 +240,49 @@ impl Report {
         self.forgotten += missing.count();
     }
 
-    /// The share of deliveries that were late, in percent, if each fault had a minute.
-    fn late_with_a_fault_a_minute(&self) -> f64 {
-        let (mut rounds, mut late) = (0, 0);
-        for row in self.rows.values() {
-            rounds += row.rounds;
-            late += row.late;
+    /// Adds what became of the prices.
+    pub(crate) fn add_market(&mut self, rounds: &[Fault], tape: Tape, fires: Fires) {
+        for (round, silence) in &tape.silences {
+            let fault = round.checked_sub(1).and_then(|round| rounds.get(round));
+            if let Some(row) = fault.and_then(|fault| self.rows.get_mut(fault)) {
+                row.silence = row.silence.max(*silence);
+            }
         }
-        share(late, rounds * self.deliveries_a_minute)
+        (self.tape, self.fires) = (tape, fires);
+    }
+
+    /// The shares of deliveries that were late, in percent, if each of these faults had a minute: to
+    /// clients, to back ends, and to all.
+    fn late_in_minutes(&self, late: Late, rounds: usize) -> [f64; 3] {
+        let Late { clients, back_ends } = self.subscribers;
+        let all = (late.clients + late.back_ends, clients + back_ends);
+        [(late.clients, clients), (late.back_ends, back_ends), all]
+            .map(|(late, subscribers)| share(late, rounds * self.probes_a_minute * subscribers))
+    }
+
+    /// The shares that arrived in time, for the summary.
+    fn in_time(late: [f64; 3]) -> String {
+        let [clients, back_ends, all] = late.map(|late| 100.0 - late);
+        format!("{all:.3} % ({clients:.3} % to clients, {back_ends:.3} % to back ends)")
     }
 
     /// The table of docs/cluster.md, and the counts of the whole run.
     pub(crate) fn table(&self) -> String {
-        let mut text = "| fault | rounds | lost | longest takeover | late probes per fault |\n|---|---|---|---|---|\n".to_owned();
+        let mut text = "| fault | rounds | lost | longest takeover | longest time without a price | late probes of a minute, to clients | to back ends |\n|---|---|---|---|---|---|---|\n".to_owned();
         for (fault, row) in &self.rows {
             let Row {
                 rounds,
                 lost,
                 longest,
+                silence,
                 ..
             } = row;
             let (title, longest) = (fault.title(), longest.as_secs_f64());
-            let late = share(row.late, rounds * self.deliveries_a_minute);
+            let [clients, back_ends, _] = self.late_in_minutes(row.late, *rounds);
+            let silence = silence.as_secs_f64();
             writeln!(
                 text,
-                "| {title} | {rounds} | {lost} | {longest:.1} s | {late:.2} % of a minute |"
+                "| {title} | {rounds} | {lost} | {longest:.1} s | {silence:.1} s | {clients:.2} % | {back_ends:.2} % |"
             )
             .expect("a string takes text");
         }
@@ -251,21 +300,52 @@ impl Report {
             notified,
             forgotten,
             repeated,
+            tape,
+            fires,
             ..
         } = self;
+        let rounds = self.rows.values().map(|row| row.rounds).sum();
         writeln!(
             text,
-            "\n{acknowledged} acknowledged publications: {lost} lost, {doubled} doubled, {again} again after a new epoch, {unseen} holes without a gap, {shared} positions given twice\n\
+            "\n{rounds} rounds, {acknowledged} acknowledged publications: {lost} lost, {doubled} doubled, {again} again after a new epoch, {unseen} holes without a gap, {shared} positions given twice\n\
              {notified} acknowledged notifications: {forgotten} lost, {repeated} doubled\n\
-             {probes} probes: {:.3} % delivered within 1 s in this run, {:.3} % with one fault a minute",
-            100.0 - share(self.late, self.deliveries),
-            100.0 - self.late_with_a_fault_a_minute(),
+             {} prices: {} doubled, {} that went back, {} skipped for the newest one by a reconnect, {} owners of the prices and {} of the store after the first\n\
+             {} rules whose price was published: {} missed, {} doubled, {} without a notification\n\
+             {probes} probes: delivered within 1 s in this run {}, with one fault a minute {}",
+            tape.published,
+            tape.doubled,
+            tape.backwards,
+            tape.skipped,
+            self.owners[0],
+            self.owners[1],
+            fires.expected,
+            fires.missed,
+            fires.doubled,
+            fires.silent,
+            Self::in_time(self.late_in_run()),
+            Self::in_time(self.late_in_minutes(self.late, rounds)),
         )
         .expect("a string takes text");
-        for example in self.examples.iter().take(5) {
-            writeln!(text, "lost: {example}").expect("a string takes text");
+        let examples = [
+            ("lost", &self.examples),
+            ("prices", &tape.examples),
+            ("alerts", &fires.examples),
+        ];
+        for (what, examples) in examples {
+            for example in examples.iter().take(5) {
+                writeln!(text, "{what}: {example}").expect("a string takes text");
+            }
         }
         text
+    }
+
+    /// The shares of deliveries of this run that were late, in percent.
+    fn late_in_run(&self) -> [f64; 3] {
+        let Late { clients, back_ends } = self.subscribers;
+        let late = self.late;
+        let all = (late.clients + late.back_ends, clients + back_ends);
+        [(late.clients, clients), (late.back_ends, back_ends), all]
+            .map(|(late, subscribers)| share(late, self.probes * subscribers))
     }
 }
 

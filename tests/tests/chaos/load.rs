@@ -1,11 +1,17 @@
 //! The load: publishers and probes that repeat what was not acknowledged, subscribers that resume on
-//! another server, and back ends that notify users.
+//! another server, and back ends that notify users and register alert rules.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tidewire_tests::{Client, Endpoint, HttpResponse, Message, Token, Transport, eventually};
+use tidewire_tests::{
+    Client, Endpoint, HttpResponse, Message, Token, Transport, VenueStandIn, eventually,
+};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -16,13 +22,50 @@ use crate::{
     cluster::{Cluster, NODES},
     fault::Fault,
     ledger::{Publication, Report, Track},
+    market::{Fires, Market, Rule, SYMBOL},
 };
 
 /// The channel of the probes, and one of a publisher on each server.
-const CHANNELS: [&str; 1 + NODES] = ["demo:probes", "demo:0", "demo:1", "demo:2"];
+const CHANNELS: [&str; 1 + NODES] = ["lane:probes", "lane:0", "lane:1", "lane:2"];
 
-/// The transports that each server has a subscriber on.
-const TRANSPORTS: [Transport; 3] = [Transport::WebSocketJson, Transport::Sse, Transport::Grpc];
+/// A kind of subscriber, of which each server has one.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    transport: Transport,
+    /// Silence after which it sends a ping, and its wait for the pong.
+    silence: (Duration, Duration),
+}
+
+impl Kind {
+    /// A client that keeps to the times of the protocol.
+    const fn client(transport: Transport) -> Self {
+        let silence = (Duration::from_secs(2), Duration::from_millis(1_500));
+        Self { transport, silence }
+    }
+
+    /// A back end, for which a ping costs no battery.
+    const BACK_END: Self = Self {
+        transport: Transport::Grpc,
+        silence: (Duration::from_millis(300), Duration::from_millis(400)),
+    };
+}
+
+/// The kinds. The last one is that of the back ends.
+const KINDS: [Kind; 4] = [
+    Kind::client(Transport::WebSocketJson),
+    Kind::client(Transport::Sse),
+    Kind::client(Transport::Grpc),
+    Kind::BACK_END,
+];
+
+/// Time between two alert rules.
+const RULES: Duration = Duration::from_millis(500);
+
+/// Trades from now until a rule fires.
+const TRADES_TO_FIRE: u64 = 30;
+
+/// Time between two looks for the owners of the prices and the store.
+const OWNERS: Duration = Duration::from_millis(500);
 
 /// Time between two probes.
 const PROBES: Duration = Duration::from_millis(20);
@@ -36,9 +79,6 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// Time after which a subscriber tries another server.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// Silence after which a subscriber sends a ping, and its wait for the pong: those of the protocol.
-const SILENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(1_500));
-
 /// The titles that a server acknowledged, by the server and the user.
 type Inboxes = BTreeMap<(usize, String), Vec<String>>;
 
@@ -49,6 +89,9 @@ struct Shared {
     /// The tracks of each subscriber, one for each channel.
     subscribers: Vec<Mutex<Vec<Track>>>,
     inboxes: Mutex<Inboxes>,
+    rules: Mutex<Vec<Rule>>,
+    /// How often another server was seen to own the prices, and the store.
+    owners: Mutex<[usize; 2]>,
     /// Number of the round, from 1. None at the end.
     round: watch::Sender<Option<usize>>,
 }
@@ -56,21 +99,24 @@ struct Shared {
 /// A running load.
 pub(crate) struct Load {
     shared: Arc<Shared>,
+    market: Arc<Market>,
     senders: JoinSet<()>,
     _subscribers: JoinSet<()>,
 }
 
 impl Load {
     /// Starts the subscribers, and then all others.
-    pub(crate) async fn start(cluster: &Cluster) -> Self {
+    pub(crate) async fn start(cluster: &Cluster, venue: VenueStandIn) -> Self {
         let endpoints = cluster.nodes.iter().map(|node| node.endpoint());
         let tracks = || Mutex::new(CHANNELS.map(|_| Track::default()).into());
         let shared = Arc::new(Shared {
             endpoints: endpoints.collect(),
             token: Token::service(),
             publications: Mutex::default(),
-            subscribers: (0..NODES * TRANSPORTS.len()).map(|_| tracks()).collect(),
+            subscribers: (0..NODES * KINDS.len()).map(|_| tracks()).collect(),
             inboxes: Mutex::default(),
+            rules: Mutex::default(),
+            owners: Mutex::default(),
             round: watch::Sender::new(Some(0)),
         });
         let (mut senders, mut subscribers) = (JoinSet::new(), JoinSet::new());
@@ -83,13 +129,18 @@ impl Load {
             all.then_some(())
         })
         .await;
+        let round = shared.round.subscribe();
+        let market = Arc::new(Market::open(venue, &cluster.sentinel, round).await);
         senders.spawn(shared.clone().probe());
+        senders.spawn(shared.clone().register(market.clone()));
+        senders.spawn(shared.clone().watch_owners());
         for node in 0..NODES {
             senders.spawn(shared.clone().publish_on(node));
             senders.spawn(shared.clone().notify(node));
         }
         Self {
             shared,
+            market,
             senders,
             _subscribers: subscribers,
         }
@@ -111,6 +162,11 @@ impl Load {
             })
             .await;
         }
+        let price = self.market.price();
+        eventually("a price", async || {
+            self.market.has_published(price).then_some(())
+        })
+        .await;
     }
 
     /// Ends the load, and compares.
@@ -124,40 +180,90 @@ impl Load {
             publications,
             subscribers,
             inboxes,
+            rules,
+            owners,
             endpoints,
             token,
             ..
         } = &*self.shared;
+        let rules = std::mem::take(&mut *rules.lock());
+        // Of the newest rule too.
+        let last = rules.iter().map(|rule| rule.threshold).max();
+        eventually("the price of the last rule", async || {
+            self.market.has_published(last.unwrap_or(0)).then_some(())
+        })
+        .await;
         let take = |tracks: &Mutex<Vec<Track>>| std::mem::take(&mut *tracks.lock());
         let tracks: Vec<_> = subscribers.iter().map(take).collect();
-        let mut report = Report::new(rounds, &publications.lock(), &tracks, PROBES);
+        let mut report = Report::new(rounds, &publications.lock(), &tracks, NODES, PROBES);
         let inboxes = std::mem::take(&mut *inboxes.lock());
         for ((node, user), acknowledged) in &inboxes {
-            let titles = inbox(&endpoints[*node], token, user).await;
-            report.add_inbox(acknowledged, &titles);
+            let all = list(&endpoints[*node], token, INBOX, user).await;
+            report.add_inbox(acknowledged, &texts(&all, "/title"));
         }
+        let tape = self.market.tape();
+        let fires = fires(&endpoints[0], token, &rules, tape.highest).await;
+        report.add_market(rounds, tape, fires);
+        report.owners = *owners.lock();
         report
     }
 }
 
-/// The titles in an inbox, page by page.
-async fn inbox(server: &Endpoint, token: &str, user: &str) -> Vec<String> {
-    let (mut titles, mut before) = (Vec::new(), Value::Null);
+/// The methods that list an inbox, and what fired.
+const INBOX: &str = "NotifyService/ListNotifications";
+const FIRES: &str = "AlertService/ListFires";
+
+/// The items that a method lists for a user, page by page.
+async fn list(server: &Endpoint, token: &str, method: &str, user: &str) -> Vec<Value> {
+    let (mut all, mut before) = (Vec::new(), Value::Null);
     loop {
-        let question = json!({"user": user, "before": before});
-        let page = server
-            .call("NotifyService/ListNotifications", Some(token), &question)
-            .await;
+        let mut question = json!({"user": user, "limit": 100});
+        if !before.is_null() {
+            question["before"] = before;
+        }
+        let page = server.call(method, Some(token), &question).await;
         assert_eq!(page.status, 200, "{}", page.body);
         let page = page.json();
-        let items = page["items"].as_array().cloned().unwrap_or_default();
-        let title = |one: &Value| one["title"].as_str().expect("a title").to_owned();
-        titles.extend(items.iter().map(title));
-        match page.get("next") {
-            Some(next) if !next.is_null() => before = next.clone(),
-            _ => return titles,
+        all.extend(page["items"].as_array().cloned().unwrap_or_default());
+        before = page["next"].clone();
+        if before.is_null() {
+            return all;
         }
     }
+}
+
+/// A text of each item.
+fn texts(items: &[Value], pointer: &str) -> Vec<String> {
+    let texts = items
+        .iter()
+        .filter_map(|one| one.pointer(pointer)?.as_str());
+    texts.map(str::to_owned).collect()
+}
+
+/// How often each rule fired, once all have that will.
+async fn fires(server: &Endpoint, token: &str, rules: &[Rule], highest: u64) -> Fires {
+    let users: BTreeSet<_> = rules.iter().map(|rule| &*rule.user).collect();
+    for attempt in 0.. {
+        let (mut fired, mut notified) = (Vec::new(), Vec::new());
+        for user in &users {
+            let all = list(server, token, FIRES, user).await;
+            fired.extend(texts(&all, "/alertId"));
+            let all = list(server, token, INBOX, user).await;
+            notified.extend(texts(&all, "/data/alertId"));
+        }
+        let fires = Fires::new(rules, highest, &fired, &notified);
+        if (fires.missed, fires.silent) == (0, 0) || attempt > 20 {
+            return fires;
+        }
+        sleep(RULES).await;
+    }
+    unreachable!("the loop returns")
+}
+
+/// Whether a page of metrics has a series with the value 1.
+fn is_one(page: &str, series: &str) -> bool {
+    let mut lines = page.lines().filter_map(|line| line.split_once(' '));
+    lines.any(|(name, value)| name == series && value.trim() == "1")
 }
 
 /// Whether a server did what it was asked for. If not, it is repeated.
@@ -241,6 +347,63 @@ impl Shared {
         probes.join_all().await;
     }
 
+    /// Registers rules that fire a while later. Each round has another user.
+    async fn register(self: Arc<Self>, market: Arc<Market>) {
+        for (number, first) in (0_u64..).zip((0..NODES).cycle()) {
+            let Some(round) = *self.round.borrow() else {
+                return;
+            };
+            let (user, threshold) = (format!("trader-{round}"), market.price() + TRADES_TO_FIRE);
+            let condition =
+                json!({"kind": "price_above", "symbol": SYMBOL, "threshold": threshold});
+            let key = format!("rule-{number}");
+            let body =
+                json!({"user": user, "rule": {"condition": condition}, "idempotencyKey": key});
+            for node in (0..NODES).cycle().skip(first) {
+                let registered = self
+                    .call(node, "AlertService/RegisterAlert", &body, CONNECT)
+                    .await;
+                if let Some(rule) = registered {
+                    let id = rule["id"].as_str().expect("an id").to_owned();
+                    self.rules.lock().push(Rule {
+                        user,
+                        id,
+                        threshold,
+                    });
+                    break;
+                }
+                sleep(PAUSE).await;
+            }
+            sleep(RULES).await;
+        }
+    }
+
+    /// Counts how often another server owns the prices, and the store.
+    async fn watch_owners(self: Arc<Self>) {
+        let mut owners = [None; 2];
+        let operator = Token::of("operator").scope("admin").sign();
+        while !self.is_over() {
+            for (node, endpoint) in self.endpoints.iter().enumerate() {
+                let asked = endpoint.http().get(endpoint.url("/metrics"));
+                let asked = asked.bearer_auth(&operator);
+                let page = async { asked.send().await.ok()?.text().await.ok() };
+                let Some(page) = timeout(OWNERS, page).await.ok().flatten() else {
+                    continue;
+                };
+                for (index, series) in ["tidewire_price_owner", "tidewire_store_owner"]
+                    .into_iter()
+                    .enumerate()
+                {
+                    if is_one(&page, series) && owners[index] != Some(node) {
+                        self.owners.lock()[index] += usize::from(owners[index].is_some());
+                        owners[index] = Some(node);
+                    }
+                }
+            }
+            sleep(OWNERS).await;
+        }
+    }
+
     /// Notifies users whose inboxes are on this server, and of whom each round has another.
     async fn notify(self: Arc<Self>, node: usize) {
         for number in 0.. {
@@ -269,17 +432,23 @@ impl Shared {
 
     /// Subscribes, and resumes on the next server whenever the connection or its server is lost.
     async fn subscribe(self: Arc<Self>, index: usize) {
-        let (home, transport) = (index % NODES, TRANSPORTS[index / NODES]);
+        let (home, kind) = (index % NODES, KINDS[index / NODES]);
         let (mut node, mut round) = (home, self.round.subscribe());
         loop {
-            let resumed = timeout(CONNECT, self.resume(index, transport, node)).await;
+            let resumed = timeout(CONNECT, self.resume(index, kind.transport, node)).await;
             let goes_home = match resumed.ok().flatten() {
-                Some(client) => self.listen(index, client, &mut round, node != home).await,
+                Some(client) => {
+                    let listening = (client, kind.silence);
+                    self.listen(index, listening, &mut round, node != home)
+                        .await
+                }
                 None => {
                     sleep(PAUSE).await;
                     false
                 }
             };
+            // It was at home in this round.
+            round.mark_unchanged();
             node = if goes_home { home } else { (node + 1) % NODES };
         }
     }
@@ -319,20 +488,20 @@ impl Shared {
     async fn listen(
         &self,
         index: usize,
-        mut client: Client,
+        (mut client, silence): (Client, (Duration, Duration)),
         round: &mut watch::Receiver<Option<usize>>,
         is_away: bool,
     ) -> bool {
         loop {
             let next = tokio::select! {
                 _ = round.changed(), if is_away => return true,
-                next = timeout(SILENCE.0, client.try_next()) => next,
+                next = timeout(silence.0, client.try_next()) => next,
             };
             match next {
                 Ok(Some(message)) if self.take(index, &message) => {}
                 Ok(_) => return false,
                 Err(_) => {
-                    let pong = timeout(SILENCE.1, client.try_request("ping", json!({}))).await;
+                    let pong = timeout(silence.1, client.try_request("ping", json!({}))).await;
                     if pong.ok().flatten().is_none() {
                         return false;
                     }

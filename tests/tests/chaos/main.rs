@@ -1,14 +1,17 @@
 //! One fault after the other, under load: nothing that was acknowledged is lost, doubled, or missed without
 //! a notice.
 //!
-//! Three servers share a Redis with a replica and a sentinel. A seed draws the faults, so that a run can be
-//! repeated. These variables of the environment make it longer:
+//! Three servers share a Redis with a replica and a sentinel, its store, and the prices of a venue. A seed
+//! draws the faults, so that a run can be repeated. These variables of the environment change it:
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
 //! | `TIDEWIRE_CHAOS_ROUNDS` | 10 | faults |
 //! | `TIDEWIRE_CHAOS_SEED` | 1 | decides which, where, and for how long |
 //! | `TIDEWIRE_CHAOS_INTERVAL` | 0 | seconds from one fault to the next at least |
+//! | `TIDEWIRE_CHAOS_HOSTS` | 0 | 1: each process on a host of its own, a network namespace. Needs root |
+//! | `TIDEWIRE_CHAOS_FAULTS` | all | names of the kinds, such as `NodeKilled,MasterHangs` |
+//! | `TIDEWIRE_CHAOS_DOWN_AFTER` | 1200 | `down-after-milliseconds` of the sentinel: more than the second between two of its connections |
 
 #![allow(
     clippy::unwrap_used,
@@ -20,13 +23,15 @@ mod cluster;
 mod fault;
 mod ledger;
 mod load;
+mod market;
 
 use std::{env, time::Duration};
 
+use tidewire_tests::host::has_netem;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Layout},
     fault::{Fault, Random},
     load::Load,
 };
@@ -44,13 +49,22 @@ async fn faults_under_load_lose_double_and_hide_nothing() {
     let rounds = usize::try_from(variable("TIDEWIRE_CHAOS_ROUNDS", 10)).expect("a few");
     let mut random = Random(variable("TIDEWIRE_CHAOS_SEED", 1));
     let pause = Duration::from_secs(variable("TIDEWIRE_CHAOS_INTERVAL", 0));
-    let faults = Fault::draw(&mut random, rounds);
-    let mut cluster = Cluster::start().await;
-    let load = Load::start(&cluster).await;
+    let down_after = Duration::from_millis(variable("TIDEWIRE_CHAOS_DOWN_AFTER", 1_200));
+    let names = env::var("TIDEWIRE_CHAOS_FAULTS").ok();
+    let layout = match variable("TIDEWIRE_CHAOS_HOSTS", 0) {
+        0 => Layout::OneMachine,
+        _ => Layout::Hosts,
+    };
+    if layout == Layout::Hosts && !has_netem() {
+        println!("this kernel has no netem: packets are not delayed");
+    }
+    let (mut cluster, venue) = Cluster::start(down_after, layout).await;
+    let faults = Fault::draw(&mut random, rounds, layout, names.as_deref());
+    let load = Load::start(&cluster, venue).await;
     load.flows().await;
     for (number, fault) in (1..).zip(&faults) {
         let begun = Instant::now();
-        println!("round {number}: {}", fault.title());
+        println!("round {number}: {} ({fault:?})", fault.title());
         load.begin_round(number);
         fault.strike(&mut cluster, &mut random).await;
         cluster.whole().await;
@@ -59,8 +73,19 @@ async fn faults_under_load_lose_double_and_hide_nothing() {
     }
     let report = load.end(&faults).await;
     println!("{}", report.table());
+    println!("{} failovers that no fault asked for", cluster.unasked);
     let counts = (report.lost, report.doubled, report.unseen, report.shared);
     assert_eq!(counts, (0, 0, 0, 0), "lost, doubled, unseen, given twice");
     let counts = (report.forgotten, report.repeated);
     assert_eq!(counts, (0, 0), "notifications lost, doubled");
+    let tape = &report.tape;
+    let counts = (tape.doubled, tape.backwards);
+    assert_eq!(counts, (0, 0), "prices doubled, and going back");
+    let fires = &report.fires;
+    let counts = (fires.missed, fires.doubled, fires.silent);
+    assert_eq!(
+        counts,
+        (0, 0, 0),
+        "alerts missed, doubled, without a notification"
+    );
 }
