@@ -11,6 +11,9 @@
 #[path = "../../../tests/src/deadline.rs"]
 mod deadline;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+#[path = "../../../tests/src/host.rs"]
+mod host;
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 #[path = "../../../tests/src/link.rs"]
 mod link;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
@@ -43,6 +46,7 @@ use tidewire_store::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use deadline::{eventually, within};
+use host::Place;
 use link::Link;
 use redis_server::RedisServer;
 use suite::{TABLE, all};
