@@ -35,7 +35,8 @@ const alias = [
 ];
 
 export default defineConfig({
-  resolve: { conditions: ["tidewire:source"], alias },
+  // Texts of the client's failures, which a build for production has as numbers: operators read them here.
+  resolve: { conditions: ["tidewire:source", "development"], alias },
   build: { modulePreload: false, target: "es2022", cssTarget: ["chrome123", "firefox120", "safari17.5"], rolldownOptions: { checks: { moduleLevelDirective: false } } },
   server: { proxy },
   plugins: [inlineAll],

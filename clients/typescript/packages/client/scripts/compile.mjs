@@ -43,7 +43,8 @@ export async function compile(root) {
         mangle: { properties: { regex: /^_[a-z]/ } },
         nameCache,
         format: { beautify: true, preserve_annotations: true },
-        sourceMap: { content: JSON.stringify(map), url: `${fileName.split("/").at(-1)}.map` },
+        // A file that only exports again has no map of its own.
+        sourceMap: { ...(map && { content: JSON.stringify(map) }), url: `${fileName.split("/").at(-1)}.map` },
       });
       ({ props } = nameCache);
       files.set(fileName, result.code).set(`${fileName}.map`, result.map);

@@ -1,25 +1,26 @@
 /**
  * Client: one session with a server that survives the loss of its connection.
  * Its parts: a connection in `link.ts`, channels in `subscriptions.ts`, when to
- * connect in `reconnection.ts`, publications that wait in `queue.ts`.
+ * connect in `reconnection._ts`, publications that wait in `queue.ts`.
  *
  * The methods are functions over the variables of the constructor. They need no
  * `this`, and the variables' names do not stay in the minified code.
  */
-import { WEB_SOCKET_HELP } from "#runtime";
+import { diagnose } from "#runtime";
 import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, TransportName } from "./api.ts";
-import { diagnose, webSocketUrl } from "./endpoint.ts";
+import { webSocketUrl } from "./endpoint.ts";
 import { environmentWith } from "./environment.ts";
-import { failure, reasonOf, type TidewireError } from "./errors.ts";
+import { failure, reasonOf, textOf, type TidewireError } from "./errors.ts";
 import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.ts";
 import { openListeners } from "./listeners.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
 import { openQueue } from "./queue.ts";
 import { whenConnected } from "./ready.ts";
-import { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
+import { openReconnection, shouldReconnect } from "./reconnection.ts";
 import { openRequests, promiseOf } from "./requests.ts";
 import { openSubscribing } from "./subscribing.ts";
 import { type ChannelHandler, openSubscriptions, type SubscribeOptions } from "./subscriptions.ts";
+import { CHANNEL_ENDED, NO_TOKEN, NO_WEB_SOCKET, NOT_RENEWED, PAGE_LEFT } from "./texts.ts";
 import { openTimer } from "./timer.ts";
 import { tokenSource } from "./token.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
@@ -134,10 +135,9 @@ export class WebSocketClient {
     let hint = "";
 
     const nameOf = (stream: boolean): TransportName => (stream ? "sse" : "websocket");
-    const allows = (stream: boolean): boolean => options.transports?.includes(nameOf(stream)) ?? true;
     const prefersStream = (): boolean => options.transports?.[0] === nameOf(true);
-    const isOpen = (): boolean => !!link?._isOpen();
-    const getQuality = (): Quality => reconnection.getQuality(isOpen());
+    const isOpen = (): boolean => !!link?._isOpen;
+    const getQuality = (): Quality => reconnection._getQuality(isOpen());
     const request: this["request"] = (type, data) =>
       promiseOf((done) => {
         start(type, data, done);
@@ -152,8 +152,8 @@ export class WebSocketClient {
       self.state = state;
       return emitHere("state", state);
     };
-    const report = (code: ErrorCode, message: string, cause?: unknown): void => {
-      emit("error", { code, message, cause });
+    const report = (code: ErrorCode, number: number, cause?: unknown): void => {
+      emit("error", { code, message: textOf(number, cause), cause });
     };
 
     const send = (message: ClientMessage): boolean => {
@@ -181,7 +181,7 @@ export class WebSocketClient {
         if (pong) {
           self.clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
         }
-        reconnection.onPing(pong && rttMs);
+        reconnection._onPing(pong && rttMs);
         if (isOpen()) {
           // A ping that is lost with its link ends within the change to another state, which says it.
           emit("quality", getQuality());
@@ -191,7 +191,7 @@ export class WebSocketClient {
     /** Pings now, and every few seconds while somebody looks. */
     const pingLoop = (): void => {
       setPingTimer();
-      if (reconnection.isVisible && isOpen()) {
+      if (reconnection._isVisible && isOpen()) {
         ping();
         setPingTimer(PING_INTERVAL_MS, pingLoop);
       }
@@ -211,14 +211,14 @@ export class WebSocketClient {
     /** Drops the connection, its timers and its requests. */
     const drop = (): void => {
       generation += 1;
-      reconnection.cancel();
+      reconnection._cancel();
       setPingTimer();
       setReturnTimer();
       const links = [link, candidate];
       // Before they are closed: no end of theirs counts any more.
       link = candidate = undefined;
       for (const old of links) {
-        old?._close();
+        old?._end();
       }
       queue?._close();
       for (const subscription of all()) {
@@ -227,7 +227,7 @@ export class WebSocketClient {
       failAll();
     };
     const stop = (state: ClientState): void => {
-      reconnection.stop();
+      reconnection._stop();
       drop();
       if (self.state.status !== state.status) {
         setState(state);
@@ -245,18 +245,20 @@ export class WebSocketClient {
       // No `welcome` came: perhaps only the other transport gets through, or the URL is wrong.
       if (!wasConnected && ++failures >= (hasUsedWebSocket ? PATIENT_ATTEMPTS : FALLBACK_ATTEMPTS)) {
         failures = 0;
-        isStream = allows(!isStream) ? !isStream : isStream;
+        if (options.transports?.includes(nameOf(!isStream)) ?? true) {
+          isStream = !isStream;
+        }
         if (!hasUsedWebSocket && !hint) {
-          void diagnose(fetch, target).then((found) => {
+          void diagnose?.(fetch, target).then((found) => {
             if (found && !isOpen()) {
               hint = found;
-              report("failed_precondition", found);
+              emit("error", { code: "failed_precondition", message: found });
             }
           });
         }
       }
-      const delayMs = reconnection.schedule(code);
-      setState({ status: "reconnecting", retryAt: clock.wallTime() + delayMs, attempt: reconnection.attempt, end });
+      const delayMs = reconnection._schedule(code);
+      setState({ status: "reconnecting", retryAt: clock.wallTime() + delayMs, attempt: reconnection._attempt, end });
     };
     /** Fetches a token, and calls `use` unless another connection was opened meanwhile. A failure does no harm to the connection that it is fetched beside. */
     const withToken = (use: (token: string | undefined) => unknown, isBeside = false): void => {
@@ -270,7 +272,7 @@ export class WebSocketClient {
         .catch((error: unknown) => {
           const reason = reasonOf(error);
           if (isBeside || !hasToken) {
-            report("unauthenticated", `${isBeside ? "the token could not be renewed" : "getToken failed"}: ${reason}`, error);
+            report("unauthenticated", isBeside ? NOT_RENEWED : NO_TOKEN, error);
           }
           if (isBeside) {
             returnLater();
@@ -284,7 +286,7 @@ export class WebSocketClient {
       const self = openLink(
         clock,
         (options.parse ?? JSON.parse) as (frame: string) => ServerMessage,
-        Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection.attempt),
+        Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection._attempt),
         (onOpen, onFrame, onClose) =>
           stream || !webSocket
             ? eventStream(fetch, target.href.replace("ws", "http").replace(/ws(\?|$)/, "sse$1"), token, cursor, onFrame, onClose)
@@ -316,7 +318,7 @@ export class WebSocketClient {
     };
     const open = (): void => {
       drop();
-      if (setState({ status: "connecting", attempt: reconnection.attempt })) {
+      if (setState({ status: "connecting", attempt: reconnection._attempt })) {
         withToken((token) => {
           link = connectBy(isStream, token);
         });
@@ -326,7 +328,7 @@ export class WebSocketClient {
     const returnLater = (): void => {
       if (isStream && !prefersStream() && isOpen()) {
         setReturnTimer(returnMs, () => {
-          if (reconnection.isVisible) {
+          if (reconnection._isVisible) {
             returnMs = Math.min(LONGEST_RETURN_MS, returnMs * 2);
             withToken((token) => {
               candidate = connectBy(false, token);
@@ -341,7 +343,7 @@ export class WebSocketClient {
       if (isOpen()) {
         link?._probe();
       } else if (self.state.status === "reconnecting") {
-        const delayMs = reconnection.hurry();
+        const delayMs = reconnection._hurry();
         if (delayMs > 0) {
           setState({ ...self.state, retryAt: clock.wallTime() + delayMs });
         } else {
@@ -350,17 +352,17 @@ export class WebSocketClient {
       }
     };
     const onVisibility = (): void => {
-      start("visibility", { state: reconnection.isVisible ? "active" : "background" });
+      start("visibility", { state: reconnection._isVisible ? "active" : "background" });
       pingLoop();
     };
-    const reconnection = new ReconnectionManager(
+    const reconnection = openReconnection(
       environment,
       open,
       onWake,
       () => {
         // A page with a socket may not enter the browser's cache.
         if (isOpen()) {
-          onEnd({ code: 1001, reason: "the page was left" });
+          onEnd({ code: 1001, reason: textOf(PAGE_LEFT) });
         }
       },
       onVisibility,
@@ -371,47 +373,43 @@ export class WebSocketClient {
       if (!emitHere("message", message)) {
         return;
       }
-      try {
-        if (type === "welcome") {
-          onWelcome(data);
-        } else if (type === "authenticated") {
-          applyServerSide(data.subscriptions);
-          // The new token may read more.
-          subscribeSoon(all().filter((subscription) => subscription._isRefused()));
-        } else if (type === "pong" || type === "visibility") {
-          const { heartbeatMs } = data;
-          link?._setHeartbeat(heartbeatMs);
-          if (self.state.status === "connected" && self.state.heartbeatMs !== heartbeatMs) {
-            setState({ ...self.state, heartbeatMs });
-          }
-        } else if (type === "reconnect") {
-          reconnection.onReconnect(data.afterMs);
-        } else if (type === "token_expiring" && options.getToken) {
-          withToken((token) => token && request("auth", { token }), true);
-        } else if (type === "status") {
-          emit("status", data);
+      if (type === "welcome") {
+        onWelcome(data);
+      } else if (type === "authenticated") {
+        applyServerSide(data.subscriptions);
+        // The new token may read more.
+        subscribeSoon(all().filter((subscription) => subscription._isRefused()));
+      } else if (type === "pong" || type === "visibility") {
+        const { heartbeatMs } = data;
+        link?._setHeartbeat(heartbeatMs);
+        if (self.state.status === "connected" && self.state.heartbeatMs !== heartbeatMs) {
+          setState({ ...self.state, heartbeatMs });
         }
-        if (settle(message) || (id && type !== "subscribed")) {
-          // A reply, perhaps one that came too late. The server keeps the channels of a late `subscribed`.
-        } else if (type === "subscribed") {
-          for (const result of data.channels) {
-            for (const subscription of find(result.channel)) {
-              subscription._finish(result, true);
-            }
+      } else if (type === "reconnect") {
+        reconnection._onReconnect(data.afterMs);
+      } else if (type === "token_expiring" && options.getToken) {
+        withToken((token) => token && request("auth", { token }), true);
+      } else if (type === "status") {
+        emit("status", data);
+      }
+      if (settle(message) || (id && type !== "subscribed")) {
+        // A reply, perhaps one that came too late. The server keeps the channels of a late `subscribed`.
+      } else if (type === "subscribed") {
+        for (const result of data.channels) {
+          for (const subscription of find(result.channel)) {
+            subscription._finish(result, true);
           }
-        } else if (type === "unsubscribed") {
-          for (const subscription of data.channels.flatMap((channel) => find(channel))) {
-            subscription._refuse(failure("cancelled", data.reason ?? "the server ended the subscription"));
-          }
-        } else if (type !== "error") {
-          dispatch(message);
-        } else if (!message.channel) {
-          hint = data.message;
-          reconnection.bar(data.retryAfterMs ?? 0);
-          emit("error", data);
         }
-      } catch (cause) {
-        report("invalid_argument", `\`${type}\` has another form: ${reasonOf(cause)}`, cause);
+      } else if (type === "unsubscribed") {
+        for (const subscription of data.channels.flatMap((channel) => find(channel))) {
+          subscription._refuse(failure("cancelled", CHANNEL_ENDED, data.reason));
+        }
+      } else if (type !== "error") {
+        dispatch(message);
+      } else if (!message.channel) {
+        hint = data.message;
+        reconnection._bar(data.retryAfterMs ?? 0);
+        emit("error", data);
       }
     };
     const onWelcome = (welcome: Welcome): void => {
@@ -420,11 +418,11 @@ export class WebSocketClient {
       failures = 0;
       hint = "";
       returnMs = isStream ? returnMs : RETURN_MS;
-      reconnection.onConnected();
+      reconnection._onConnected();
       applyServerSide(welcome.subscriptions);
       self.state = { status: "connected", welcome, heartbeatMs, transport: nameOf(isStream) };
       self.clockOffsetMs = welcome.serverTime - clock.wallTime();
-      if (!reconnection.isVisible) {
+      if (!reconnection._isVisible) {
         onVisibility();
       }
       // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
@@ -448,9 +446,9 @@ export class WebSocketClient {
           if (prefersStream()) {
             isStream = true;
           } else if (!webSocket) {
-            throw new TypeError(`there is no global WebSocket: ${WEB_SOCKET_HELP}pass a class as the option \`webSocket\``);
+            throw new TypeError(textOf(NO_WEB_SOCKET));
           }
-          reconnection.start();
+          reconnection._start();
           open();
         }
       },

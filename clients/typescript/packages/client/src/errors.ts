@@ -1,4 +1,5 @@
 /** Client error: the only error that this client throws or rejects with, except a `TypeError` for a bad argument. */
+import { say } from "#runtime";
 import type { ErrorCode, ErrorData } from "./types/common.ts";
 
 /** Why a request failed: the server's `error`, or the client's own reason under the same codes. */
@@ -16,9 +17,14 @@ export class TidewireError extends Error {
   }
 }
 
-/** Returns the error of a code. */
-export function failure(code: ErrorCode, message: string): TidewireError {
-  return new TidewireError({ code, message });
+/** Returns the text of a failure by its number in `texts.ts`, with what was thrown or else is known. */
+export function textOf(number: number, detail: unknown = ""): string {
+  return say(number, reasonOf(detail));
+}
+
+/** Returns the error of a code, with the text of a number. */
+export function failure(code: ErrorCode, number: number, detail?: unknown): TidewireError {
+  return new TidewireError({ code, message: textOf(number, detail) });
 }
 
 /** Returns the message of anything that was thrown. */

@@ -14,7 +14,6 @@ export type {
   ServerMessageOf,
   ServerType,
 } from "./messages.ts";
-export { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
 export { type LoadedState, type StateMessage, StateSync, type StateSyncOptions } from "./state-sync.ts";
 export type { ChannelHandler, ChannelMessage, SubscribeOptions } from "./subscriptions.ts";
 export type * from "./types/alert.ts";

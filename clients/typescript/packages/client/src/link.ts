@@ -3,8 +3,9 @@
  * a dead one. What carries the frames is a wire. Reconnecting is the client's part.
  */
 import type { Clock } from "./environment.ts";
-import { reasonOf } from "./errors.ts";
+import { textOf } from "./errors.ts";
 import type { ServerMessage } from "./messages.ts";
+import { BAD_MESSAGE, NO_PONG, NO_WELCOME } from "./texts.ts";
 import { openTimer } from "./timer.ts";
 import type { ErrorCode } from "./types/common.ts";
 import type { OnEnd, OnFrame, Wire } from "./wires.ts";
@@ -18,11 +19,6 @@ const LATE_MS = 500;
 /** The close code for a connection that died without a close frame: "abnormal", as a browser reports it. */
 export const ABNORMAL_CLOSE = 1006;
 
-/** The phases of a link. */
-const OPENING = 0;
-const OPEN = 1;
-const ENDED = 2;
-
 /** Why a connection ended. */
 export interface ConnectionEnd {
   readonly code: number;
@@ -32,15 +28,15 @@ export interface ConnectionEnd {
 /** An open or opening connection. */
 export interface Link {
   /** Whether `welcome` came and the link has not ended. */
-  _isOpen(): boolean;
+  _isOpen: boolean;
   /** Sends a frame. Returns `false` if the link is not open. */
-  _send(frame: string): boolean;
-  /** Requests a ping now, and ends the link unless a frame comes in time. */
-  _probe(): void;
+  readonly _send: (frame: string) => boolean;
+  /** Requests a ping now, and ends an open link unless a frame comes in time. */
+  readonly _probe: () => void;
   /** Sets the silence in milliseconds after which a ping is due. */
-  _setHeartbeat(ms: number): void;
-  /** Closes normally. */
-  _close(): void;
+  readonly _setHeartbeat: (ms: number) => void;
+  /** Ends the link: normally, unless with another code. */
+  readonly _end: (code?: number, reason?: string) => void;
 }
 
 /**
@@ -55,24 +51,25 @@ export function openLink(
   welcomeMs: number,
   open: (onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd) => Wire,
   onMessage: (message: ServerMessage) => void,
-  report: (code: ErrorCode, message: string) => void,
+  report: (code: ErrorCode, number: number, cause: unknown) => void,
   onSilence: () => void,
   onEnd: (end: ConnectionEnd) => void,
   isStream: boolean,
 ): Link {
-  let phase = OPENING;
+  let hasEnded = false;
   let heartbeatMs = 0;
   let lastFrameAt = 0;
   const setTimer = openTimer(clock);
 
-  /** Ends the link. With `close`, the wire is still open. */
-  const end = (code: number, reason: string, close?: [code?: number]): void => {
+  /** Ends the link. With `isClosed`, the wire has ended. */
+  const end = (code = 1000, reason = "", isClosed = false): void => {
     // At once: a dead peer answers no close handshake, and some browsers never fire `close`.
-    if (phase !== ENDED) {
-      phase = ENDED;
+    if (!hasEnded) {
+      hasEnded = true;
+      link._isOpen = false;
       setTimer();
-      if (close) {
-        wire.close(...close);
+      if (!isClosed) {
+        wire.close(code === 1000 ? code : undefined);
       }
       onEnd({ code, reason });
     }
@@ -89,17 +86,15 @@ export function openLink(
     });
   };
   const probe = (): void => {
-    if (phase === OPEN) {
-      lastFrameAt = -1;
-      wait(PONG_TIMEOUT_MS, () => {
-        if (lastFrameAt < 0) {
-          end(ABNORMAL_CLOSE, "no frame came after a ping", []);
-        } else {
-          watch();
-        }
-      });
-      onSilence();
-    }
+    lastFrameAt = -1;
+    wait(PONG_TIMEOUT_MS, () => {
+      if (lastFrameAt < 0) {
+        end(ABNORMAL_CLOSE, textOf(NO_PONG));
+      } else {
+        watch();
+      }
+    });
+    onSilence();
   };
   /** Waits for the end of the heartbeat. A frame only stores its time, so a busy link resets no timers. */
   const watch = (): void => {
@@ -110,47 +105,8 @@ export function openLink(
       probe();
     }
   };
-  const setHeartbeat = (ms: number): void => {
-    heartbeatMs = ms || HEARTBEAT_MS;
-    // A probe goes on: its own pong sets the heartbeat.
-    if (phase === OPEN && lastFrameAt >= 0) {
-      watch();
-    }
-  };
-  const wire = open(
-    () => {
-      // Some runtimes open a socket that was closed before.
-      if (phase === ENDED) {
-        wire.close();
-      }
-    },
-    (frame) => {
-      if (phase === ENDED) {
-        return;
-      }
-      try {
-        const message = parse(frame as string);
-        if (!isStream || !message.id) {
-          lastFrameAt = clock.now();
-        }
-        if (message.type === "welcome") {
-          phase = OPEN;
-          setHeartbeat(message.data.heartbeatMs);
-        }
-        onMessage(message);
-      } catch (error) {
-        report("invalid_argument", `a frame is no message: ${reasonOf(error)}`);
-      }
-    },
-    (code = ABNORMAL_CLOSE, reason) => {
-      end(code, reason);
-    },
-  );
-  wait(welcomeMs, () => {
-    end(ABNORMAL_CLOSE, "the server did not answer in time", []);
-  });
-
-  return {
+  const link: Link = {
+    _isOpen: false,
     _probe() {
       if (isStream) {
         // The server is silent for a heartbeat before it sends a `ping`.
@@ -161,10 +117,9 @@ export function openLink(
         probe();
       }
     },
-    _isOpen: () => phase === OPEN,
     _send(frame) {
       try {
-        if (phase === OPEN) {
+        if (link._isOpen) {
           wire.send(frame);
           return true;
         }
@@ -173,9 +128,45 @@ export function openLink(
       }
       return false;
     },
-    _setHeartbeat: setHeartbeat,
-    _close() {
-      end(1000, "", [1000]);
+    _setHeartbeat(ms) {
+      heartbeatMs = ms || HEARTBEAT_MS;
+      // A probe goes on: its own pong sets the heartbeat.
+      if (lastFrameAt >= 0) {
+        watch();
+      }
     },
+    _end: end,
   };
+  const wire = open(
+    () => {
+      // Some runtimes open a socket that was closed before.
+      if (hasEnded) {
+        wire.close();
+      }
+    },
+    (frame) => {
+      if (!hasEnded) {
+        try {
+          const message = parse(frame as string);
+          if (!isStream || !message.id) {
+            lastFrameAt = clock.now();
+          }
+          if (message.type === "welcome") {
+            link._isOpen = true;
+            link._setHeartbeat(message.data.heartbeatMs);
+          }
+          onMessage(message);
+        } catch (error) {
+          report("invalid_argument", BAD_MESSAGE, error);
+        }
+      }
+    },
+    (code = ABNORMAL_CLOSE, reason) => {
+      end(code, reason, true);
+    },
+  );
+  wait(welcomeMs, () => {
+    end(ABNORMAL_CLOSE, textOf(NO_WELCOME));
+  });
+  return link;
 }

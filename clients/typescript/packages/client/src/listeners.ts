@@ -1,6 +1,7 @@
 /** Event listeners: one listener's exception never reaches the client or the other listeners. */
 import type { ClientError, ClientEvents } from "./api.ts";
-import { reasonOf } from "./errors.ts";
+import { textOf } from "./errors.ts";
+import { LISTENER_THREW } from "./texts.ts";
 
 /** A listener of any event. The public types of `on` fix which one. */
 type Listener = (event: never) => void;
@@ -12,13 +13,13 @@ export function openListeners(): [
   emit: <Name extends keyof ClientEvents>(name: Name, event: ClientEvents[Name]) => void,
   call: <Event>(listener: ((event: Event) => void) | undefined, event: Event) => void,
 ] {
-  const listeners = new Map<string, Set<Listener>>();
+  const listeners: Partial<Record<string, Set<Listener>>> = {};
 
   const off = (name: keyof ClientEvents, listener: Listener): void => {
-    listeners.get(name)?.delete(listener);
+    listeners[name]?.delete(listener);
   };
   const on = (name: keyof ClientEvents, listener: Listener): (() => void) => {
-    listeners.set(name, (listeners.get(name) ?? new Set()).add(listener));
+    (listeners[name] ??= new Set()).add(listener);
     return () => {
       off(name, listener);
     };
@@ -28,7 +29,7 @@ export function openListeners(): [
     console.error("tidewire:", error);
   };
   const emit = <Name extends keyof ClientEvents>(name: Name, event: ClientEvents[Name]): void => {
-    const all = [...(listeners.get(name) ?? [])];
+    const all = [...(listeners[name] ?? [])];
     const isError = name === "error";
     if (isError && !all.length) {
       log(event);
@@ -49,7 +50,7 @@ export function openListeners(): [
     try {
       listener?.(event);
     } catch (cause) {
-      report({ code: "internal", message: `a listener threw: ${reasonOf(cause)}`, cause });
+      report({ code: "internal", message: textOf(LISTENER_THREW, cause), cause });
     }
   };
   return [on, off, emit, call];

@@ -6,8 +6,9 @@
  */
 import type { QueueOptions, QueueStorage } from "./api.ts";
 import type { Environment } from "./environment.ts";
-import { failure, reasonOf, type TidewireError } from "./errors.ts";
+import { failure, type TidewireError } from "./errors.ts";
 import type { Done } from "./requests.ts";
+import { NOT_STORED, OTHER_USER, QUEUE_FULL, SENT_ELSEWHERE, STORED_DAMAGED, STORED_FAILED, WAITED_TOO_LONG } from "./texts.ts";
 import { openTimer } from "./timer.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, PublishRequest } from "./types/session.ts";
@@ -22,7 +23,7 @@ const STEP_MS = 0.001;
 /** The time until a publication is sent again that the server could not take, where the server names none. */
 const RETRY_MS = 1_000;
 
-/** A publication. It is stored without the parts that JSON has no form for. */
+/** A publication. Stored are the parts whose names do not begin with `_`. */
 interface Entry {
   readonly request: PublishRequest;
   /** The time of the call, later than that of the call before. */
@@ -30,12 +31,12 @@ interface Entry {
   /** When it was first sent, by the wall clock. */
   sentAt?: number;
   /** The user, "" for none, `undefined` until it is known. */
-  owner: string | undefined;
+  _owner: string | undefined;
   /** The link that it was sent on: 0 for none of this page. */
-  link: number;
+  _link: number;
   /** It is in the storage, unless another tab took it out. */
-  isStored?: boolean;
-  readonly done: Done<ActiveSubscription>;
+  _isStored?: boolean;
+  readonly _done: Done<ActiveSubscription>;
 }
 
 /** The publications that wait for the server. */
@@ -57,7 +58,7 @@ export function openQueue(
   { clock, random }: Environment,
   url: string,
   options: QueueOptions | undefined,
-  report: (code: ErrorCode, message: string, cause?: unknown) => void,
+  report: (code: ErrorCode, number: number, cause?: unknown) => void,
   send: (request: PublishRequest, done: Done<ActiveSubscription>) => void,
 ): PublishQueue {
   let storage = options?.storage;
@@ -87,54 +88,54 @@ export function openQueue(
     } catch (cause) {
       if (!hasStorageFailed) {
         hasStorageFailed = true;
-        report("resource_exhausted", `the queue can not be stored, and ends with the page: ${reasonOf(cause)}`, cause);
+        report("resource_exhausted", NOT_STORED, cause);
       }
     }
   };
   /** Encoded: the prefix of one user is that of no other. What is stored has no version: another form has another first word. */
   const keyOf = (user = "", { idempotencyKey = "" }: Partial<PublishRequest>): string => `tidewire|${encodeURIComponent(url)}|${encodeURIComponent(user)}|${idempotencyKey}`;
   const save = (entry: Entry): void => {
-    const { owner, request } = entry;
+    const { _owner: owner, request, at, sentAt } = entry;
     if (owner !== undefined) {
       withStorage((storage) => {
-        storage.setItem(keyOf(owner, request), JSON.stringify(entry));
-        entry.isStored = true;
+        storage.setItem(keyOf(owner, request), JSON.stringify({ request, at, sentAt }));
+        entry._isStored = true;
       });
     }
   };
   const finish = (entry: Entry, error: TidewireError | undefined, position?: ActiveSubscription): void => {
     entries.delete(entry);
     withStorage((storage) => {
-      storage.removeItem(keyOf(entry.owner, entry.request));
+      storage.removeItem(keyOf(entry._owner, entry.request));
     });
-    entry.done(error, position);
+    entry._done(error, position);
   };
   const pump = (): void => {
     for (const entry of isOpen ? [...entries].sort((a, b) => a.at - b.at) : []) {
       const { sentAt, at, request } = entry;
       const now = clock.wallTime();
-      if (entry.link === link || !room) {
+      if (entry._link === link || !room) {
         continue;
       }
       withStorage((storage) => {
-        if (entry.isStored && storage.getItem(keyOf(entry.owner, request)) === null) {
-          finish(entry, failure("already_exists", "another tab has sent it"));
+        if (entry._isStored && storage.getItem(keyOf(entry._owner, request)) === null) {
+          finish(entry, failure("already_exists", SENT_ELSEWHERE));
         }
       });
       if (!entries.has(entry)) {
         continue;
       }
       if (now - (sentAt ?? at) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
-        finish(entry, failure("deadline_exceeded", "it waited too long, and may have been published"));
+        finish(entry, failure("deadline_exceeded", WAITED_TOO_LONG));
       } else {
-        entry.link = link;
+        entry._link = link;
         entry.sentAt ??= now;
         save(entry);
         room -= 1;
         const isTrial = !room;
         send(request, (error, position) => {
           if (error && ["unavailable", "resource_exhausted"].includes(error.code)) {
-            entry.link = room = 0;
+            entry._link = room = 0;
             setTimer(error.retryAfterMs ?? RETRY_MS, () => {
               room = 1;
               pump();
@@ -154,13 +155,13 @@ export function openQueue(
   return {
     _add(channel, data, idempotencyKey, done) {
       if (entries.size >= (options?.maxEntries ?? MAX_ENTRIES)) {
-        done(failure("resource_exhausted", `the queue is full: ${entries.size} publications wait`));
+        done(failure("resource_exhausted", QUEUE_FULL, entries.size));
         return;
       }
       // Now, and not when it is sent: it may change meanwhile, or have no form in JSON, which throws.
       const sent = JSON.parse(JSON.stringify(data)) as Json;
       const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
-      const entry: Entry = { request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, owner, link: 0, done };
+      const entry: Entry = { request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, _owner: owner, _link: 0, _done: done };
       entries.add(entry);
       save(entry);
       pump();
@@ -169,16 +170,16 @@ export function openQueue(
       owner = user;
       isOpen = true;
       for (const entry of entries) {
-        entry.owner ??= user;
-        if (entry.owner === user) {
+        entry._owner ??= user;
+        if (entry._owner === user) {
           // Not again: another tab may have sent it, and taken it out.
-          if (!entry.isStored) {
+          if (!entry._isStored) {
             save(entry);
           }
         } else {
           // It stays stored until its own user returns.
           entries.delete(entry);
-          entry.done(failure("failed_precondition", "another user signed in"));
+          entry._done(failure("failed_precondition", OTHER_USER));
         }
       }
       // Takes over what was stored before a reload, or by a tab that is gone.
@@ -191,23 +192,23 @@ export function openQueue(
               const stored = JSON.parse(text) as Entry;
               const { channel } = stored.request;
               if (keyOf(user, stored.request) !== key || !(stored.at > 0)) {
-                throw new TypeError("it has another form");
+                throw new TypeError(key);
               }
               entries.add({
                 ...stored,
-                isStored: true,
-                owner: user,
-                link: 0,
-                done: (error) => {
+                _isStored: true,
+                _owner: user,
+                _link: 0,
+                _done: (error) => {
                   // The promise of the call went with its page.
                   if (error) {
-                    report(error.code, `a stored publication on ${channel} failed: ${error.message}`);
+                    report(error.code, STORED_FAILED, `${channel} failed: ${error.message}`);
                   }
                 },
               });
-            } catch (cause) {
+            } catch {
               storage.removeItem(key);
-              report("data_loss", `a stored publication is damaged: ${text}`, cause);
+              report("data_loss", STORED_DAMAGED, text);
             }
           }
         }

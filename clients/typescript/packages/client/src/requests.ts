@@ -2,6 +2,7 @@
 import type { Clock } from "./environment.ts";
 import { failure, TidewireError } from "./errors.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
+import { CONNECTION_LOST, NO_REPLY, NOT_CONNECTED } from "./texts.ts";
 
 const REQUEST_TIMEOUT_MS = 10_000;
 
@@ -55,20 +56,20 @@ export function openRequests(
       if (send({ type, id, data } as ClientMessage)) {
         const ms = limitMs() ?? REQUEST_TIMEOUT_MS;
         const timer = clock.after(ms, () => {
-          finish(id, failure("deadline_exceeded", `no reply within ${ms} ms`));
+          finish(id, failure("deadline_exceeded", NO_REPLY, ms));
         });
         pending.set(id, (error, reply) => {
           timer.cancel();
           done?.(error, reply);
         });
       } else {
-        done?.(failure("unavailable", "not connected"));
+        done?.(failure("unavailable", NOT_CONNECTED));
       }
     },
     ({ id = "", type, data }) => (type === "error" ? finish(id, new TidewireError(data)) : finish(id, undefined, data)),
     () => {
       for (const id of pending.keys()) {
-        finish(id, failure("unavailable", "the connection was lost before the reply came"));
+        finish(id, failure("unavailable", CONNECTION_LOST));
       }
     },
   ];

@@ -360,8 +360,8 @@ export function openSubscriptions(call: Call): Subscriptions {
 
     () => {
       const lines = all().map((one) => one._cursorLine(serverSide.has(one._canonical())));
-      const bytes = new TextEncoder().encode(lines.filter(Boolean).join("\n"));
-      return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
+      // A canonical name is ASCII.
+      return btoa(lines.filter(Boolean).join("\n")).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
     },
   ];
 }

@@ -2,6 +2,7 @@
 import type { ClientOptions } from "./api.ts";
 import type { Clock } from "./environment.ts";
 import { openTimer } from "./timer.ts";
+import {NOT_A_TOKEN, TOKEN_TIMEOUT} from "./texts.ts";import{textOf} from"./errors.ts";
 
 const TOKEN_TIMEOUT_MS = 10_000;
 
@@ -19,14 +20,14 @@ export function tokenSource(clock: Clock): [fetch: (options: ClientOptions) => P
     const setTimer = openTimer(clock);
     const mine = (flight ??= new Promise<string | undefined>((resolve, reject) => {
       setTimer(tokenTimeoutMs, () => {
-        reject(new Error(`getToken took over ${tokenTimeoutMs} ms`));
+        reject(new Error(textOf(TOKEN_TIMEOUT, tokenTimeoutMs)));
       });
       // Async: a `getToken` that throws rejects too.
       (async () => {
         const given = getToken ? await getToken() : token;
         // Here and not by the server, which would end the session: it may be the page of a proxy's error.
         if (getToken && given && /[^\w.~+/=-]/.test(given)) {
-          throw new TypeError(`it returned no token: ${given}`.slice(0, 60));
+          throw new TypeError(textOf(NOT_A_TOKEN,given));
         }
         return given;
       })().then(resolve, reject);

@@ -1,7 +1,8 @@
 /** Wires: a WebSocket, and Server-Sent Events with one POST for each message of the client. */
 import type { Fetch, WebSocketConstructor } from "./environment.ts";
-import { reasonOf } from "./errors.ts";
-import type { ServerMessage } from "./messages.ts";
+import { reasonOf, textOf } from "./errors.ts";
+import type { ServerMessageOf } from "./messages.ts";
+import { HTTP_STATUS, STREAM_ENDED } from "./texts.ts";
 import type { ErrorData } from "./types/common.ts";
 
 /** What carries frames. */
@@ -18,8 +19,6 @@ export type OnEnd = (code: number | undefined, reason: string) => void;
 /** Opens an event stream. `cursor` returns where it resumes the channels that the server subscribes it to. */
 export type OpenEventStream = (fetch: Fetch, url: string, token: string | undefined, cursor: () => string, onFrame: OnFrame, onEnd: OnEnd) => Wire;
 
-/** What is thrown for a response: nothing of it for one that did not come. */
-type Refusal = Partial<{ readonly data: ErrorData }>;
 /** A response with a body. */
 type Loaded = Response & { readonly body: NonNullable<Response["body"]> };
 
@@ -56,60 +55,70 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
   const onEvent = (event: string): void => {
     // A document with line breaks has a `data:` for each line.
     const text = event.replace(/^(?!data:).*\n?|^data:/gm, "");
+    if (/^event: *welcome$/m.test(event)) {
+      const { data } = JSON.parse(text) as ServerMessageOf<"welcome">;
+      target = `${url}/${data.connectionId}?key=${data.postKey ?? ""}`;
+    }
     if (text) {
-      try {
-        const { type, data } = JSON.parse(text) as ServerMessage;
-        if (type === "welcome") {
-          target = `${url}/${data.connectionId}?key=${data.postKey ?? ""}`;
-        }
-      } catch {
-        // No message: who parses the frame reports it.
-      }
       onFrame(text);
     }
   };
-  /** Fetches what has a body. Throws the error that any other answer holds, or its status: a proxy may answer with anything. */
-  const load = async (to: string, headers: "" | HeadersInit, init?: RequestInit): Promise<Loaded> => {
-    const response = await fetch(to, { ...init, headers: { ...(token && { authorization: `Bearer ${token}` }), ...(headers as object) }, signal: abort.signal });
-    const { ok, status, body } = response;
-    if (ok && body) {
-      return response as Loaded;
-    }
-    const text = await response.text();
-    const error: ErrorData = { code: "unavailable", message: `HTTP status ${status}` };
+  /** Fetches what has a body, and uses it. Calls back with why that failed: the error that any other answer holds, or its status, since a proxy may answer with anything. */
+  const load = async (to: string, body: string | undefined, use: (response: Loaded) => Promise<void>, onError: (error: ErrorData) => void): Promise<void> => {
+    let error: ErrorData | undefined;
     try {
-      Object.assign(error, JSON.parse(text));
-    } catch {
-      // The status is all there is.
-    }
-    throw Object.assign(new Error(error.message), { data: error });
-  };
-  const read = async (): Promise<void> => {
-    const { body } = await load(url, cursor && { "last-event-id": cursor });
-    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) {
-        // Also after an expired token: each connection fetches one.
-        throw new Error("the event stream ended");
+      const response = await fetch(to, {
+        ...(body && { method: "POST", body }),
+        headers: { ...(token && { authorization: `Bearer ${token}` }), ...(!body && cursor && { "last-event-id": cursor }) },
+        signal: abort.signal,
+      });
+      if (response.ok && response.body) {
+        await use(response as Loaded);
+        return;
       }
-      const events = (rest + value).split("\n\n");
-      rest = events.pop() ?? "";
-      events.forEach(onEvent);
+      error = { code: "unavailable", message: textOf(HTTP_STATUS, response.status) };
+      error = { ...error, ...((await response.json()) as ErrorData) };
+    } catch (reason) {
+      error ??= { code: "unavailable", message: reasonOf(reason) };
     }
+    onError(error);
   };
-  read().catch((error: unknown) => {
-    // By the server's own word: a proxy, or the page of a hotel's network, may answer 403 for a while.
-    onEnd(["unauthenticated", "permission_denied"].includes((error as Refusal).data?.code ?? "") ? 4500 : 1006, reasonOf(error));
-  });
+  void load(
+    url,
+    undefined,
+    async ({ body }) => {
+      const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) {
+          // Also after an expired token: each connection fetches one.
+          throw new Error(textOf(STREAM_ENDED));
+        }
+        const events = (rest + value).split("\n\n");
+        rest = events.pop() ?? "";
+        events.forEach(onEvent);
+      }
+    },
+    ({ code, message }) => {
+      // By the server's own word: a proxy, or the page of a hotel's network, may answer 403 for a while.
+      onEnd(["unauthenticated", "permission_denied"].includes(code) ? 4500 : 1006, message);
+    },
+  );
   return {
     send(frame) {
-      posted = posted
-        .then(() => load(target, "", { method: "POST", body: frame }))
-        .then((response) => response.text())
-        .catch((error: unknown) => JSON.stringify({ ...JSON.parse(frame), type: "error", data: (error as Refusal).data ?? { code: "unavailable", message: reasonOf(error) } }))
-        .then(onFrame);
+      posted = posted.then(() =>
+        load(
+          target,
+          frame,
+          async (response) => {
+            onFrame(await response.text());
+          },
+          (data) => {
+            onFrame(JSON.stringify({ ...JSON.parse(frame), type: "error", data }));
+          },
+        ),
+      );
     },
     close() {
       abort.abort();

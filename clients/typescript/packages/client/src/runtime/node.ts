@@ -1,8 +1,8 @@
 /** WebSocket class of Node. A file of its own, by the condition `node` of package.json: a browser does not load it. */
 import type { WebSocketConstructor } from "../environment.ts";
 
-/** How to get a WebSocket where there is none, before what helps everywhere. */
-export const WEB_SOCKET_HELP = "install the package `ws`, or ";
+export { diagnose } from "./diagnosis.ts";
+export { say } from "./texts.ts";
 
 /** Returns the global WebSocket. Node 20 has none: there, that of the package `ws`, beside the folder that the application runs in or beside this package. */
 export function findWebSocket(): WebSocketConstructor | undefined {

@@ -1,0 +1,83 @@
+/**
+ * Reconnection manager, as `@tidewire/client/reconnection`: when the client connects again, for
+ * connections of another kind. The client itself does not load this file.
+ */
+import type { Quality } from "./api.ts";
+import type { Environment } from "./environment.ts";
+import { openReconnection, type Reconnection } from "./reconnection.ts";
+
+export { shouldReconnect } from "./reconnection.ts";
+
+/** Decides when to connect again, and measures the link. It opens nothing itself. */
+export class ReconnectionManager {
+  readonly #inner: Reconnection;
+
+  /**
+   * `onRetry`: the time for the next connection has come. `onWake`: the page
+   * woke, or the network came back; the link may be dead. `onSleep`: the page
+   * goes away, perhaps into the browser's cache. `onVisibility`: it was shown or hidden.
+   */
+  constructor(environment: Environment, onRetry: () => void, onWake: () => void, onSleep: () => void, onVisibility: () => void) {
+    this.#inner = openReconnection(environment, onRetry, onWake, onSleep, onVisibility);
+  }
+
+  /** Attempts since the last steady connection. */
+  get attempt(): number {
+    return this.#inner._attempt;
+  }
+
+  /** Whether the page is visible. */
+  get isVisible(): boolean {
+    return this.#inner._isVisible;
+  }
+
+  /** Plans the next attempt after an end with this code. Returns its delay in milliseconds. */
+  schedule(code: number): number {
+    return this.#inner._schedule(code);
+  }
+
+  /** The server asked to come back after `afterMs`. Hidden pages leave the first places to visible ones. */
+  onReconnect(afterMs: number): void {
+    this.#inner._onReconnect(afterMs);
+  }
+
+  /** The server refuses connections for this time in milliseconds. */
+  bar(forMs: number): void {
+    this.#inner._bar(forMs);
+  }
+
+  /** Plans the next attempt for the earliest time that the server allows. Returns its delay in milliseconds, below 0 for none. */
+  hurry(): number {
+    return this.#inner._hurry();
+  }
+
+  /** Listens to the page from now on. */
+  start(): void {
+    this.#inner._start();
+  }
+
+  /** Forgets the page, the timer and the attempts: what the application asked for outranks events. */
+  stop(): void {
+    this.#inner._stop();
+  }
+
+  /** Cancels the next attempt. */
+  cancel(): void {
+    this.#inner._cancel();
+  }
+
+  /** A connection works. */
+  onConnected(): void {
+    this.#inner._onConnected();
+  }
+
+  /** Counts a ping: its round trip in milliseconds, or `undefined` if it was lost. */
+  onPing(rttMs: number | undefined): void {
+    this.#inner._onPing(rttMs);
+  }
+
+  /** The quality of the link now. */
+  getQuality(isConnected: boolean): Quality {
+    return this.#inner._getQuality(isConnected);
+  }
+}
