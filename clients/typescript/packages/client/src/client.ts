@@ -11,6 +11,7 @@ import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality,
 import { webSocketUrl } from "./endpoint.ts";
 import { environmentWith } from "./environment.ts";
 import { failure, reasonOf, textOf, type TidewireError } from "./errors.ts";
+import { FALLBACK_ATTEMPTS, LEAVING_MS, LONGEST_RETURN_MS, LONGEST_WELCOME_MS, PATIENT_ATTEMPTS, PING_INTERVAL_MS, RETURN_MS, TOO_BIG, WELCOME_TIMEOUT_MS } from "./limits.ts";
 import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.ts";
 import { openListeners } from "./listeners.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
@@ -26,17 +27,6 @@ import { tokenSource } from "./token.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, Welcome } from "./types/session.ts";
 import { openEventStream, openWebSocket } from "./wires.ts";
-
-/** The time for a handshake. It doubles with each attempt: a slow network needs longer. */
-const WELCOME_TIMEOUT_MS = 2_500;
-const LONGEST_WELCOME_MS = 20_000;
-/** Attempts without a `welcome` before the other transport is tried, and where a WebSocket has worked before. */
-const FALLBACK_ATTEMPTS = 2;
-const PATIENT_ATTEMPTS = 6;
-const PING_INTERVAL_MS = 5_000;
-/** The first time on an event stream after which a WebSocket is tried again. It doubles. */
-const RETURN_MS = 15_000;
-const LONGEST_RETURN_MS = 300_000;
 
 /**
  * A session with a Tidewire server.
@@ -121,6 +111,8 @@ export class WebSocketClient {
     let link: Link | undefined;
     /** A WebSocket that is tried while an event stream works. */
     let candidate: Link | undefined;
+    /** The event stream that a WebSocket replaced, until it has answered. */
+    let leaving: Link | undefined;
     /** The transport in use is an event stream. */
     let isStream = false;
     /** Attempts of this transport since its last `welcome`. */
@@ -161,13 +153,9 @@ export class WebSocketClient {
       flush();
       return link?._send(JSON.stringify(message)) ?? false;
     };
-    const [start, settle, failAll] = openRequests(clock, () => options.requestTimeoutMs, send);
+    const [start, settle, failAll, hasPending] = openRequests(clock, () => options.requestTimeoutMs, send, () => isStream);
     const [subscribeSoon, flush, remove] = openSubscribing(
-      clock,
-      subscriptions,
-      start,
-      isOpen,
-      () => !isStream,
+      clock, subscriptions, start, isOpen, () => generation, () => !isStream,
       () => options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData,
     );
     const ping = (): void => {
@@ -200,40 +188,51 @@ export class WebSocketClient {
       options.queue === false
         ? undefined
         : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, report, (request, done) => {
+            const mine = generation;
             start("publish", request, (error, position) => {
               // A lost link is the queue's own matter: it sends again.
-              if (!error || isOpen()) {
+              if (!error || mine === generation) {
                 done(error, position);
               }
             });
           });
 
-    /** Drops the connection, its timers and its requests. */
-    const drop = (): void => {
+    /** Drops the connection, its timers and its requests. `isOver`: the session ends. `isReplaced`: its requests may still be answered. */
+    const drop = (isOver = false, isReplaced = false): void => {
       generation += 1;
       reconnection._cancel();
       setPingTimer();
       setReturnTimer();
-      const links = [link, candidate];
+      const links = isReplaced ? [leaving] : [link, candidate, leaving];
       // Before they are closed: no end of theirs counts any more.
+      leaving = isReplaced ? link : undefined;
       link = candidate = undefined;
       for (const old of links) {
         old?._end();
       }
-      queue?._close();
+      queue?._close(isOver);
       for (const subscription of all()) {
         subscription._onDisconnect();
       }
-      failAll();
+      if (!isReplaced) {
+        failAll();
+      }
+    };
+    /** Closes the event stream that was replaced: once nothing has to be answered, or late. */
+    const leaveNow = (): void => {
+      leaving?._end();
+      leaving = undefined;
     };
     const stop = (state: ClientState): void => {
       reconnection._stop();
-      drop();
+      drop(true);
       if (self.state.status !== state.status) {
         setState(state);
       }
     };
     const onEnd = ({ code, reason }: ConnectionEnd, isFatal = !shouldReconnect(code)): void => {
+      // Without the publication that the server can not take, another connection would not end the same way.
+      isFatal &&= !(code === TOO_BIG && queue?._dropLargest());
       const wasConnected = self.state.status === "connected";
       // The server's error before a close says more than the reason of the close.
       const end = { code, reason: wasConnected && code < 4000 ? reason : hint || reason };
@@ -294,12 +293,17 @@ export class WebSocketClient {
         (message) => {
           if (self === candidate && message.type === "welcome") {
             candidate = undefined;
-            drop();
+            drop(false, true);
+            setReturnTimer(hasPending() ? LEAVING_MS : 0, leaveNow);
             link = self;
             isStream = false;
           }
           if (self === link) {
             onMessage(message);
+          } else if (self === leaving) {
+            // Of its pushes, the WebSocket has what follows the last one.
+            settle(message);
+            setReturnTimer(hasPending() ? LEAVING_MS : 0, leaveNow);
           }
         },
         report,
@@ -355,19 +359,13 @@ export class WebSocketClient {
       start("visibility", { state: reconnection._isVisible ? "active" : "background" });
       pingLoop();
     };
-    const reconnection = openReconnection(
-      environment,
-      open,
-      onWake,
-      () => {
-        // A page with a socket may not enter the browser's cache.
-        if (isOpen()) {
-          onEnd({ code: 1001, reason: textOf(PAGE_LEFT) });
-        }
-      },
-      onVisibility,
-    );
-
+    const onSleep = (): void => {
+      // A page with a socket may not enter the browser's cache.
+      if (isOpen()) {
+        onEnd({ code: 1001, reason: textOf(PAGE_LEFT) });
+      }
+    };
+    const reconnection = openReconnection(environment, open, onWake, onSleep, onVisibility);
     const onMessage = (message: ServerMessage): void => {
       const { id, type, data } = message;
       if (!emitHere("message", message)) {

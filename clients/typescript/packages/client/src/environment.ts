@@ -77,7 +77,8 @@ const systemClock: Clock = {
   now: () => performance.now(),
   wallTime: () => Date.now(),
   after(delayMs, run) {
-    const id = setTimeout(run, delayMs);
+    // Longer ones, such as `Infinity`, would be over at once.
+    const id = setTimeout(run, Math.min(delayMs, 2 ** 31 - 1));
     return {
       cancel: () => {
         clearTimeout(id);

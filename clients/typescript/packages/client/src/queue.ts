@@ -8,7 +8,7 @@ import type { QueueOptions, QueueStorage } from "./api.ts";
 import type { Environment } from "./environment.ts";
 import { failure, type TidewireError } from "./errors.ts";
 import type { Done } from "./requests.ts";
-import { NOT_STORED, OTHER_USER, QUEUE_FULL, SENT_ELSEWHERE, STORED_DAMAGED, STORED_FAILED, WAITED_TOO_LONG } from "./texts.ts";
+import { NOT_STORED, OTHER_USER, QUEUE_FULL, SENT_ELSEWHERE, STORED_DAMAGED, STORED_FAILED, TOO_LARGE, WAITED_TOO_LONG } from "./texts.ts";
 import { openTimer } from "./timer.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, PublishRequest } from "./types/session.ts";
@@ -45,8 +45,10 @@ export interface PublishQueue {
   _add(channel: string, data: Json, idempotencyKey: string | undefined, done: Done<ActiveSubscription>): void;
   /** A connection of a user is open: sends what waits, and what was stored before a reload. */
   _open(user: string): void;
-  /** The link is lost: what has no reply is sent again on the next one. */
-  _close(): void;
+  /** The link is lost: what has no reply is sent again on the next one. With `isOver`, the session ends, and another user may sign in. */
+  _close(isOver: boolean): void;
+  /** The server refused a frame for its size: the largest publication on the way goes. Returns whether there was one. */
+  _dropLargest(): boolean;
 }
 
 /**
@@ -75,8 +77,10 @@ export function openQueue(
   let link = 1;
   let lastAt = 0;
   let hasStorageFailed = false;
-  /** Publications that may be sent now: all, or after the server could take none, first none and then one. */
-  let room = Infinity;
+  /** The server could not take all: until the queue is empty one is sent at a time, also on the next link, so that none overtakes another. */
+  let isSlow = false;
+  /** The time to send again has not come. */
+  let isWaiting = false;
   const setTimer = openTimer(clock);
 
   /** Uses the storage, which the browser may refuse, and which may be full: then publications wait in memory alone. */
@@ -93,7 +97,8 @@ export function openQueue(
     }
   };
   /** Encoded: the prefix of one user is that of no other. What is stored has no version: another form has another first word. */
-  const keyOf = (user = "", { idempotencyKey = "" }: Partial<PublishRequest>): string => `tidewire|${encodeURIComponent(url)}|${encodeURIComponent(user)}|${idempotencyKey}`;
+  const keyOf = (user = "", request?: PublishRequest): string =>
+    ["tidewire/2", url, user, request?.channel ?? "", request?.idempotencyKey ?? ""].map(encodeURIComponent).join("|");
   const save = (entry: Entry): void => {
     const { _owner: owner, request, at, sentAt } = entry;
     if (owner !== undefined) {
@@ -111,43 +116,45 @@ export function openQueue(
     entry._done(error, position);
   };
   const pump = (): void => {
-    for (const entry of isOpen ? [...entries].sort((a, b) => a.at - b.at) : []) {
-      const { sentAt, at, request } = entry;
-      const now = clock.wallTime();
-      if (entry._link === link || !room) {
-        continue;
-      }
-      withStorage((storage) => {
-        if (entry._isStored && storage.getItem(keyOf(entry._owner, request)) === null) {
-          finish(entry, failure("already_exists", SENT_ELSEWHERE));
+    for (const entry of isOpen && !isWaiting ? [...entries].sort((a, b) => a.at - b.at) : []) {
+      if (entry._link !== link) {
+        const { sentAt, at, request } = entry;
+        const now = clock.wallTime();
+        let error: TidewireError | undefined;
+        if (now - (sentAt ?? at) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
+          error = failure("deadline_exceeded", WAITED_TOO_LONG);
         }
-      });
-      if (!entries.has(entry)) {
-        continue;
-      }
-      if (now - (sentAt ?? at) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
-        finish(entry, failure("deadline_exceeded", WAITED_TOO_LONG));
-      } else {
+        withStorage((storage) => {
+          if (entry._isStored && storage.getItem(keyOf(entry._owner, request)) === null) {
+            error = failure("already_exists", SENT_ELSEWHERE);
+          }
+        });
+        if (error) {
+          finish(entry, error);
+          continue;
+        }
         entry._link = link;
         entry.sentAt ??= now;
         save(entry);
-        room -= 1;
-        const isTrial = !room;
         send(request, (error, position) => {
           if (error && ["unavailable", "resource_exhausted"].includes(error.code)) {
-            entry._link = room = 0;
+            entry._link = 0;
+            isSlow = isWaiting = true;
             setTimer(error.retryAfterMs ?? RETRY_MS, () => {
-              room = 1;
+              isWaiting = false;
               pump();
             });
-            return;
-          }
-          finish(entry, error, position);
-          if (isTrial) {
-            room = Infinity;
-            pump();
+          } else {
+            finish(entry, error, position);
+            if (isSlow) {
+              isSlow = entries.size > 0;
+              pump();
+            }
           }
         });
+      }
+      if (isSlow) {
+        break;
       }
     }
   };
@@ -187,7 +194,7 @@ export function openQueue(
         for (let index = storage.length; index--; ) {
           const key = storage.key(index) ?? "";
           const text = storage.getItem(key);
-          if (text !== null && key.startsWith(keyOf(user, {})) && ![...entries].some(({ request }) => keyOf(user, request) === key)) {
+          if (text !== null && key.startsWith(keyOf(user).slice(0, -1)) && ![...entries].some(({ request }) => keyOf(user, request) === key)) {
             try {
               const stored = JSON.parse(text) as Entry;
               const { channel } = stored.request;
@@ -215,11 +222,20 @@ export function openQueue(
       });
       pump();
     },
-    _close() {
-      isOpen = false;
+    _close(isOver) {
+      isOpen = isWaiting = false;
       link += 1;
-      room = Infinity;
+      owner = isOver ? options?.user : owner;
       setTimer();
+    },
+    _dropLargest() {
+      const sizeOf = ({ request, _link: on }: Entry): number => (on === link ? JSON.stringify(request).length : 0);
+      const [largest] = [...entries].sort((a, b) => sizeOf(b) - sizeOf(a));
+      const isSent = !!largest && sizeOf(largest) > 0;
+      if (isSent) {
+        finish(largest, failure("invalid_argument", TOO_LARGE));
+      }
+      return isSent;
     },
   };
 }

@@ -2,6 +2,7 @@
 import type { Clock } from "./environment.ts";
 import { failure, TidewireError } from "./errors.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
+import { openTimer } from "./timer.ts";
 import { CONNECTION_LOST, NO_REPLY, NOT_CONNECTED } from "./texts.ts";
 
 const REQUEST_TIMEOUT_MS = 10_000;
@@ -29,7 +30,7 @@ export function promiseOf<Value>(run: (done: Done<Value>) => void): Promise<Valu
 }
 
 /**
- * Opens the requests of a client: `[start, settle, failAll]`. `settle` takes a
+ * Opens the requests of a client: `[start, settle, failAll, hasPending]`. `settle` takes a
  * message, and returns whether it replies to a pending request. `failAll` is
  * for a lost connection: the effects of its requests are unknown.
  */
@@ -37,17 +38,19 @@ export function openRequests(
   clock: Clock,
   limitMs: () => number | undefined,
   send: (message: ClientMessage) => boolean,
-): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void] {
+  isStream?: () => boolean,
+): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void, hasPending: () => boolean] {
   const pending = new Map<string, Done<never>>();
   let lastId = 0;
+  let lastReplyAt = -Infinity;
   /** Settles a request. Returns whether it was pending. */
   const finish = (id: string, error: TidewireError | undefined, data?: unknown): boolean => {
     const done = pending.get(id);
     // Before the call: it may start other requests.
-    const wasPending = pending.delete(id);
+    pending.delete(id);
     // The protocol fixes the reply type of each request.
     done?.(error, data as never);
-    return wasPending;
+    return !!done;
   };
 
   return [
@@ -55,22 +58,34 @@ export function openRequests(
       const id = `${++lastId}`;
       if (send({ type, id, data } as ClientMessage)) {
         const ms = limitMs() ?? REQUEST_TIMEOUT_MS;
-        const timer = clock.after(ms, () => {
-          finish(id, failure("deadline_exceeded", NO_REPLY, ms));
-        });
+        const setTimer = openTimer(clock);
+        const expire = (): void => {
+          // The messages of an event stream are posted one by one: the time of one begins when that before it is answered.
+          const left = isStream?.() ? lastReplyAt + ms - clock.now() : 0;
+          if (left > 0) {
+            setTimer(left, expire);
+          } else {
+            finish(id, failure("deadline_exceeded", NO_REPLY, ms));
+          }
+        };
+        setTimer(ms, expire);
         pending.set(id, (error, reply) => {
-          timer.cancel();
+          setTimer();
           done?.(error, reply);
         });
       } else {
         done?.(failure("unavailable", NOT_CONNECTED));
       }
     },
-    ({ id = "", type, data }) => (type === "error" ? finish(id, new TidewireError(data)) : finish(id, undefined, data)),
+    ({ id = "", type, data }) => {
+      lastReplyAt = id ? clock.now() : lastReplyAt;
+      return type === "error" ? finish(id, new TidewireError(data)) : finish(id, undefined, data);
+    },
     () => {
       for (const id of pending.keys()) {
         finish(id, failure("unavailable", CONNECTION_LOST));
       }
     },
+    () => pending.size > 0,
   ];
 }

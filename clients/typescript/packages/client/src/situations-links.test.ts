@@ -217,6 +217,50 @@ describe("event streams", () => {
     expect(streams.streams).toHaveLength(1);
   });
 
+  it("a request is under way when a WebSocket replaces the stream: the stream answers it, and no subscription twice", async () => {
+    const answers: (() => void)[] = [];
+    const { answer } = streams;
+    await fallBack();
+    const received = collect("demo:a");
+    await beat(14);
+    streams.answer = ({ id, type }) =>
+      new Promise((resolve) => {
+        answers.push(() => {
+          resolve(Response.json(type === "alerts" ? { type, id, data: { items: [] } } : { type: "error", id, data: { code: "unavailable", message: "late" } }));
+        });
+      });
+    const [first, second] = [client.request("alerts", {}), client.request("alerts", {})];
+    await beat(1);
+    fake.socket.welcome();
+    expect(client.state).toMatchObject({ transport: "websocket" });
+    streams.answer = answer;
+    answers[0]?.();
+    await expect(first).resolves.toEqual({ items: [] });
+    // The WebSocket has what follows. Two copies would be one too many.
+    streams.stream.receive({ type: "message", channel: "demo:a", seq: 1, data: 1 });
+    await expect(second).resolves.toBeDefined();
+    expect(received).toEqual([]);
+  });
+
+  it("many requests over a slow stream: the time of each begins when the one before it is answered", async () => {
+    await fallBack();
+    const answers: (() => void)[] = [];
+    streams.answer = ({ id, type }) =>
+      new Promise((resolve) => {
+        answers.push(() => {
+          resolve(Response.json(type === "ping" ? { type: "pong", id, data: { serverTime: 1, heartbeatMs: 2_000 } } : { type, id, data: { items: [] } }));
+        });
+      });
+    const requests = [1, 2, 3].map(() => client.request("alerts", {}));
+    for (let number = 0; number < 3; number += 1) {
+      await until(() => answers.length > number);
+      await beat(6);
+      answers[number]?.();
+    }
+    expect(await Promise.all(requests)).toHaveLength(3);
+    expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
+  });
+
   it("a listener disconnects when the stream is connected: no WebSocket is tried", async () => {
     client.on("state", ({ status }) => {
       if (status === "connected") {

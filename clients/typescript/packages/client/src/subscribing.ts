@@ -3,7 +3,7 @@ import type { Clock } from "./environment.ts";
 import type { StartRequest } from "./requests.ts";
 import type { Subscriber, Subscription, Subscriptions } from "./subscriptions.ts";
 
-/** Channels in one `subscribe`, so that its frame stays far below the server's limit. */
+/** Channels in one `subscribe` or `unsubscribe`, so that its frame stays far below the server's limit. */
 const CHANNELS_PER_FRAME = 100;
 /** A channel without handlers stays subscribed so long: the next component may want it. */
 const LINGER_MS = 100;
@@ -19,6 +19,7 @@ export function openSubscribing(
   [, , has, , drop]: Subscriptions,
   start: StartRequest,
   isOpen: () => boolean,
+  linkNow: () => number,
   isWebSocket: () => boolean,
   savesData: () => boolean | undefined,
 ): [
@@ -44,8 +45,10 @@ export function openSubscribing(
     }
   };
   const send = (all: readonly Subscription[]): void => {
+    const mine = linkNow();
     start("subscribe", { channels: all.map((subscription) => subscription._start(isWebSocket())) }, (error, reply) => {
-      for (const [index, subscription] of all.entries()) {
+      // After a loss, or over the link before this one: the next connection subscribes to everything again.
+      for (const [index, subscription] of mine === linkNow() ? all.entries() : []) {
         // The results come in the order of the request.
         const result = reply?.channels[index];
         if (result && has(subscription)) {
@@ -54,8 +57,7 @@ export function openSubscribing(
           if (savesData() && subscription._slowDown(SAVE_DATA_MS)) {
             subscribeSoon([subscription]);
           }
-        } else if (error && isOpen()) {
-          // After a loss the next connection subscribes to everything again.
+        } else if (error) {
           subscription._refuse(error);
         }
       }
@@ -74,8 +76,8 @@ export function openSubscribing(
       clock.after(LINGER_MS, () => {
         const gone = [...leaving].filter((left) => drop(left) && !left._isRefused());
         leaving.clear();
-        if (gone.length) {
-          start("unsubscribe", { channels: gone.map((left) => left._canonical()) });
+        while (gone.length) {
+          start("unsubscribe", { channels: gone.splice(0, CHANNELS_PER_FRAME).map((left) => left._canonical()) });
         }
       });
     }

@@ -326,4 +326,31 @@ describe("channels", () => {
     });
     expect(errors).toEqual(["permission_denied"]);
   });
+
+  it("a channel of another namespace gets no price while its subscription is under way", async () => {
+    await goLive();
+    subscribe("prices:BTC-USD");
+    await settle();
+    subscribed("prices:BTC-USD", "p", 0, false, { class: "latest", batched: true });
+    const orders = subscribe("orders:BTC-USD");
+    await settle();
+    priceBatch(priceUpdate("BTC-USD"));
+    expect(orders).toEqual([]);
+    subscribed("orders:BTC-USD", "o", 0, false, { class: "history", batched: false });
+    const later = subscribe("orders:BTC-USD");
+    await settle();
+    expect(later).toEqual([]);
+  });
+
+  it("many channels are left in frames that the server takes", async () => {
+    await goLive();
+    const channels = Array.from({ length: 250 }, (_, number) => `demo:${number}`);
+    const stops = channels.map((channel) => client.subscribe(channel, () => undefined));
+    await settle();
+    for (const stop of stops) {
+      stop();
+    }
+    await fake.clock.advance(100);
+    expect(fake.socket.sentOf("unsubscribe").map(({ data }) => data.channels.length)).toEqual([100, 100, 50]);
+  });
 });

@@ -139,9 +139,9 @@ function openSubscription(name: string, options: Subscriber, call: Call, onRenam
     _refuse: refuse,
     _canonical: () => canonical,
     _isRefused: () => refusal,
-    /** Delivers an update of a `price_batch`, if its updates may come in one. */
+    /** Delivers an update of a `price_batch`, if its updates may come in one. Before the reply, only a price channel is known for that. */
     _pushBatched(message: ServerMessage): void {
-      if (isBatched ?? isLatest !== false) {
+      if (isBatched ?? isLatest ?? canonical.startsWith("prices:")) {
         push(message);
       }
     },

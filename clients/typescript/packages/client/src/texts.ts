@@ -29,3 +29,4 @@ export const STORED_DAMAGED = 24;
 export const WRONG_PATH = 25;
 export const PLAIN_TEXT = 26;
 export const TLS = 27;
+export const TOO_LARGE = 28;

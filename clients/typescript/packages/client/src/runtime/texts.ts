@@ -30,6 +30,7 @@ export const TEXTS: Readonly<Record<number, (detail: string) => string>> = {
   [texts.WRONG_PATH]: (path) => `nothing is at ${path} on the server, expected /v1/ws`,
   [texts.PLAIN_TEXT]: () => "the server speaks plain text: use ws:, not wss:",
   [texts.TLS]: () => "the server speaks TLS: use wss:, not ws:",
+  [texts.TOO_LARGE]: () => "the frame is larger than the server takes",
 };
 
 /** Returns the text of a failure. */

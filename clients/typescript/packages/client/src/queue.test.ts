@@ -1,0 +1,77 @@
+/** The queue of publications: whose they are, their order, and what the server can not take. */
+import { beforeEach, describe, expect, it } from "vitest";
+import type { WebSocketClient } from "./client.ts";
+import { FakeServer } from "./testing/server.ts";
+import { clientOf, connectTo, memoryStorage } from "../test/situations.ts";
+
+let server: FakeServer;
+let memory: Storage;
+let client: WebSocketClient;
+
+beforeEach(() => {
+  server = new FakeServer();
+  memory = memoryStorage();
+  client = clientOf(server, memory, {});
+});
+
+const published = (): unknown[] => server.received.flatMap((message) => (message.type === "publish" ? [message.data?.data] : []));
+
+describe("the queue", () => {
+  it("what is published after a sign-out belongs to the next user", async () => {
+    client = clientOf(server, memory, { token: "t" });
+    server.user = "alice";
+    await connectTo(server, client);
+    client.disconnect();
+    server.user = "bob";
+    const diary = client.publish("demo:diary", "of bob");
+    await connectTo(server, client);
+    await expect(diary).resolves.toMatchObject({ seq: 1 });
+    expect(memory.length).toBe(0);
+    client.disconnect();
+    const count = server.received.length;
+    server.user = "alice";
+    await connectTo(server, clientOf(server, memory, { token: "t" }));
+    expect(server.received.slice(count).filter(({ type }) => type === "publish")).toEqual([]);
+  });
+
+  it("the server refuses a frame for its size: the largest publication rejects, and the others go on", async () => {
+    await connectTo(server, client);
+    server.blackHole();
+    const [small, large, other] = ["a", "b".repeat(70_000), "c"].map((text) => client.publish("demo:a", text));
+    const refused = expect(large).rejects.toMatchObject({ code: "invalid_argument" });
+    server.fake.socket.end(1009, "Frame is too large");
+    await refused;
+    expect(client.state.status).toBe("reconnecting");
+    await server.advance(250);
+    expect(await Promise.all([small, other])).toMatchObject([{ seq: 1 }, { seq: 2 }]);
+    expect(memory.length).toBe(0);
+  });
+
+  it("after a refusal one is sent at a time, also on the next connection", async () => {
+    server.refuse("demo:a", { code: "resource_exhausted", message: "too many", retryAfterMs: 5_000 });
+    await connectTo(server, client);
+    const all = [1, 2, 3].map((n) => client.publish("demo:a", n));
+    await server.settle();
+    expect(published()).toEqual([1, 2, 3]);
+    server.cut(4004);
+    await server.advance(2_000);
+    expect(published()).toEqual([1, 2, 3, 1]);
+    server.allow("demo:a");
+    await server.advance(5_000);
+    expect((await Promise.all(all)).map(({ seq }) => seq)).toEqual([1, 2, 3]);
+    expect(published()).toEqual([1, 2, 3, 1, 1, 2, 3]);
+    // The queue was empty: all at once again.
+    server.blackHole();
+    void client.publish("demo:a", 4);
+    void client.publish("demo:a", 5);
+    expect(server.fake.socket.sentOf("publish").slice(-2).map(({ data }) => data.data)).toEqual([4, 5]);
+  });
+
+  it("one key on two channels is two publications, also after a reload", async () => {
+    void client.publish("demo:a", 1, { idempotencyKey: "order-7" });
+    void client.publish("demo:audit", 2, { idempotencyKey: "order-7" });
+    expect(memory.length).toBe(2);
+    await connectTo(server, clientOf(server, memory, {}));
+    expect(published()).toEqual([1, 2]);
+  });
+});
