@@ -87,6 +87,8 @@ export class StateSync<State> {
     /** Publications that wait: for the state that is read, or for a reply that may name one as a pending change. */
     let held: StateMessage[] | undefined;
     let reading: Promise<State> | undefined;
+    /** The state is of before a gap, until it is read. */
+    let isLost = false;
 
     /** Calls a function of the application: what it throws goes to `onError` alone. */
     const attempt = (run: () => void): void => {
@@ -99,10 +101,15 @@ export class StateSync<State> {
     const history = (more: { readonly limit: number; readonly since?: Position }): Promise<History> => client.request("history", { channel, ...more });
     const show = (): void => {
       shown = base;
-      pending.forEach(({ _change: change }) => {
-        attempt(() => {
-          shown = change(shown);
-        });
+      pending.forEach(({ _change: change, _seq: seq }, id) => {
+        if (seq && seq <= lastSeq) {
+          // Its publication has taken its place.
+          pending.delete(id);
+        } else {
+          attempt(() => {
+            shown = change(shown);
+          });
+        }
       });
       [...listeners].forEach(attempt);
     };
@@ -113,11 +120,6 @@ export class StateSync<State> {
           base = reduce(base, message);
         });
         lastSeq = seq ?? lastSeq;
-        pending.forEach(({ _seq: until }, id) => {
-          if (until && until <= lastSeq) {
-            pending.delete(id);
-          }
-        });
       }
     };
     /** Applies what is held: at once, or while a change has no `seq`, what arrived before a round trip at its end. */
@@ -125,7 +127,7 @@ export class StateSync<State> {
       const waiting = held;
       const count = waiting?.length;
       const apply = (): void => {
-        if (waiting && held === waiting && !reading) {
+        if (waiting && held === waiting && !reading && !isLost) {
           held = undefined;
           waiting.splice(0, count).forEach(step);
           if (waiting.length) {
@@ -144,10 +146,13 @@ export class StateSync<State> {
     /** Returns what has to be done with what was read. */
     const fetchState = async (): Promise<() => void> => {
       if (load) {
-        const { state, seq } = await load();
+        const { state, seq = lastSeq } = await load();
+        // It may be older than what is shown.
+        const newer = seq < lastSeq ? await getMissedMessages(seq) : [];
         return () => {
           base = state;
-          lastSeq = seq ?? lastSeq;
+          lastSeq = seq;
+          newer.forEach(step);
         };
       }
       const missed = await getMissedMessages(lastSeq).catch(async (error: unknown) => {
@@ -173,6 +178,7 @@ export class StateSync<State> {
           }
           try {
             apply();
+            isLost = false;
           } finally {
             reading = undefined;
             release();
@@ -186,6 +192,13 @@ export class StateSync<State> {
       if (message.type === "gap") {
         base = initial;
         lastSeq = 0;
+        isLost = true;
+        // The state that is read has what was confirmed. Another epoch has other seqs.
+        pending.forEach(({ _seq: seq }, id) => {
+          if (seq) {
+            pending.delete(id);
+          }
+        });
         // The running reading is of before the gap.
         held = reading = undefined;
         syncState().catch(onError);

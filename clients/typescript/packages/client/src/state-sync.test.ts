@@ -1,0 +1,83 @@
+/** State that follows a channel: what a gap, a failed reading, an older `load` and a late reply must not break. */
+import { beforeEach, describe, expect, it } from "vitest";
+import { WebSocketClient } from "./client.ts";
+import { type LoadedState, StateSync, type StateSyncOptions } from "./state-sync.ts";
+import { FakeServer } from "./testing/server.ts";
+
+let server: FakeServer;
+let client: WebSocketClient;
+let errors: string[];
+
+beforeEach(async () => {
+  server = new FakeServer();
+  client = new WebSocketClient("ws://test", { environment: server.environment, queue: false });
+  errors = [];
+  client.connect();
+  await server.settle();
+});
+
+function open(options: Partial<StateSyncOptions<string>> = {}): StateSync<string> {
+  return new StateSync(client, "demo:l", { initial: "", reduce: (text, { data }) => text + (data as string), onError: (error) => errors.push((error as Error).message), ...options });
+}
+
+async function publish(...texts: string[]): Promise<void> {
+  for (const text of texts) {
+    server.publish("demo:l", text);
+  }
+  await server.settle();
+}
+
+describe("a state", () => {
+  it("a gap whose reading fails: nothing is shown without the past, and the next reading has all", async () => {
+    const sync = open();
+    await sync.syncState();
+    await publish("a", "b", "c");
+    const { request } = client;
+    const busy: typeof request = () => Promise.reject(new Error("busy"));
+    Object.assign(client, { request: busy });
+    server.send({ type: "gap", channel: "demo:l", data: { channel: "demo:l", epoch: "e", seq: 3 } });
+    await server.settle();
+    expect(errors).toEqual(["busy"]);
+    Object.assign(client, { request });
+    await publish("d");
+    expect(sync.getState()).toBe("abc");
+    expect(await sync.syncState()).toBe("abcd");
+    await publish("e");
+    expect(sync.getState()).toBe("abcde");
+  });
+
+  it("a confirmed change that the loaded state has already shows once", async () => {
+    let loaded: LoadedState<string> = { state: "", seq: 0 };
+    const sync = open({ load: () => Promise.resolve(loaded) });
+    await sync.syncState();
+    const id = sync.applyOptimistic((text) => `${text}a`);
+    sync.confirmUpdate(id, 1);
+    loaded = { state: "a", seq: 1 };
+    expect(await sync.syncState()).toBe("a");
+  });
+
+  it("a change that was confirmed before a new epoch is part of the state that is read", async () => {
+    let loaded: LoadedState<string> = { state: "", seq: 0 };
+    const sync = open({ load: () => Promise.resolve(loaded) });
+    await sync.syncState();
+    await publish("x", "y", "z");
+    const id = sync.applyOptimistic((text) => `${text}a`);
+    server.cut();
+    sync.confirmUpdate(id, 4);
+    loaded = { state: "xyza", seq: 0 };
+    server.loseHistory("demo:l");
+    await server.advance(1_000);
+    await publish("b");
+    expect(sync.getState()).toBe("xyzab");
+  });
+
+  it("a loaded state that is older than what is shown: what lies between is read", async () => {
+    const sync = open({ load: () => Promise.resolve({ state: "ab", seq: 2 }) });
+    await server.settle();
+    await publish("a", "b", "c", "d");
+    expect(sync.getState()).toBe("abcd");
+    expect(await sync.syncState()).toBe("abcd");
+    await publish("e");
+    expect(sync.getState()).toBe("abcde");
+  });
+});
