@@ -16,6 +16,8 @@ import type { History, SubscriptionResult } from "../types/session.ts";
 
 /** Messages of a history that a tab may have missed. After more, it gets a `gap`. */
 const MAX_MISSED = 1_000;
+/** Channels in one `unsubscribe`, so that its frame stays far below the server's limit. */
+const CHANNELS_PER_FRAME = 100;
 
 /** What a tab says: it opens its socket, sends a frame, or closes. */
 export type TabNote =
@@ -56,7 +58,11 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   const kept = new Map<string, Map<string, string[]>>();
   /** The shortest time between two messages that each tab wants on a channel, by the name that it gave: 0 for none. */
   const intervals = new Map<string, Map<string, number>>();
+  /** The shortest time between two messages of a channel as the connection has it, by the same names. */
+  const paces = new Map<string, number>();
   const requests = new Map<string, (reply: Frame) => void>();
+  /** Subscriptions of tabs that are not answered: who follows what is not known yet. */
+  let joining = 0;
   let socket: WebSocketLike | undefined;
   let welcome: string | undefined;
   let lastId = 0;
@@ -67,10 +73,11 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
     }
   };
   const clear = (): void => {
-    for (const map of [tabs, followers, live, kept, intervals, requests]) {
+    for (const map of [tabs, followers, live, kept, intervals, paces, requests]) {
       map.clear();
     }
     socket = welcome = undefined;
+    joining = 0;
   };
   const endAll = (code: number, reason: string): void => {
     const all = [...tabs.keys()];
@@ -89,7 +96,12 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
     socket?.send(JSON.stringify({ type, id, data }));
   };
   const follow = (channel: string, tab: string): void => {
-    followers.set(channel, (followers.get(channel) ?? new Set()).add(tab));
+    const all = followers.get(channel) ?? new Set();
+    followers.set(channel, all);
+    // It may have gone before the reply.
+    if (tabs.has(tab)) {
+      all.add(tab);
+    }
   };
   /** The connection does not get the channel any more. */
   const forget = (gone: string): void => {
@@ -101,17 +113,41 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
       }
     }
   };
-  /** Ends what a tab alone follows, on the connection too. */
-  const leave = (tab: string, channels: readonly string[]): void => {
-    const left = channels.filter((channel) => {
-      intervals.get(channel)?.delete(tab);
-      const all = followers.get(channel);
-      return all?.delete(tab) && !all.size;
-    });
-    if (left.length) {
-      left.forEach(forget);
-      request("unsubscribe", { channels: left });
+  /** Ends what no tab follows, on the connection too, and lets no channel be faster than the tabs that are left want it. */
+  const sweep = (): void => {
+    // A tab that joins now may follow what another has left.
+    if (joining) {
+      return;
     }
+    const left = [...followers].filter(([, all]) => !all.size).map(([channel]) => channel);
+    left.forEach(forget);
+    while (left.length) {
+      request("unsubscribe", { channels: left.splice(0, CHANNELS_PER_FRAME) });
+    }
+    for (const [channel, wanted] of intervals) {
+      const least = Math.min(...wanted.values());
+      if (!wanted.size) {
+        intervals.delete(channel);
+      } else if (followers.has(channel) && least > (paces.get(channel) ?? 0)) {
+        paces.set(channel, least);
+        request("subscribe", { channels: [{ channel, minIntervalMs: least }] });
+      }
+    }
+  };
+  const leave = (tab: string, channels: Iterable<string>): void => {
+    for (const channel of channels) {
+      intervals.get(channel)?.delete(tab);
+      followers.get(channel)?.delete(tab);
+    }
+    sweep();
+  };
+  /** Notes a subscription of a tab. Returns what ends it. */
+  const join = (): (() => void) => {
+    joining += 1;
+    return () => {
+      joining -= 1;
+      sweep();
+    };
   };
   /** Returns what the connection subscribes to for a tab: no tab gets less of a channel than it wants because another wants less. */
   const shared = (one: Wanted, tab: string): Wanted => {
@@ -119,10 +155,12 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
     const wanted = (intervals.get(channel) ?? new Map<string, number>()).set(tab, minIntervalMs);
     intervals.set(channel, wanted);
     const least = Math.min(...wanted.values());
+    paces.set(channel, least);
     return least === minIntervalMs ? one : { channel, ...rest, ...(least && { minIntervalMs: least }) };
   };
   /** Passes a request on, and its reply back. */
   const pass = ({ type, id, data }: Frame, tab: string): void => {
+    const joined = type === "subscribe" ? join() : undefined;
     request(type, data, (reply) => {
       if (reply.type === "authenticated") {
         // The connection is that of all tabs: the new token may read more.
@@ -142,6 +180,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
       if (id !== undefined) {
         send(tab, { ...reply, id });
       }
+      joined?.();
     });
   };
   /** Subscribes to channels on the connection. Calls back with the result of each. */
@@ -172,6 +211,10 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
     const results: SubscriptionResult[] = [];
     const after: (() => void)[] = [];
     let open = wanted.length;
+    if (!open) {
+      return;
+    }
+    const joined = join();
     const finish = (index: number, result: SubscriptionResult): void => {
       results[index] = result;
       open -= 1;
@@ -180,6 +223,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
         for (const run of after) {
           run();
         }
+        joined();
       }
     };
     const followed = (index: number, result: SubscriptionResult): void => {
@@ -218,9 +262,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
               post({ to: tab, frame });
             }
           }
-          if (tabs.has(tab)) {
-            follow(channel, tab);
-          }
+          follow(channel, tab);
         });
         finish(index, { channel, epoch, seq, recovered: true, class: "history" });
       });
@@ -322,7 +364,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
           for (const map of [...kept.values(), ...intervals.values()]) {
             map.delete(tab);
           }
-          leave(tab, [...followers.keys()]);
+          leave(tab, followers.keys());
           if (!tabs.size) {
             close();
           } else if (welcome) {

@@ -1,0 +1,113 @@
+/** Tabs that leave: what the tabs that are left still get, and how often. */
+import { beforeEach, describe, expect, it } from "vitest";
+import type { WebSocketClient } from "../client.ts";
+import type { SubscribeOptions } from "../subscriptions.ts";
+import { FakeServer } from "../testing/server.ts";
+import type { ServerMessage } from "../messages.ts";
+import { FakeBrowser } from "../../test/browser.ts";
+import { createTabClient } from "./index.ts";
+
+let server: FakeServer;
+let browser: FakeBrowser;
+let random = 0;
+
+beforeEach(() => {
+  server = new FakeServer();
+  browser = new FakeBrowser();
+});
+
+async function settle(): Promise<void> {
+  for (let round = 0; round < 5; round += 1) {
+    await server.settle();
+  }
+}
+
+async function openTab(): Promise<WebSocketClient> {
+  const environment = { ...server.environment, random: () => (random = (random + 0.37) % 1) };
+  const client = createTabClient("ws://test", { environment, queue: false }, browser.open().environment);
+  client.connect();
+  await settle();
+  return client;
+}
+
+/** Follows a channel. Returns the seqs that come. */
+async function follow(client: WebSocketClient, channel: string, options: SubscribeOptions = {}): Promise<(number | undefined)[]> {
+  const received: (number | undefined)[] = [];
+  client.subscribe(channel, ({ seq }) => received.push(seq), options);
+  await settle();
+  return received;
+}
+
+/** Holds what the server sends. Returns a function that delivers it. */
+function hold(): () => void {
+  const { socket } = server.fake;
+  const held: ServerMessage[] = [];
+  const receive = socket.receive.bind(socket);
+  socket.receive = (message) => held.push(message);
+  return () => {
+    socket.receive = receive;
+    held.forEach(receive);
+  };
+}
+
+describe("tabs that leave", () => {
+  it.each(["unsubscribes", "closes"])("one %s while another subscribes to the same channel: the other gets it", async (how) => {
+    const [first, second] = [await openTab(), await openTab()];
+    await follow(first, "demo:other");
+    await follow(second, "demo:a");
+    const deliver = hold();
+    const received = await follow(first, "demo:a");
+    if (how === "closes") {
+      second.disconnect();
+    } else {
+      second.unsubscribe("demo:a");
+      await server.advance(100);
+    }
+    await settle();
+    deliver();
+    await settle();
+    server.publish("demo:a", 1);
+    await settle();
+    expect(received).toEqual([1]);
+    first.unsubscribe("demo:a");
+    await server.advance(100);
+    await settle();
+    expect(server.subscribed).toEqual(["demo:other"]);
+  });
+
+  it("one goes before its subscription is answered: the channel is left", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    await follow(first, "demo:other");
+    const deliver = hold();
+    await follow(second, "demo:a");
+    second.disconnect();
+    await settle();
+    deliver();
+    await settle();
+    expect(server.subscribed).toEqual(["demo:other"]);
+  });
+
+  it("the one that wanted a channel most often leaves: it comes as often as those that are left want it", async () => {
+    server.setLatest("prices:BTC-USD");
+    const [fast, slow] = [await openTab(), await openTab()];
+    await follow(slow, "prices:BTC-USD", { minIntervalMs: 5_000 });
+    await follow(fast, "prices:BTC-USD");
+    fast.disconnect();
+    await settle();
+    const wanted = server.received.flatMap((message) => (message.type === "subscribe" ? [message.data?.channels[0]] : []));
+    const entry = { channel: "prices:BTC-USD", minIntervalMs: 5_000 };
+    expect(wanted).toEqual([entry, "prices:BTC-USD", entry]);
+  });
+
+  it("one that follows many channels: no frame is too large", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    await follow(first, "demo:other");
+    for (let number = 0; number < 250; number += 1) {
+      second.subscribe(`demo:${number}`, () => undefined);
+    }
+    await settle();
+    second.disconnect();
+    await settle();
+    expect(server.received.flatMap((message) => (message.type === "unsubscribe" ? [message.data?.channels.length] : []))).toEqual([100, 100, 50]);
+  });
+});
