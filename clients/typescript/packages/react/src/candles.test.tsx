@@ -1,6 +1,6 @@
 import type { Candle, ServerMessage } from "@tidewire/client";
 import type { ReactElement } from "react";
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, vi } from "vitest";
 import { type Candles, useCandles } from "./index.ts";
 import { Application, fakeTime } from "./testing/harness.tsx";
 
@@ -90,6 +90,26 @@ describe("useCandles", () => {
     app.render(<Show symbol="BTC-USB" />);
     await app.idle();
     expect(app.text).toBe("there is no symbol");
+    app.unmount();
+  });
+
+  it("a refused page is asked for again after its time, and by no push", async () => {
+    const app = new Application();
+    let requests = 0;
+    app.answers["get_candles"] = () => {
+      requests += 1;
+      return requests > 1 ? { type: "candles", data: { items: [candle(1, 2, false)] } } : { type: "error", data: { code: "resource_exhausted", message: "busy", retryAfterMs: 3_000 } };
+    };
+    app.render(<Show symbol="BTC-USD" />);
+    await app.welcome();
+    for (let close = 0; close < 10; close += 1) {
+      app.push(push(1, close));
+      await app.idle();
+    }
+    expect(requests).toBe(1);
+    await vi.advanceTimersByTimeAsync(3_000);
+    await app.idle();
+    expect(app.text).toBe("1:2");
     app.unmount();
   });
 });

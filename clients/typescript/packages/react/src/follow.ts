@@ -33,15 +33,16 @@ export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset:
   // `null`: not known yet, other than a connection without a channel.
   let channel: string | null | undefined = null;
   let isStale = false;
+  /** The page was refused: only time or another connection makes another try, and no push. */
+  let isRefused = false;
   /** The pushes since a request for a page. Another list than that of a reply: the reply comes too late. */
   let meanwhile: ChannelMessage[] | undefined;
   let refusals = 0;
   let timer: ReturnType<typeof setTimeout> | undefined;
   const read = (): void => {
-    if (!isStale || meanwhile) {
+    if (!isStale || meanwhile || isRefused) {
       return;
     }
-    clearTimeout(timer);
     const own: ChannelMessage[] = (meanwhile = []);
     isStale = false;
     load()
@@ -62,13 +63,19 @@ export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset:
           isStale = true;
           if (client.state.status === "connected") {
             const { code, retryAfterMs } = error as Partial<TidewireError>;
+            isRefused = true;
             if (["unavailable", "resource_exhausted", "deadline_exceeded", "internal"].includes(code ?? "")) {
-              timer = setTimeout(read, retryAfterMs ?? Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** refusals++));
+              timer = setTimeout(retry, retryAfterMs ?? Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** refusals++));
             }
             onError?.(error as TidewireError);
           }
         }
       });
+  };
+  const retry = (): void => {
+    clearTimeout(timer);
+    isRefused = false;
+    read();
   };
   const receive = (message: ChannelMessage): void => {
     if (meanwhile && meanwhile.length < MAX_MEANWHILE) {
@@ -93,7 +100,7 @@ export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset:
       unsubscribe = next ? client.subscribe(next, receive, onError && { onError }) : undefined;
     }
     if (next) {
-      read();
+      retry();
     }
   };
   onState(client.state);

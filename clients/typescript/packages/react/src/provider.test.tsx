@@ -1,6 +1,6 @@
 import type { ClientOptions, WebSocketClient } from "@tidewire/client";
 import { FakeEnvironment, settle } from "@tidewire/client/testing";
-import { type ReactElement, StrictMode } from "react";
+import { type ReactElement, StrictMode, useEffect } from "react";
 import { flushSync } from "react-dom";
 import { createRoot } from "react-dom/client";
 import { beforeEach, describe, expect, it, vi } from "vitest";
@@ -79,6 +79,38 @@ describe("WebSocketProvider", () => {
     fake.socket.end(4005);
     await fake.clock.advance(500);
     expect(fake.sockets.map(({ protocols }) => protocols[1])).toEqual(["tidewire.bearer.ada", undefined]);
+    flushSync(() => {
+      root.unmount();
+    });
+    vi.advanceTimersByTime(100);
+  });
+
+  it("a component that connects again when the user changes does so with the new options", async () => {
+    const fake = new FakeEnvironment();
+    function Page({ user }: { user: string }): ReactElement {
+      const client = useClient();
+      useEffect(() => {
+        client.disconnect();
+        client.connect();
+      }, [client, user]);
+      return <ConnectionStatus />;
+    }
+    const root = createRoot(document.createElement("div"));
+    const render = (user: string): void => {
+      flushSync(() => {
+        root.render(
+          <WebSocketProvider url="ws://test" options={{ environment: fake.environment, getToken: () => user }}>
+            <Page user={user} />
+          </WebSocketProvider>,
+        );
+      });
+    };
+    render("ada");
+    await settle();
+    fake.socket.welcome();
+    render("bob");
+    await settle();
+    expect(fake.sockets.map(({ protocols }) => protocols[1])).toEqual(["tidewire.bearer.ada", "tidewire.bearer.bob"]);
     flushSync(() => {
       root.unmount();
     });

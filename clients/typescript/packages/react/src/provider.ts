@@ -1,6 +1,6 @@
 /** Provider: creates the client of the components below it, and connects it while it is mounted. */
 import { type ClientError, type ClientOptions, WebSocketClient } from "@tidewire/client";
-import { createElement, type ReactElement, type ReactNode, useEffect, useMemo } from "react";
+import { createElement, type ReactElement, type ReactNode, useEffect, useInsertionEffect, useMemo } from "react";
 import { openSession, type Session, SessionContext } from "./session.ts";
 
 /** Props of a `WebSocketProvider`: the address of a server, or a client. */
@@ -40,12 +40,12 @@ export function WebSocketProvider({ url, options, client, onError, children }: W
     // Other options do not need another client: see below.
   }, [address]);
 
-  useEffect(() => {
-    session._client().setOptions(options ?? {});
-    return () => {
-      // An option that the next ones leave out goes too: the token of a user who signed out.
-      session._client().setOptions(Object.fromEntries(Object.keys(options ?? {}).map((name) => [name, undefined])));
-    };
+  // Before the effects of the components below it, which may connect again.
+  useInsertionEffect(() => {
+    // An option that these leave out goes too: the token of a user who signed out.
+    const gone: Partial<ClientOptions> = Object.fromEntries(Object.keys(session._options ?? {}).map((name) => [name, undefined]));
+    session._client().setOptions({ ...gone, ...options });
+    session._options = options;
   }, [session, options]);
 
   useEffect(() => onError && session._client().on("error", onError), [session, onError]);

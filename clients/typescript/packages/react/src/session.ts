@@ -1,5 +1,5 @@
 /** Session: a client, and the live values that components show of it. Hooks find it in a context. */
-import type { WebSocketClient } from "@tidewire/client";
+import type { ClientOptions, WebSocketClient } from "@tidewire/client";
 import { createContext, useContext, useMemo, useSyncExternalStore } from "react";
 import { type LiveValues, liveValues, type Show } from "./live.ts";
 
@@ -8,6 +8,8 @@ export interface Session {
   /** Returns the client. The first call creates it: effects and handlers call it, so that a render on a server never does. */
   readonly _client: () => WebSocketClient;
   readonly _values: LiveValues;
+  /** The options that the client has from its provider. */
+  _options?: ClientOptions | undefined;
   /** Mounted providers of this session. */
   _mounts: number;
 }
