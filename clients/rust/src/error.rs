@@ -227,7 +227,7 @@ mod tests {
         ] {
             let mut client = StreamServiceClient::new(Proxy(status));
             let answer = client.publish(v1::PublishRequest::default()).await;
-            let error = Error::of_status(&answer.err().expect("a refusal"));
+            let error = Error::of_status(&answer.expect_err("a refusal"));
             assert_eq!(error.kind(), kind, "{status} {error}");
         }
     }

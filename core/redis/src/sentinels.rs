@@ -577,6 +577,7 @@ mod tests {
             timeout: ANSWER_TIME,
             buffer_bytes: 1,
             comparison: RedisOptions::COMPARISON,
+            protocol: crate::NodeProtocol::CURRENT,
         }
     }
 

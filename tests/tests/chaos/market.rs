@@ -17,7 +17,7 @@ use tidewire_stream::{
     broker::{
         Broker as _, LocalDelivery, RedisBroker,
         memory::MemoryLimits,
-        redis::{CertificateFiles, RedisAddress, RedisOptions, RedisTls, Sentinels},
+        redis::{CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels},
     },
 };
 use tidewire_tests::{RedisSentinel, VenueStandIn, venue::Trade};
@@ -83,6 +83,7 @@ impl Market {
             timeout: Duration::from_secs(2),
             buffer_bytes: 1 << 20,
             comparison: RedisOptions::COMPARISON,
+            protocol: NodeProtocol::CURRENT,
         };
         let broker = RedisBroker::start(
             Arc::new(namespaces),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tidewire_chain::ChainEngine;
-use tidewire_proto::v1::{ErrorCode, EventFilter};
-use tidewire_stream::{ChannelName, StreamError};
+use tidewire_proto::v1::{ErrorCode, EventFilter, TransactionState};
+use tidewire_stream::{ChannelName, Event, PageLimit, StreamCore, StreamError};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -49,6 +49,7 @@ impl Drop for Unfinished<'_> {
 /// It is being applied already.
 pub(super) async fn apply(
     open: &OpenChain,
+    stream: &StreamCore,
     update: InterestUpdate,
 ) -> Result<InterestAnswer, StreamError> {
     match open.nodes.begin(&update, Instant::now()) {
@@ -68,7 +69,7 @@ pub(super) async fn apply(
     // At once: filters wait for the processor of the chain.
     let mut following = Vec::with_capacity(update.added.len());
     for follower in update.added.iter().cloned() {
-        following.push(follow(open.engine.clone(), follower));
+        following.push(follow(open.engine.clone(), stream, follower));
     }
     let followed = join_all(following).await;
     let mut answer = InterestAnswer {
@@ -105,11 +106,14 @@ pub(super) async fn apply(
 /// Follows a channel for a client of a node. Returns the filter of an `events:` channel.
 async fn follow(
     engine: ChainEngine,
+    stream: &StreamCore,
     follower: Follower,
 ) -> Result<Option<EventFilter>, StreamError> {
     let channel = ChannelName::parse(&follower.channel)?;
     let (engine, rest) = (engine.on_behalf_of(&follower.caller()), channel.rest());
     match channel.namespace() {
+        // After a takeover, nodes also tell of transactions whose subscribers have the final state.
+        "tx" if is_final(stream, &channel).await => {}
         "tx" => engine.follow_transaction(rest)?,
         "wallet" => engine.follow_wallet(rest)?,
         "events" => {
@@ -122,6 +126,17 @@ async fn follow(
         }
     }
     Ok(None)
+}
+
+/// Whether the channel of a transaction has its final state. Another watch would publish it again.
+async fn is_final(stream: &StreamCore, channel: &ChannelName) -> bool {
+    let newest = stream.broker().history(channel, None, PageLimit::NEWEST);
+    let newest = newest.await.map(|history| history.publications);
+    let newest = newest.unwrap_or_default().pop();
+    newest.is_some_and(|newest| match &*newest.event() {
+        Event::Transaction(status) => status.state() == TransactionState::Finalized,
+        _ => false,
+    })
 }
 
 /// Follows an `events:` channel. Registers its filter, if the engine does not know it.

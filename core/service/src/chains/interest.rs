@@ -152,7 +152,7 @@ impl ChainInterest {
         // It is applied once, however often it comes.
         let call = Call::read((CHAINS, INTEREST), &caller, &request).within(UPDATE);
         match shared.relay.reach(slot, call).await? {
-            Reached::Here(open) => follow::apply(&open, update).await,
+            Reached::Here(open) => follow::apply(&open, &shared.stream, update).await,
             Reached::Answered(answer) => Ok(answer),
         }
     }

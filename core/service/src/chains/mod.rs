@@ -283,7 +283,12 @@ impl ChainSlots {
     /// Carries out a request of another node.
     pub(crate) async fn answer(&self, call: ForwardedCall) -> Result<Vec<u8>, CallRefusal> {
         let ChainCall { chain, request } = decode(call.body.clone()).map_err(CallRefusal::Error)?;
-        let Some(shared_chain) = self.chain(chain) else {
+        let shared = match &self.0 {
+            Source::Own(_) => None,
+            Source::Shared(shared) => Some(shared),
+        };
+        let found = shared.and_then(|shared| Some((shared, shared.chains.get(&chain)?)));
+        let Some((shared, shared_chain)) = found else {
             let text = format!("this server does not share chain {chain}");
             return Err(CallRefusal::NotOwner(text));
         };
@@ -292,7 +297,7 @@ impl ChainSlots {
         let open = open.map_err(|error| CallRefusal::NotOwner(error.message().to_owned()))?;
         let answered = if call.method == INTEREST {
             let update: InterestUpdate = decode(request).map_err(CallRefusal::Error)?;
-            let applied = follow::apply(&open, update).await;
+            let applied = follow::apply(&open, &shared.stream, update).await;
             applied.map(|answer| answer.encode_to_vec())
         } else {
             let call = ForwardedCall {
