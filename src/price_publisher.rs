@@ -71,11 +71,11 @@ impl State {
 
     /// Adds the channels of symbols of which this node has heard nothing, although their sources would be
     /// stale by now.
-    fn add_unheard(&mut self, prices: &PriceEngine, now: Instant) {
+    fn add_unheard(&mut self, unheard: Vec<(String, Duration)>, now: Instant) {
         let Some(began) = self.term.as_ref().map(|own| own.began) else {
             return;
         };
-        for (symbol, stale_after) in prices.unheard() {
+        for (symbol, stale_after) in unheard {
             let channel = ChannelName::parse(&format!("prices:{symbol}"));
             if let Ok(channel) = channel
                 && now.duration_since(began) >= stale_after
@@ -121,6 +121,8 @@ impl OwnedPublisher {
             .broker()
             .link()
             .is_some_and(|link| !link.is_available);
+        // Before the lock: the engine publishes under its own.
+        let unheard = prices.unheard();
         let due: Vec<ChannelName> = {
             let mut state = self.state.lock();
             let now = Instant::now();
@@ -131,7 +133,7 @@ impl OwnedPublisher {
             if is_away || state.fence().is_none() {
                 return;
             }
-            state.add_unheard(prices, now);
+            state.add_unheard(unheard, now);
             let due = state.newest.iter().filter(|(_, one)| one.due <= now);
             due.map(|(channel, _)| channel.clone()).collect()
         };
