@@ -106,6 +106,7 @@ pub struct ServerBuilder {
     without_readiness_check: bool,
     has_tls: bool,
     place: Place,
+    binary: Option<PathBuf>,
 }
 
 impl ServerBuilder {
@@ -119,6 +120,7 @@ impl ServerBuilder {
             without_readiness_check: false,
             has_tls: crate::tls::is_default(),
             place: Place::default(),
+            binary: None,
         };
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
@@ -167,6 +169,13 @@ impl ServerBuilder {
         self.tables.push(format!(
             "[[prices.source]]\nkind = {kind:?}\nname = {name:?}\nurl = {url:?}\n"
         ));
+        self
+    }
+
+    /// Runs the binary of another release.
+    #[must_use]
+    pub fn binary(mut self, path: PathBuf) -> Self {
+        self.binary = Some(path);
         self
     }
 
@@ -244,7 +253,10 @@ impl ServerBuilder {
             arguments.extend(["--config".to_owned(), path.display().to_string()]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let program = self.place.command(binary()).into();
+        let program = self
+            .place
+            .command(self.binary.unwrap_or_else(binary))
+            .into();
         let mut command = prepare(program, folder.path(), &arguments);
         command
             .envs(self.environment)

@@ -35,12 +35,20 @@ pub(crate) const NODES: usize = 3;
 pub(crate) struct Node {
     pub(crate) server: Server,
     pub(crate) link: Link,
-    builder: ServerBuilder,
+    /// One for each release that takes turns.
+    releases: Vec<ServerBuilder>,
+    starts: usize,
     _folder: TempDir,
 }
 
 impl Node {
-    async fn start(place: Place, sentinel: &RedisSentinel, venue: &VenueStandIn) -> Self {
+    /// Starts it. The first release of a node is the next one of that of the node before.
+    async fn start(
+        index: usize,
+        place: Place,
+        sentinel: &RedisSentinel,
+        venue: &VenueStandIn,
+    ) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let builder = Server::builder()
             .on(place)
@@ -56,19 +64,27 @@ impl Node {
             .set("prices", &format!("symbols = [{SYMBOL:?}]"))
             .source("kraken", "kraken", &venue.url())
             .without_readiness_check();
-        let server = builder.clone().start().await;
+        let mut releases = vec![builder.clone()];
+        if let Some(other) = std::env::var_os("TIDEWIRE_CHAOS_OTHER_BIN") {
+            releases.push(builder.binary(other.into()));
+        }
+        let first = releases[index % releases.len()].clone();
+        let server = first.start().await;
         let link = Link::start(server.address()).await;
         Self {
             server,
             link,
-            builder,
+            releases,
+            starts: index + 1,
             _folder: folder,
         }
     }
 
     /// Starts the server again, on its store, after it has ended.
     pub(crate) async fn restart(&mut self) {
-        self.server = self.builder.clone().start().await;
+        let next = self.releases[self.starts % self.releases.len()].clone();
+        self.starts += 1;
+        self.server = next.start().await;
         self.link.redirect(self.server.address());
     }
 
@@ -163,7 +179,7 @@ impl Cluster {
         let venue = venue.expect("a free port");
         let mut nodes = Vec::new();
         for index in 0..NODES {
-            nodes.push(Node::start(place(index), &sentinel, &venue).await);
+            nodes.push(Node::start(index, place(index), &sentinel, &venue).await);
         }
         let others = hosts.split_off(NODES.min(hosts.len()));
         let mut cluster = Self {

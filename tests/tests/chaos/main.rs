@@ -10,6 +10,7 @@
 //! | `TIDEWIRE_CHAOS_SEED` | 1 | decides which, where, and for how long |
 //! | `TIDEWIRE_CHAOS_INTERVAL` | 0 | seconds from one fault to the next at least |
 //! | `TIDEWIRE_CHAOS_HOSTS` | 0 | 1: each process on a host of its own, a network namespace. Needs root |
+//! | `TIDEWIRE_CHAOS_OTHER_BIN` | | binary of another release: nodes begin with either, and change at each restart |
 //! | `TIDEWIRE_CHAOS_FAULTS` | all | names of the kinds, such as `NodeKilled,MasterHangs` |
 //! | `TIDEWIRE_CHAOS_DOWN_AFTER` | 1200 | `down-after-milliseconds` of the sentinel: more than the second between two of its connections |
 
