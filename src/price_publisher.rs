@@ -25,8 +25,16 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 /// Time between two comparisons of a channel.
 const COMPARISON: Duration = Duration::from_secs(30);
 
-/// The same after Redis was away. What waited for it is published by then.
+/// The same after Redis was away. Publications that waited for it have arrived by then.
 const RECOVERY: Duration = Duration::from_secs(2);
+
+/// Time for which an event is the newest one of this node until it counts as the newest one there is. The
+/// owner before may have been ahead by less.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// Difference between the times that two nodes give to one trade, at most: each corrects the clocks of
+/// the venues by its own measurements.
+const SKEW_MS: i64 = 250;
 
 /// Channels that are read at once: the reads of a batch are one pipeline.
 const READS: usize = 64;
@@ -58,6 +66,7 @@ struct OwnTerm {
 struct Newest {
     /// None if this node has never had one.
     event: Option<Event>,
+    since: Instant,
     /// When its channel is to be compared.
     due: Instant,
 }
@@ -82,6 +91,7 @@ impl State {
             {
                 let absent = Newest {
                     event: None,
+                    since: now,
                     due: now,
                 };
                 self.newest.entry(channel).or_insert(absent);
@@ -166,11 +176,14 @@ impl OwnedPublisher {
         // The engine may have published a newer one meanwhile.
         let held = state.newest.get_mut(channel).filter(|one| one.due <= now);
         let Some(held) = held else { return Ok(()) };
-        match missing(held.event.as_ref(), newest.as_deref()) {
+        let settled_at = held.since + SETTLING;
+        let skew_ms = if now < settled_at { 0 } else { SKEW_MS };
+        match missing(held.event.as_ref(), newest.as_deref(), skew_ms) {
             Some(event) => {
                 held.due = now + ARRIVAL;
                 self.stream.publish_fenced(channel, event, &fence);
             }
+            None if now < settled_at => held.due = settled_at,
             None => held.due = now + COMPARISON,
         }
         Ok(())
@@ -181,9 +194,13 @@ impl Publisher for OwnedPublisher {
     fn publish(&self, channel: &ChannelName, event: Event) {
         // Under the lock: the events of a channel keep their order.
         let mut state = self.state.lock();
+        // In a term that is not certain at this moment, it is published by the next comparison.
+        let wait = state.fence().map_or(Duration::ZERO, |_| ARRIVAL);
+        let now = Instant::now();
         let newest = Newest {
             event: Some(event.clone()),
-            due: Instant::now() + ARRIVAL,
+            since: now,
+            due: now + wait,
         };
         match state.newest.get_mut(channel) {
             Some(known) => *known = newest,
@@ -195,14 +212,19 @@ impl Publisher for OwnedPublisher {
     }
 }
 
-/// The event that a channel lacks, given the newest one that this node `held` and the newest publication.
+/// The event that a channel lacks, given the newest one that this node `held` and the newest publication. A
+/// price that is older by `skew_ms` at most may be newer.
 /// Volumes, averages and times of arrival differ between nodes, and are no news by themselves.
-fn missing(held: Option<&Event>, published: Option<&Event>) -> Option<Event> {
+fn missing(held: Option<&Event>, published: Option<&Event>, skew_ms: i64) -> Option<Event> {
     let Some(published) = published else {
         return held.cloned();
     };
     let is_missing = match (held, published) {
-        (Some(Event::Price(held)), Event::Price(published)) if is_newer(held, published) => true,
+        (Some(Event::Price(held)), Event::Price(published))
+            if is_newer(held, published, skew_ms) =>
+        {
+            true
+        }
         // Without a source, nobody brings this price up to date.
         (Some(Event::Price(PriceUpdate { stale: true, .. })) | None, Event::Price(published)) => {
             let stale = PriceUpdate {
@@ -220,8 +242,8 @@ fn missing(held: Option<&Event>, published: Option<&Event>) -> Option<Event> {
     held.filter(|_| is_missing).cloned()
 }
 
-fn is_newer(held: &PriceUpdate, published: &PriceUpdate) -> bool {
-    held.timestamp >= published.timestamp
+fn is_newer(held: &PriceUpdate, published: &PriceUpdate, skew_ms: i64) -> bool {
+    held.timestamp.saturating_add(skew_ms) >= published.timestamp
         && (&held.price, held.stale) != (&published.price, published.stale)
 }
 
@@ -272,9 +294,9 @@ mod tests {
     #[test]
     fn a_channel_lacks_what_is_newer_and_differs() {
         let published = price(5, 100, false);
-        let lacks = |held: &Event| missing(Some(held), Some(&published));
-        assert_eq!(missing(Some(&published), None), Some(published.clone()));
-        assert_eq!(missing(None, None), None);
+        let lacks = |held: &Event| missing(Some(held), Some(&published), 0);
+        assert_eq!(missing(Some(&published), None, 0), Some(published.clone()));
+        assert_eq!(missing(None, None, 0), None);
         assert_eq!(lacks(&published), None);
         // The same price at another time of arrival is no news.
         assert_eq!(lacks(&price(6, 100, false)), None);
@@ -282,7 +304,12 @@ mod tests {
         assert_eq!(lacks(&newer), Some(newer.clone()));
         let corrected = price(5, 101, false);
         assert_eq!(lacks(&corrected), Some(corrected.clone()));
-        assert_eq!(lacks(&price(4, 101, false)), None);
+        let earlier = price(4, 101, false);
+        assert_eq!(lacks(&earlier), None);
+        // Another node may give the same trade another time.
+        let within = |skew_ms| missing(Some(&earlier), Some(&published), skew_ms);
+        assert_eq!(within(1), Some(earlier.clone()));
+        assert_eq!(within(0), None);
     }
 
     #[test]
@@ -290,21 +317,25 @@ mod tests {
         let published = price(5, 100, false);
         let stale = Some(price(5, 100, true));
         for held in [Some(price(4, 90, true)), Some(price(5, 100, true)), None] {
-            assert_eq!(missing(held.as_ref(), Some(&published)), stale, "{held:?}");
+            assert_eq!(
+                missing(held.as_ref(), Some(&published), 0),
+                stale,
+                "{held:?}"
+            );
         }
         // The last price of this node is newer: it is the one that is stale.
         let own = price(6, 101, true);
-        assert_eq!(missing(Some(&own), Some(&published)), Some(own.clone()));
+        assert_eq!(missing(Some(&own), Some(&published), 0), Some(own.clone()));
         for held in [Some(price(4, 90, true)), Some(price(5, 100, true)), None] {
             let published = stale.as_ref();
-            assert_eq!(missing(held.as_ref(), published), None, "{held:?}");
+            assert_eq!(missing(held.as_ref(), published, 0), None, "{held:?}");
         }
     }
 
     #[test]
     fn a_candle_never_goes_back() {
         let lacks = |held: &Event, published: &Event| {
-            missing(Some(held), Some(published))
+            missing(Some(held), Some(published), 0)
                 .map(|missing| assert_eq!(missing, *held))
                 .is_some()
         };
@@ -322,10 +353,13 @@ mod tests {
     fn an_overview_is_replaced_by_a_later_one() {
         let published = overview(5);
         let later = overview(6);
-        assert_eq!(missing(Some(&later), Some(&published)), Some(later.clone()));
+        assert_eq!(
+            missing(Some(&later), Some(&published), 0),
+            Some(later.clone())
+        );
         for held in [4, 5] {
-            assert_eq!(missing(Some(&overview(held)), Some(&published)), None);
+            assert_eq!(missing(Some(&overview(held)), Some(&published), 0), None);
         }
-        assert_eq!(missing(None, Some(&published)), None);
+        assert_eq!(missing(None, Some(&published), 0), None);
     }
 }
