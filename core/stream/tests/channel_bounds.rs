@@ -297,3 +297,25 @@ proptest! {
         runtime.block_on(play(actions));
     }
 }
+
+#[tokio::test]
+async fn a_client_does_not_make_room_with_the_channel_of_another() {
+    let publish = |client, channel| Action::Publish { client, channel };
+    play(vec![
+        Action::Subscribe(8),
+        publish(1, 8),
+        publish(1, 7),
+        Action::Subscribe(7),
+        Action::Subscribe(11),
+        publish(1, 11),
+        Action::Subscribe(6),
+        // No room.
+        publish(1, 0),
+        Action::Unsubscribe(11),
+        // In place of 11, which another client makes again.
+        publish(1, 6),
+        publish(0, 11),
+        publish(1, 0),
+    ])
+    .await;
+}

@@ -223,7 +223,11 @@ impl ChannelTable {
             return (Vec::new(), true);
         };
         match entry.search.candidates(now_ms) {
-            Some(candidates) => (self.with_last_use(candidates), false),
+            // One that was forgotten since may be there again as another client's.
+            Some(candidates) => {
+                let made = candidates.iter().filter(|name| entry.made.contains(*name));
+                (self.with_last_use(made), false)
+            }
             None => (self.with_last_use(&entry.made), true),
         }
     }
