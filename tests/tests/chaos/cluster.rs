@@ -115,6 +115,15 @@ impl Redis {
         self.link.address().port()
     }
 
+    /// Bytes of the replication so far.
+    async fn offset(&self) -> Option<u64> {
+        let info = self.server.try_command(&["INFO", "replication"]).await?;
+        let offset = info
+            .lines()
+            .find_map(|line| line.strip_prefix("master_repl_offset:"));
+        offset?.trim().parse().ok()
+    }
+
     /// Makes it a replica of the Redis on this port.
     pub(crate) async fn follow(&self, master: u16) {
         eventually("the old master becomes a replica", async || {
@@ -201,6 +210,15 @@ impl Cluster {
 
     pub(crate) fn replica(&self) -> &Redis {
         &self.redis[1 - self.master]
+    }
+
+    /// Waits until the replica has all that the master has, whose writes are paused.
+    pub(crate) async fn in_step(&self) {
+        eventually("the replica has all", async || {
+            let master = self.redis[self.master].offset().await?;
+            (self.replica().offset().await? >= master).then_some(())
+        })
+        .await;
     }
 
     /// Waits until the sentinel names the replica as the master. It then is.

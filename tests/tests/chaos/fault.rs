@@ -204,7 +204,13 @@ impl Fault {
             }
             Self::MasterBecomesReplica => {
                 let (old, other) = (master, cluster.replica().port());
+                // Redis replicates without waiting: writes that the replica lacks at this moment would be
+                // lost, whatever the nodes do. An operator pauses them.
+                let pause = ["CLIENT", "PAUSE", "5000", "WRITE"];
+                old.server.command(&pause).await;
+                cluster.in_step().await;
                 old.follow(other).await;
+                old.server.command(&["CLIENT", "UNPAUSE"]).await;
                 sleep(brief).await;
                 old.server.command(&["REPLICAOF", "NO", "ONE"]).await;
             }
