@@ -77,7 +77,9 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
         return;
       }
       error = { code: "unavailable", message: textOf(HTTP_STATUS, response.status) };
-      error = { ...error, ...((await response.json()) as ErrorData) };
+      // As JSON RPC has it, or as the message `error`.
+      const answer = (await response.json()) as ErrorData & { data?: ErrorData };
+      error = { ...error, ...(answer.data ?? answer) };
     } catch (reason) {
       error ??= { code: "unavailable", message: reasonOf(reason) };
     }

@@ -61,6 +61,18 @@ describe.skipIf(binary === undefined)("a real server", { timeout: 60_000 }, () =
     proxy.close();
   });
 
+  it.each<TransportName>(["websocket", "sse"])("over %s: a publication that the server cannot read is refused, and the next one is published", async (transport) => {
+    const client = open(server.address, { transports: [transport] });
+    await client.ready();
+    let nested: Json = 1;
+    for (let depth = 0; depth < 300; depth += 1) {
+      nested = [nested];
+    }
+    const refused = expect(client.publish(`demo:deep-${transport}`, nested)).rejects.toMatchObject({ code: "invalid_argument" });
+    await expect(client.publish(`demo:deep-${transport}`, "flat")).resolves.toMatchObject({ seq: 1 });
+    await refused;
+  });
+
   it.each<TransportName>(["websocket", "sse"])("over %s: the user's own channel resumes, and nothing is lost", async (transport) => {
     const token = server.token(`user-${transport}`);
     const client = open(server.address, { token, transports: [transport] });
