@@ -1,4 +1,4 @@
-//! Cluster bench: publications a second over Redis by one node and by two, beside what
+//! Cluster bench: publications a second over Redis by one, two and three nodes, beside what
 //! `redis-benchmark` reaches with the same script, and the time from a publication to its delivery.
 //!
 //! In process are the brokers, each with a subscriber on each channel; a server of Redis is started
@@ -327,7 +327,7 @@ async fn main() -> Outcome<()> {
         // Each publication is a call.
         ("publish/2048-channels", PUBLISHERS, 1, BATCH),
     ] {
-        for servers in [1, 2] {
+        for servers in [1, 2, 3] {
             let name = format!("{name}/{servers}-nodes");
             if !bench.wants(&name) || bench.is_fixed {
                 continue;
@@ -355,7 +355,7 @@ async fn main() -> Outcome<()> {
             )?;
         }
     }
-    for servers in [1, 2] {
+    for servers in [1, 2, 3] {
         let name = format!("delivery/{servers}-nodes");
         if !bench.wants(&name) || bench.is_fixed {
             continue;
