@@ -171,6 +171,11 @@ impl ChainOwners {
         faults.filter(Option::is_none).count()
     }
 
+    /// How many chains this node has handed over to nodes that have fewer.
+    pub(crate) fn handovers(&self) -> Option<u64> {
+        self.balance.as_ref().map(|balance| balance.handovers())
+    }
+
     /// Why no node follows a chain, as far as this one knows. None if another node owns it.
     pub(crate) fn fault(&self, chain: &str) -> Option<String> {
         self.shards.get(chain)?.fault()

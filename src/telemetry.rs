@@ -180,6 +180,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_price_owner",
         "Whether this node publishes prices for all nodes."
     );
+    metrics::describe_counter!(
+        "tidewire_chain_handovers_total",
+        "Chains that this node handed over to another one."
+    );
     metrics::describe_gauge!(
         "tidewire_chain_owner",
         "Whether this node follows a chain for all nodes."
@@ -461,6 +465,13 @@ impl Probes for ServerProbes {
         metrics::gauge!("tidewire_notification_cache_bytes").set(cached as f64);
         if let Some(owner) = &self.price_owner {
             metrics::gauge!("tidewire_price_owner").set(f64::from(u8::from(owner.is_owner())));
+        }
+        if let Some(handovers) = self
+            .chain_owners
+            .as_ref()
+            .and_then(|owners| owners.handovers())
+        {
+            metrics::counter!("tidewire_chain_handovers_total").absolute(handovers);
         }
         for (chain, is_owner) in self.chain_owners.iter().flat_map(|owners| owners.owned()) {
             metrics::gauge!("tidewire_chain_owner", "chain" => chain.to_owned())

@@ -9,15 +9,25 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use serde_json::json;
 use tidewire_tests::{Client, Endpoint, RedisServer, Server, Transport, eventually};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::interval,
+};
 
 use crate::servers::server;
 
 const CHANNEL: &str = "demo:roll";
 
+/// Time between two health checks, and between two publications.
+const PACE: Duration = Duration::from_millis(20);
+
 /// A load balancer, as its clients see it.
 #[derive(Default)]
-struct Balancer(Mutex<BTreeMap<usize, Balanced>>);
+struct Balancer {
+    nodes: Mutex<BTreeMap<usize, Balanced>>,
+    added: Notify,
+}
 
 struct Balanced {
     endpoint: Endpoint,
@@ -32,33 +42,56 @@ impl Balancer {
             is_ready: true,
             connections: 0,
         };
-        self.0.lock().insert(number, balanced);
+        self.nodes.lock().insert(number, balanced);
+        self.added.notify_waiters();
     }
 
     fn remove(&self, number: usize) {
-        self.0.lock().remove(&number);
+        self.nodes.lock().remove(&number);
     }
 
-    /// The ready node with the fewest connections, which has one more then.
-    fn take(&self) -> Option<(usize, Endpoint)> {
-        let mut nodes = self.0.lock();
+    /// The ready node with the fewest connections, which has one more then. Waits until there is one.
+    async fn take(&self) -> (usize, Endpoint) {
+        loop {
+            let added = self.added.notified();
+            tokio::pin!(added);
+            added.as_mut().enable();
+            if let Some(taken) = self.try_take() {
+                return taken;
+            }
+            added.await;
+        }
+    }
+
+    fn try_take(&self) -> Option<(usize, Endpoint)> {
+        let mut nodes = self.nodes.lock();
         let ready = nodes.iter_mut().filter(|(_, node)| node.is_ready);
         let (number, node) = ready.min_by_key(|(_, node)| node.connections)?;
         node.connections += 1;
         Some((*number, node.endpoint.clone()))
     }
 
+    /// Takes a node out that refused a connection.
+    fn take_out(&self, number: usize) {
+        if let Some(node) = self.nodes.lock().get_mut(&number) {
+            node.connections -= 1;
+            node.is_ready = false;
+        }
+    }
+
     fn give_back(&self, number: usize) {
-        if let Some(node) = self.0.lock().get_mut(&number) {
+        if let Some(node) = self.nodes.lock().get_mut(&number) {
             node.connections -= 1;
         }
     }
 
     /// Takes a node that is not ready out, as a health check does.
     async fn check(self: Arc<Self>) {
+        let mut checks = interval(PACE);
         loop {
+            checks.tick().await;
             let endpoints: Vec<(usize, Endpoint)> = {
-                let nodes = self.0.lock();
+                let nodes = self.nodes.lock();
                 let ready = nodes.iter().filter(|(_, node)| node.is_ready);
                 ready
                     .map(|(number, node)| (*number, node.endpoint.clone()))
@@ -67,15 +100,14 @@ impl Balancer {
             for (number, endpoint) in endpoints {
                 let answer = endpoint.http().get(endpoint.url("/readyz")).send().await;
                 if !answer.is_ok_and(|answer| answer.status() == 200) {
-                    self.0.lock().get_mut(&number).unwrap().is_ready = false;
+                    self.nodes.lock().get_mut(&number).unwrap().is_ready = false;
                 }
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     fn connections(&self) -> Vec<usize> {
-        let nodes = self.0.lock();
+        let nodes = self.nodes.lock();
         nodes.values().map(|node| node.connections).collect()
     }
 }
@@ -93,16 +125,11 @@ async fn follow(balancer: Arc<Balancer>, mut last: watch::Receiver<Option<u64>>)
     let mut fate = Fate::default();
     let mut position: Option<(String, u64)> = None;
     loop {
-        let pause = tokio::time::sleep(Duration::from_millis(50));
-        let Some((number, endpoint)) = balancer.take() else {
-            pause.await;
-            continue;
-        };
+        let (number, endpoint) = balancer.take().await;
         let opened = Client::open(Transport::WebSocketProto, &endpoint, None).await;
         let Ok(mut client) = opened else {
             // It has ended between two checks.
-            balancer.give_back(number);
-            pause.await;
+            balancer.take_out(number);
             continue;
         };
         let after = Box::pin(read(&mut client, &mut position, &mut last)).await;
@@ -209,6 +236,7 @@ async fn nodes_that_are_replaced_by_new_ones_move_each_client_at_most_twice_and_
     eventually("all clients", async || has_all(balancer.connections())).await;
     // One that stays publishes.
     let publisher = node().start().await;
+    let mut publications = interval(PACE);
     let mut replacements = Vec::new();
     for (number, mut old) in nodes.into_iter().enumerate() {
         let new = node().start().await;
@@ -220,7 +248,7 @@ async fn nodes_that_are_replaced_by_new_ones_move_each_client_at_most_twice_and_
         loop {
             tokio::select! {
                 status = &mut ended => break assert!(status.success(), "{status}"),
-                () = tokio::time::sleep(Duration::from_millis(20)) => {
+                _ = publications.tick() => {
                     publisher.publish(CHANNEL, json!("a word on the way")).await;
                 }
             }

@@ -126,9 +126,12 @@ impl ReceivedQuestions {
         is_new
     }
 
-    /// Forgets a question that was not acted on.
-    fn forget(&mut self, sender: NodeTag, number: u64) {
-        self.known.remove(&(sender, number));
+    /// Forgets the question that was noted last, since it is not acted on. Messages are read one after the
+    /// other.
+    fn forget_last(&mut self) {
+        if let Some(last) = self.order.pop_back() {
+            self.known.remove(&last);
+        }
     }
 }
 
@@ -487,8 +490,7 @@ impl Nodes {
         let Ok(permit) = self.answering.clone().try_acquire_owned() else {
             tracing::warn!("a question of another server is not answered: too many come");
             // It may come again.
-            let mut received = self.received.lock();
-            received.forget(question.sender, question.number);
+            self.received.lock().forget_last();
             return;
         };
         let (sender, number) = (question.sender, question.number);
@@ -564,6 +566,8 @@ mod tests {
         assert!(received.note(tags[0], 7));
         assert!(!received.note(tags[0], 7));
         assert!(received.note(tags[1], 7) && received.note(tags[0], 8));
+        received.forget_last();
+        assert!(received.note(tags[0], 8) && !received.note(tags[1], 7));
         for number in 0..2 * REMEMBERED as u64 {
             received.note(tags[1], 100 + number);
         }
