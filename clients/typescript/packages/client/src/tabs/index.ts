@@ -10,6 +10,9 @@
  * follower steals the lock. Where WebSockets are blocked, the tabs share one
  * event stream in the same way.
  *
+ * Each tab also holds a lock of its own, and the leader waits for it: it gets it
+ * when the tab is gone, also if that crashed or was killed and said nothing.
+ *
  * Tabs with tokens of different users never share: the user is part of the name.
  */
 import type { ClientOptions } from "../api.ts";
@@ -95,12 +98,7 @@ function streamSocket(fetch: Fetch): WebSocketConstructor {
           this._fire("close", { code, reason });
         },
       );
-      this.send = (frame) => {
-        wire.send(frame);
-      };
-      this.close = () => {
-        wire.close();
-      };
+      Object.assign(this, wire);
     }
   };
 }
@@ -150,15 +148,19 @@ function tabSocket(
   return class TabSocket extends Listening {
     constructor(url: string, protocols: string[]) {
       super();
+      /** Names the tab, and the lock that it holds while it lives. */
       const tab = random().toString(36).slice(2) + random().toString(36).slice(2);
       const token = tokenOf(protocols);
       // Tabs of another version share with each other: its notes have another first word.
-      const name = `tidewire|${url}|${ownerOf(token) ?? token ?? ""}`;
+      const name = `tidewire/2|${url}|${ownerOf(token) ?? token ?? ""}`;
       const channel = openChannel(name);
+      /** Its signal withdraws what waits for a lock, and frees those that are held. */
       const withdrawal = new AbortController();
       let lead: Leader | undefined;
       let timer: Timer | undefined;
-      let release: (() => void) | undefined;
+      const ended = new Promise((resolve) => {
+        withdrawal.signal.onabort = resolve;
+      });
       let hasEnded = false;
       /** The tab that leads, once it has answered. */
       let leader: string | undefined;
@@ -176,7 +178,6 @@ function tabSocket(
           timer?.cancel();
           post({ from: tab, gone: true });
           withdrawal.abort();
-          release?.();
           lead?._close();
           lead = undefined;
           channel.onmessage = null;
@@ -206,26 +207,38 @@ function tabSocket(
           }
         }
       };
-      /** Holds the lock until this socket ends, or another tab steals it. */
-      const campaign = (steal: boolean): void => {
-        const hold = (): Promise<unknown> => {
-          lead = openLeader(webSocket, isStream, url, clock, (answer) => {
-            const note: Note = { ...answer, by: tab };
-            channel.postMessage(note);
-            onNote(note);
-          });
-          post({ leader: tab });
-          join();
-          return new Promise<void>((resolve) => {
-            release = resolve;
-          });
-        };
-        locks.request(name, steal ? { steal } : { signal: withdrawal.signal }, () => (hasEnded ? Promise.resolve() : hold())).catch((error: unknown) => {
+      /** Holds a lock, once it has it, until this socket ends or another tab steals it. If `run` returns something, it is free again at once. */
+      const hold = (name: string, options: { readonly steal?: boolean; readonly signal?: AbortSignal }, run: () => unknown): void => {
+        locks.request(name, options, async () => hasEnded || (run() ?? (await ended))).catch((error: unknown) => {
           // Withdrawn, or stolen: a thawed leader steps down.
           if ((error as { readonly name?: string } | null)?.name !== "AbortError") {
             onDenied();
           }
           end(1012, "another tab leads");
+        });
+      };
+      const watch = (from: string): void => {
+        hold(from, withdrawal, () => {
+          lead?._onNote({ from, gone: true });
+          return true;
+        });
+      };
+      const campaign = (steal: boolean): void => {
+        hold(name, steal ? { steal } : withdrawal, () => {
+          lead = openLeader(
+            webSocket,
+            isStream,
+            url,
+            clock,
+            (answer) => {
+              const note: Note = { ...answer, by: tab };
+              channel.postMessage(note);
+              onNote(note);
+            },
+            watch,
+          );
+          post({ leader: tab });
+          join();
         });
       };
       const join = (): void => {
@@ -250,7 +263,8 @@ function tabSocket(
         end(1000, "");
       };
       campaign(false);
-      join();
+      // Not before: a leader would take a tab without its lock for one that is gone.
+      hold(tab, withdrawal, join);
     }
   };
 }
@@ -258,5 +272,6 @@ function tabSocket(
 /** Returns whether this is a note: other pages of the origin may say anything on the channel. */
 function isNote(data: unknown): data is Note {
   const { from, to, leader, open = [], frame = "" } = (data ?? {}) as Readonly<Record<string, unknown>>;
-  return [from, to, leader].some((name) => typeof name === "string") && Array.isArray(open) && typeof frame === "string";
+  return [from ?? to ?? leader, frame, open].flat().every((text) => typeof text === "string");
 }
+

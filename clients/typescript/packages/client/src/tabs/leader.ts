@@ -11,8 +11,8 @@
  * pushed: A gets it at once, B gets the reply, 9, 10, and 11.
  */
 import type { Clock, WebSocketConstructor, WebSocketLike } from "../environment.ts";
-import type { ErrorData, Position } from "../types/common.ts";
-import type { History, SubscriptionResult } from "../types/session.ts";
+import type { ErrorData } from "../types/common.ts";
+import type { ChannelSubscription, History, SubscriptionResult } from "../types/session.ts";
 
 /** Messages of a history that a tab may have missed. After more, it gets a `gap`. */
 const MAX_MISSED = 1_000;
@@ -36,9 +36,6 @@ interface Frame {
   readonly data?: unknown;
 }
 
-/** The channels of a request to subscribe. */
-type Wanted = string | { readonly channel: string; readonly since?: Position; readonly minIntervalMs?: number };
-
 /** The leader's side of the tabs. */
 export interface Leader {
   _onNote(note: TabNote): void;
@@ -46,8 +43,8 @@ export interface Leader {
   _close(): void;
 }
 
-/** Opens the leader's side. `isStream`: replies and pushes take two ways. */
-export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, url: string, clock: Clock, post: (note: Answer) => void): Leader {
+/** Opens the leader's side. `isStream`: replies and pushes take two ways. `watch` says by a note when a tab is gone without a word. */
+export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, url: string, clock: Clock, post: (note: Answer) => void, watch: (tab: string) => void): Leader {
   /** Each tab, and whether it is visible. */
   const tabs = new Map<string, boolean>();
   /** The tabs that follow each channel. */
@@ -56,12 +53,12 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   const live = new Map<string, string>();
   /** The pushes that are kept for the tabs that resume a channel, by channel and tab. */
   const kept = new Map<string, Map<string, string[]>>();
-  /** The shortest time between two messages that each tab wants on a channel, by the name that it gave: 0 for none. */
+  /** The shortest time between two messages that each tab wants on a channel, 0 for none: by the name that it gave, and from the reply on by the canonical one. */
   const intervals = new Map<string, Map<string, number>>();
   /** The shortest time between two messages of a channel as the connection has it, by the same names. */
   const paces = new Map<string, number>();
   const requests = new Map<string, (reply: Frame) => void>();
-  /** Subscriptions of tabs that are not answered: who follows what is not known yet. */
+  /** Requests of subscriptions that are not answered: who follows what is not known yet. */
   let joining = 0;
   let socket: WebSocketLike | undefined;
   let welcome: string | undefined;
@@ -92,16 +89,16 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   };
   const request = (type: string, data: unknown, onReply: (reply: Frame) => void = () => undefined): void => {
     const id = `${++lastId}`;
-    requests.set(id, onReply);
+    const joins = type === "subscribe" || type === "history";
+    joining += +joins;
+    requests.set(id, (reply) => {
+      joining -= +joins;
+      onReply(reply);
+      if (joins) {
+        sweep();
+      }
+    });
     socket?.send(JSON.stringify({ type, id, data }));
-  };
-  const follow = (channel: string, tab: string): void => {
-    const all = followers.get(channel) ?? new Set();
-    followers.set(channel, all);
-    // It may have gone before the reply.
-    if (tabs.has(tab)) {
-      all.add(tab);
-    }
   };
   /** The connection does not get the channel any more. */
   const forget = (gone: string): void => {
@@ -128,9 +125,9 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
       const least = Math.min(...wanted.values());
       if (!wanted.size) {
         intervals.delete(channel);
-      } else if (followers.has(channel) && least > (paces.get(channel) ?? 0)) {
-        paces.set(channel, least);
-        request("subscribe", { channels: [{ channel, minIntervalMs: least }] });
+        paces.delete(channel);
+      } else if (followers.has(channel) && least !== paces.get(channel)) {
+        request("subscribe", { channels: [paced({ channel }, least)] });
       }
     }
   };
@@ -141,26 +138,37 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
     }
     sweep();
   };
-  /** Notes a subscription of a tab. Returns what ends it. */
-  const join = (): (() => void) => {
-    joining += 1;
-    return () => {
-      joining -= 1;
-      sweep();
-    };
-  };
   /** Returns what the connection subscribes to for a tab: no tab gets less of a channel than it wants because another wants less. */
-  const shared = (one: Wanted, tab: string): Wanted => {
-    const { channel, minIntervalMs = 0, ...rest } = typeof one === "string" ? { channel: one } : one;
+  const shared = (one: ChannelSubscription, tab: string): ChannelSubscription => {
+    const least = Math.min(...want(one.channel, tab, one.minIntervalMs ?? 0).values());
+    return paced(one, least);
+  };
+  const paced = (one: ChannelSubscription, least: number): ChannelSubscription => {
+    paces.set(one.channel, least);
+    return { ...one, minIntervalMs: least || undefined };
+  };
+  const want = (channel: string, tab: string, minIntervalMs: number): Map<string, number> => {
     const wanted = (intervals.get(channel) ?? new Map<string, number>()).set(tab, minIntervalMs);
     intervals.set(channel, wanted);
-    const least = Math.min(...wanted.values());
-    paces.set(channel, least);
-    return least === minIntervalMs ? one : { channel, ...rest, ...(least && { minIntervalMs: least }) };
+    return wanted;
   };
-  /** Passes a request on, and its reply back. */
-  const pass = ({ type, id, data }: Frame, tab: string): void => {
-    const joined = type === "subscribe" ? join() : undefined;
+  /** The server has answered a tab for a channel that it gave a name: the tab follows its canonical name, or nothing. */
+  const settle = (name: string, tab: string, { channel, error }: SubscriptionResult): void => {
+    const minIntervalMs = intervals.get(name)?.get(tab);
+    intervals.get(name)?.delete(tab);
+    if (!error) {
+      const all = followers.get(channel) ?? new Set();
+      followers.set(channel, all);
+      // It may have left before the reply.
+      if (minIntervalMs !== undefined) {
+        all.add(tab);
+        want(channel, tab, minIntervalMs);
+        paces.set(channel, paces.get(name) ?? 0);
+      }
+    }
+  };
+  /** Passes a request on, and its reply back. `wanted`: the channels of a subscription. */
+  const pass = ({ type, id, data }: Frame, tab: string, wanted?: readonly ChannelSubscription[]): void => {
     request(type, data, (reply) => {
       if (reply.type === "authenticated") {
         // The connection is that of all tabs: the new token may read more.
@@ -170,74 +178,62 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
           }
         }
       }
-      if (type === "subscribe" && reply.type === "subscribed") {
-        for (const { channel, error } of (reply.data as { channels: SubscriptionResult[] }).channels) {
-          if (!error) {
-            follow(channel, tab);
-          }
-        }
+      for (const [index, { channel }] of wanted?.entries() ?? []) {
+        settle(channel, tab, resultOf(reply, index, channel));
       }
       if (id !== undefined) {
         send(tab, { ...reply, id });
       }
-      joined?.();
     });
   };
   /** Subscribes to channels on the connection. Calls back with the result of each. */
-  const subscribe = (channels: readonly Wanted[], done: (index: number, result: SubscriptionResult) => void): void => {
-    for (const name of channels.map(nameOf)) {
-      live.set(name, name);
+  const subscribe = (channels: readonly ChannelSubscription[], done: (one: ChannelSubscription, result: SubscriptionResult) => void): void => {
+    for (const { channel } of channels) {
+      live.set(channel, channel);
     }
     if (channels.length) {
-      request("subscribe", { channels }, ({ type, data }) => {
-        for (const [index, name] of channels.map(nameOf).entries()) {
-          const error = type === "error" ? (data as ErrorData) : undefined;
-          const result = error ? { channel: name, epoch: "", seq: 0, recovered: false, error } : (data as { channels: SubscriptionResult[] }).channels[index];
-          if (!result || result.error) {
-            live.delete(name);
+      request("subscribe", { channels }, (reply) => {
+        for (const [index, one] of channels.entries()) {
+          const { channel } = one;
+          const result = resultOf(reply, index, channel);
+          if (result.error) {
+            live.delete(channel);
           } else {
-            live.set(name, result.channel).set(result.channel, result.channel);
+            live.set(channel, result.channel).set(result.channel, result.channel);
           }
-          if (result) {
-            done(index, result);
-          }
+          done(one, result);
         }
       });
     }
   };
   /** Subscribes a tab on an event stream: to live channels by their history. Its reply has the results in their order. */
-  const subscribeOnStream = ({ id, data }: Frame, tab: string): void => {
-    const wanted = (data as { channels: Wanted[] }).channels.map((one) => shared(one, tab));
+  const subscribeOnStream = ({ id }: Frame, tab: string, wanted: readonly ChannelSubscription[]): void => {
     const results: SubscriptionResult[] = [];
     const after: (() => void)[] = [];
     let open = wanted.length;
     if (!open) {
       return;
     }
-    const joined = join();
-    const finish = (index: number, result: SubscriptionResult): void => {
-      results[index] = result;
+    const finish = (one: ChannelSubscription, result: SubscriptionResult): void => {
+      results[wanted.indexOf(one)] = result;
       open -= 1;
       if (!open) {
         send(tab, { type: "subscribed", id, data: { channels: results } });
         for (const run of after) {
           run();
         }
-        joined();
       }
     };
-    const followed = (index: number, result: SubscriptionResult): void => {
-      if (!result.error) {
-        follow(result.channel, tab);
-      }
-      finish(index, result);
+    const followed = (one: ChannelSubscription, result: SubscriptionResult): void => {
+      settle(one.channel, tab, result);
+      finish(one, result);
     };
-    const fresh: number[] = [];
-    for (const [index, one] of wanted.entries()) {
-      const channel = live.get(nameOf(one));
-      const since = typeof one === "string" ? undefined : one.since;
+    const fresh: ChannelSubscription[] = [];
+    for (const one of wanted) {
+      const { channel: name, since } = one;
+      const channel = live.get(name);
       if (!since || channel === undefined) {
-        fresh.push(index);
+        fresh.push(one);
         continue;
       }
       const pushes: string[] = [];
@@ -247,11 +243,12 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
         if (reply.type !== "history" || epoch !== since.epoch || (messages.at(-1)?.seq ?? since.seq) < seq) {
           // Too much was missed: the server's answer to a subscription without a position makes a gap of it.
           kept.get(channel)?.delete(tab);
-          subscribe([channel], (_, result) => {
-            followed(index, { ...result, recovered: false });
+          subscribe([{ channel }], (_, result) => {
+            followed(one, { ...result, recovered: false });
           });
           return;
         }
+        const result: SubscriptionResult = { channel, epoch, seq, recovered: true, class: "history" };
         after.push(() => {
           kept.get(channel)?.delete(tab);
           for (const message of messages) {
@@ -262,31 +259,19 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
               post({ to: tab, frame });
             }
           }
-          follow(channel, tab);
+          settle(name, tab, result);
         });
-        finish(index, { channel, epoch, seq, recovered: true, class: "history" });
+        finish(one, result);
       });
     }
-    subscribe(
-      fresh.flatMap((index) => wanted[index] ?? []),
-      (index, result) => {
-        followed(fresh[index] ?? 0, result);
-      },
-    );
+    subscribe(fresh, followed);
   };
   const showAny = (): void => {
     request("visibility", { state: [...tabs.values()].includes(true) ? "active" : "background" });
   };
 
   const onFrame = (text: string): void => {
-    const message = parse(text) as (Frame & { readonly data: { channel?: string; channels?: string[]; afterMs?: number; subscriptions?: { channel: string }[] } | null }) | undefined;
-    if (!message) {
-      // Each tab reports it.
-      for (const to of tabs.keys()) {
-        post({ to, frame: text });
-      }
-      return;
-    }
+    const message = parse(text) as (Frame & { readonly data: { channel?: string; channels?: string[]; afterMs?: number; subscriptions?: { channel: string }[] } | null });
     const { type, id = "", data } = message;
     const onReply = requests.get(id);
     if (onReply) {
@@ -351,6 +336,9 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
     _onNote(note) {
       const tab = note.from;
       if ("open" in note) {
+        if (!tabs.has(tab)) {
+          watch(tab);
+        }
         tabs.set(tab, true);
         post({ to: tab, heard: true });
         if (!socket) {
@@ -372,38 +360,46 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
           }
         }
       } else if (tabs.has(tab)) {
-        const frame = parse(note.frame) as (Frame & { readonly data?: { channels?: string[]; state?: string } }) | undefined;
-        if (!frame) {
-          return;
-        }
+        const frame = parse(note.frame) as (Frame & { readonly data?: { channels?: unknown; state?: string } });
         const { type, id, data } = frame;
+        // Anything but a channel has no name here, and the server refuses it.
+        const channels = [data?.channels].flat().map((one) => (typeof one === "string" ? { channel: one } : (Object(one) as ChannelSubscription)));
         if (type === "visibility") {
           const isActive = data?.state === "active";
           tabs.set(tab, isActive);
           showAny();
           send(tab, { type, id, data: { state: data?.state, heartbeatMs: isActive ? 2_000 : 30_000 } });
         } else if (type === "unsubscribe") {
-          leave(tab, data?.channels ?? []);
+          leave(
+            tab,
+            channels.map(({ channel }) => channel),
+          );
           send(tab, { type: "unsubscribed", id, data });
-        } else if (type === "subscribe" && isStream && Array.isArray(data?.channels)) {
-          subscribeOnStream(frame, tab);
+        } else if (type === "subscribe") {
+          const wanted = channels.map((one) => shared(one, tab));
+          if (isStream) {
+            subscribeOnStream(frame, tab, wanted);
+          } else {
+            pass({ ...frame, data: { channels: wanted } }, tab, wanted);
+          }
         } else {
-          pass(type === "subscribe" && Array.isArray(data?.channels) ? { ...frame, data: { channels: (data.channels as Wanted[]).map((one) => shared(one, tab)) } } : frame, tab);
+          pass(frame, tab);
         }
       }
     },
   };
 }
 
-/** Parses a frame. Returns `undefined` for what is no message. */
-function parse(text: string): Frame | undefined {
+/** Parses a frame. One that is no message has nothing in it: each tab reports it, or the server does. */
+function parse(text: string): Partial<Frame> {
   try {
     return Object(JSON.parse(text)) as Frame;
   } catch {
-    return undefined;
+    return {};
   }
 }
 
-function nameOf(one: Wanted): string {
-  return typeof one === "string" ? one : one.channel;
+/** Returns what the server answered for one of the channels that were asked for. */
+function resultOf({ data }: Frame, index: number, channel: string): SubscriptionResult {
+  return (data as { channels?: SubscriptionResult[] }).channels?.[index] ?? { channel, epoch: "", seq: 0, recovered: false, error: data as ErrorData };
 }

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, it } from "vitest";
 import type { WebSocketClient } from "../client.ts";
 import type { SubscribeOptions } from "../subscriptions.ts";
 import { FakeServer } from "../testing/server.ts";
-import type { ServerMessage } from "../messages.ts";
+import type { ClientMessage, ServerMessage } from "../messages.ts";
 import { FakeBrowser } from "../../test/browser.ts";
 import { createTabClient } from "./index.ts";
 
@@ -22,9 +22,9 @@ async function settle(): Promise<void> {
   }
 }
 
-async function openTab(): Promise<WebSocketClient> {
+async function openTab(tab = browser.open()): Promise<WebSocketClient> {
   const environment = { ...server.environment, random: () => (random = (random + 0.37) % 1) };
-  const client = createTabClient("ws://test", { environment, queue: false }, browser.open().environment);
+  const client = createTabClient("ws://test", { environment, queue: false }, tab.environment);
   client.connect();
   await settle();
   return client;
@@ -96,7 +96,86 @@ describe("tabs that leave", () => {
     await settle();
     const wanted = server.received.flatMap((message) => (message.type === "subscribe" ? [message.data?.channels[0]] : []));
     const entry = { channel: "prices:BTC-USD", minIntervalMs: 5_000 };
-    expect(wanted).toEqual([entry, "prices:BTC-USD", entry]);
+    expect(wanted).toEqual([entry, { channel: "prices:BTC-USD" }, entry]);
+  });
+
+  it("200 are killed and say nothing: their channels are left, and they are visible no more", async () => {
+    const first = await openTab();
+    await follow(first, "demo:other");
+    const killed = Array.from({ length: 200 }, () => browser.open());
+    for (const [number, tab] of killed.entries()) {
+      await follow(await openTab(tab), `demo:${number}`);
+    }
+    expect(server.subscribed).toHaveLength(201);
+    // The first goes to the background, and they are visible still.
+    server.fake.show(false);
+    killed.forEach((tab) => {
+      tab.kill();
+    });
+    await settle();
+    expect(server.subscribed).toEqual(["demo:other"]);
+    expect(first.state.status).toBe("connected");
+    expect(server.received.findLast(({ type }) => type === "visibility")?.data).toEqual({ state: "background" });
+  });
+
+  it("one unsubscribes before its subscription is answered: the channel is left", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    await follow(first, "demo:other");
+    const deliver = hold();
+    await follow(second, "demo:a");
+    second.unsubscribe("demo:a");
+    await server.advance(100);
+    await settle();
+    deliver();
+    await settle();
+    expect(server.subscribed).toEqual(["demo:other"]);
+  });
+
+  it("one was refused a channel: how often it wanted it counts no more", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    const received = (): unknown[] => server.received.flatMap((message) => (message.type === "subscribe" ? (message.data?.channels ?? []) : []));
+    server.refuse("prices:BTC-USD", { code: "permission_denied", message: "not yet" });
+    first.on("error", () => undefined);
+    await follow(first, "prices:BTC-USD");
+    server.allow("prices:BTC-USD");
+    await follow(second, "prices:BTC-USD", { minIntervalMs: 5_000 });
+    expect(received().at(-1)).toEqual({ channel: "prices:BTC-USD", minIntervalMs: 5_000 });
+  });
+
+  it("one calls a channel by another name than the server: how often it wants it counts as long as it follows it", async () => {
+    server.setLatest("prices:BTC-USD");
+    const [fast, slow] = [await openTab(), await openTab()];
+    const { socket } = server.fake;
+    const receive = socket.receive.bind(socket);
+    socket.receive = (message) => {
+      receive(message.type === "subscribed" ? { ...message, data: { channels: message.data.channels.map((one) => ({ ...one, channel: one.channel.toUpperCase().replace("PRICES", "prices") })) } } : message);
+    };
+    await follow(slow, "prices:BTC-USD", { minIntervalMs: 5_000 });
+    await follow(fast, "prices:btc-usd");
+    fast.unsubscribe("prices:btc-usd");
+    await server.advance(100);
+    await settle();
+    const entry = { channel: "prices:BTC-USD", minIntervalMs: 5_000 };
+    expect(server.received.flatMap((message) => (message.type === "subscribe" ? (message.data?.channels ?? []) : []))).toEqual([entry, { channel: "prices:btc-usd" }, entry]);
+  });
+
+  it("what is no list of channels harms no tab: the server refuses it", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    await follow(first, "demo:a");
+    const received = await follow(second, "demo:a");
+    const replies: unknown[] = [];
+    second.on("message", (message) => replies.push(message.id));
+    for (const [id, channels] of [[null], 5, undefined, [{ since: 5 }], null].entries()) {
+      for (const type of ["subscribe", "unsubscribe"] as const) {
+        second.send({ type, id: `${type} ${id}`, data: { channels } } as unknown as ClientMessage);
+      }
+    }
+    await settle();
+    expect(replies.filter((id) => id !== undefined).sort()).toEqual([0, 1, 2, 3, 4].flatMap((id) => [`subscribe ${id}`, `unsubscribe ${id}`]).sort());
+    server.publish("demo:a", 1);
+    await settle();
+    expect(received).toEqual([1]);
+    expect(server.connections).toBe(1);
   });
 
   it("one that follows many channels: no frame is too large", async () => {

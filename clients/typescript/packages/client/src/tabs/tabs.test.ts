@@ -192,9 +192,9 @@ describe("tabs", () => {
     for (const { client } of [first, second]) {
       client.on("error", ({ message }) => errors.push(message));
     }
-    const other = browser.join(browser.open(), "tidewire|ws://test/v1/ws|");
+    const other = browser.join(browser.open(), "tidewire/2|ws://test/v1/ws|");
     const mine = { from: "other", open: ["tidewire.v1.json"] };
-    const notes = [null, 5, "from", [], {}, { from: 1 }, { from: "other", frame: 1 }, { from: "other", open: null }, mine, ...["{", "null", "5", "{}"].map((frame) => ({ from: "other", frame }))];
+    const notes = [null, 5, "from", [], {}, { from: 1 }, { from: "other", frame: 1 }, { from: "other", open: null }, { from: "other", open: [5] }, mine, ...["{", "null", "5", "{}"].map((frame) => ({ from: "other", frame }))];
     for (const note of notes) {
       other.postMessage(note);
     }
@@ -252,7 +252,7 @@ describe("tabs of one connection", () => {
     expect(intervals().filter((one) => JSON.stringify(one).includes("prices"))).toEqual([
       { channel: "prices:BTC-USD", minIntervalMs: 1_000 },
       { channel: "prices:BTC-USD", minIntervalMs: 1_000 },
-      "prices:BTC-USD",
+      { channel: "prices:BTC-USD" },
       { channel: "prices:ETH-USD", minIntervalMs: 5_000 },
     ]);
   });

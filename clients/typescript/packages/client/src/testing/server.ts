@@ -1,7 +1,7 @@
 /**
  * Fake server: a server without a network for the tests of applications. It
  * answers as a real one does: subscriptions with recovery, publications with
- * idempotency keys, histories, pings. Time moves by its clock alone.
+ * idempotency keys, histories, pings. A test answers the rest with `answer`. Time moves by its clock alone.
  *
  * ```ts
  * const server = new FakeServer();
@@ -12,7 +12,8 @@
  * ```
  */
 import type { Environment } from "../environment.ts";
-import type { ClientMessage, ServerMessage } from "../messages.ts";
+import { reasonOf, type TidewireError } from "../errors.ts";
+import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "../messages.ts";
 import type { ErrorData, Json } from "../types/common.ts";
 import type { ChannelClass, ChannelSubscription, HistoryItem } from "../types/session.ts";
 import { FakeEnvironment, FakeSocket, settle } from "./fakes.ts";
@@ -29,6 +30,37 @@ interface FakeConnection {
   readonly channels: Set<string>;
 }
 
+/** An answer to a request, whose data it gets. */
+type Answer<Type extends RequestType> = (data: Requests[Type]["data"]) => ReplyOf<Type> | Promise<ReplyOf<Type>>;
+
+/** The type of the reply to each request. */
+const REPLIES: { readonly [Type in RequestType]: Requests[Type]["reply"] } = {
+  auth: "authenticated",
+  subscribe: "subscribed",
+  unsubscribe: "unsubscribed",
+  history: "history",
+  publish: "published",
+  watch: "watching",
+  unwatch: "unwatched",
+  get_price: "price",
+  get_candles: "candles",
+  get_block: "block",
+  notifications: "notifications",
+  mark_read: "read",
+  dismiss: "dismissed",
+  mark_all_read: "read",
+  unread_count: "unread_count",
+  preferences: "preferences",
+  alert_register: "alert_registered",
+  alert_update: "alert_updated",
+  alerts: "alerts",
+  alert_delete: "alert_deleted",
+  alert_explain: "alert_explained",
+  alert_log: "alert_log",
+  visibility: "visibility",
+  ping: "pong",
+};
+
 /** Publications that a channel's history keeps. */
 const HISTORY_ITEMS = 1_000;
 
@@ -39,7 +71,8 @@ export class FakeServer {
   readonly #connections = new Set<FakeConnection>();
   readonly #keys = new Map<string, number>();
   readonly #refusals = new Map<string, ErrorData>();
-  /** The user of the next connections. */
+  readonly #answers = new Map<RequestType, Answer<RequestType>>();
+  /** The user of the next connections: each is subscribed to the channel `user:{user}`. */
   user: string | undefined;
   /** Whether new connections are answered. Otherwise they hang until they are given up. */
   isReachable = true;
@@ -128,6 +161,18 @@ export class FakeServer {
     this.#refusals.delete(channel);
   }
 
+  /**
+   * Answers the requests of a type from now on, in place of what the server itself does with them.
+   * To refuse one, throw a `TidewireError`.
+   *
+   * ```ts
+   * server.answer("get_candles", ({ symbol, interval }) => ({ symbol, interval, items: [] }));
+   * ```
+   */
+  answer<Type extends RequestType>(type: Type, answer: Answer<Type>): void {
+    this.#answers.set(type, answer as unknown as Answer<RequestType>);
+  }
+
   /** Sends a message to every connection. */
   send(message: ServerMessage): void {
     for (const { socket } of this.#open()) {
@@ -209,6 +254,22 @@ export class FakeServer {
     const reply = (answer: Omit<ServerMessage, "id">): void => {
       socket.receive({ ...answer, ...id } as ServerMessage);
     };
+    const answer = this.#answers.get(message.type);
+    if (answer !== undefined) {
+      const { type, data = {} } = message;
+      void Promise.resolve(data)
+        .then(answer)
+        .then(
+          (data) => {
+            reply({ type: REPLIES[type], data });
+          },
+          (error: unknown) => {
+            const { code = "internal", retryAfterMs } = error as Partial<TidewireError>;
+            reply({ type: "error", data: { code, message: reasonOf(error), ...(retryAfterMs !== undefined && { retryAfterMs }) } });
+          },
+        );
+      return;
+    }
     switch (message.type) {
       case "subscribe":
         this.#subscribe(connection, message.data?.channels ?? [], reply);
@@ -260,12 +321,16 @@ export class FakeServer {
         reply({ type: "authenticated", data: { userId: this.user ?? "", expiresAt: 0, subscriptions: [] } });
         return;
       default:
-        reply({ type: "error", data: { code: "unimplemented", message: `the fake server has no ${message.type}` } });
+        reply({ type: "error", data: { code: "unimplemented", message: `the fake server has no ${message.type}: give it one by \`server.answer("${message.type}", (data) => …)\`` } });
     }
   }
 
   #subscribe(connection: FakeConnection, channels: readonly (string | ChannelSubscription)[], reply: (answer: Omit<ServerMessage, "id">) => void): void {
     const requests = channels.map((entry) => (typeof entry === "string" ? { channel: entry } : entry));
+    if (requests.some(({ channel }) => typeof channel !== "string")) {
+      reply({ type: "error", data: { code: "invalid_argument", message: "expected channels by name" } });
+      return;
+    }
     const replays: [string, HistoryItem[]][] = [];
     const results = requests.map(({ channel, since }: ChannelSubscription) => {
       const { epoch, seq, class: kind, history } = this.#channel(channel);
