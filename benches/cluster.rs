@@ -30,7 +30,10 @@ use tidewire_stream::{
     broker::{
         Broker as _, LocalDelivery, RedisBroker, Sender,
         memory::MemoryLimits,
-        redis::{CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels},
+        redis::{
+            CertificateFiles, Cluster, NodeProtocol, RedisAddress, RedisOptions, RedisTls,
+            Sentinels,
+        },
     },
 };
 use tokio::sync::Notify;
@@ -227,6 +230,7 @@ impl Node {
         namespaces.add(Namespace::history("orders"))?;
         let options = RedisOptions {
             address: RedisAddress::parse(&format!("redis://127.0.0.1:{}", redis.port))?,
+            cluster: Cluster::default(),
             sentinels: Sentinels::default(),
             tls: RedisTls::new(&CertificateFiles::default())?,
             prefix: "bench".to_owned(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidewire_stream::{
     Authenticator, Namespaces, SharedClock, StreamCore, StreamOptions,
     broker::redis::{
-        CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels,
+        CertificateFiles, Cluster, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels,
         check_prefix,
     },
 };
@@ -88,6 +88,7 @@ pub(crate) fn redis_options(config: &BrokerConfig) -> Result<RedisOptions, Strin
     let url = config.url.as_deref().unwrap_or_default();
     Ok(RedisOptions {
         address: RedisAddress::parse(url).map_err(|problem| format!("broker.url {problem}"))?,
+        cluster: Cluster::default(),
         sentinels: Sentinels::new(&config.sentinels)
             .map_err(|problem| format!("broker.sentinels {problem}"))?,
         tls: RedisTls::new(&certificate_files(config)?)?,

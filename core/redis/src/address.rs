@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{sentinels::Sentinels, tls::RedisTls};
+use crate::{cluster::Cluster, sentinels::Sentinels, tls::RedisTls};
 
 /// The usual port of Redis.
 const PORT: u16 = 6_379;
@@ -52,7 +52,7 @@ impl RedisAddress {
             }
             "redis+cluster" | "redis-cluster" => {
                 return Err(format!(
-                    "has the scheme {scheme:?}, which is not built yet, {expected}"
+                    "has the scheme {scheme:?}, expected redis://USER:PASSWORD@cluster, and some servers of the cluster in broker.cluster"
                 ));
             }
             _ => return Err(format!("has the scheme {scheme:?}, {expected}")),
@@ -164,8 +164,11 @@ impl fmt::Debug for RedisAddress {
 /// Options of a Redis broker, which the operator sets.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
-    /// The server. With sentinels, its host is the name that they watch the master under.
+    /// The server. With sentinels, its host is the name that they watch the master under. With a
+    /// cluster, only how to sign in.
     pub address: RedisAddress,
+    /// The servers of a cluster.
+    pub cluster: Cluster,
     /// The sentinels of a Redis that fails over.
     pub sentinels: Sentinels,
     /// Certificates of connections to an address with `rediss://`.
@@ -238,7 +241,7 @@ mod tests {
             ("cache:6379", "no scheme"),
             ("http://cache", "\"http\""),
             ("redis+sentinel://cache", "broker.sentinels"),
-            ("redis+cluster://cache", "not built yet"),
+            ("redis+cluster://cache", "broker.cluster"),
             ("redis://", "no host"),
             ("redis://cache:0", "wrong port"),
             ("redis://cache/x", "database"),

@@ -15,18 +15,16 @@ use tokio::{
 
 use crate::{
     address::{RedisAddress, RedisOptions},
+    authority::{Authority, Service},
     error::RedisError,
     resp::{self, Reply},
-    sentinels::{Master, Sentinels, check_role},
+    sentinels::{Master, check_role},
+    slots::{ServerAddress, Slot},
     tls::RedisTls,
 };
 
 /// Room for replies that is reserved at once, in bytes.
 const READ_BYTES: usize = 64 << 10;
-
-/// Time without an answer after which sentinels may have replaced a master: shorter than any useful
-/// `down-after-milliseconds`.
-const HANG: Duration = Duration::from_millis(250);
 
 /// A socket, encrypted or not.
 trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -38,28 +36,83 @@ pub struct RedisConnection {
     stream: Box<dyn Socket>,
     buffer: BytesMut,
     timeout: Duration,
-    /// The sentinels, and their version while the server is the master.
-    followed: Option<(Sentinels, u64)>,
+    /// Who says that the server is the master.
+    authority: Authority,
 }
 
 impl RedisConnection {
-    /// Connects to the server, or to the master that the sentinels name, and signs in.
-    pub async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
+    /// Connects to the server that has this key, and signs in: the only one, the master that the
+    /// sentinels name, or the master of the key's slot in a cluster.
+    ///
+    /// # Errors
+    /// There is no such server, it does not answer, or it refuses the user.
+    pub async fn open(options: &RedisOptions, key: &[u8]) -> Result<Self, RedisError> {
+        if options.cluster.is_empty() {
+            return Self::open_master(options, None).await;
+        }
+        let slot = Slot::of(key);
+        let master = options.cluster.master(options, slot).await?;
+        Self::open_in_cluster(options, &master, Service::Slot(slot)).await
+    }
+
+    /// Connects to a master of a cluster; without one, to the only server, or to the master that the
+    /// sentinels name.
+    ///
+    /// # Errors
+    /// As those of [`open`](Self::open).
+    pub async fn open_master(
+        options: &RedisOptions,
+        master: Option<&ServerAddress>,
+    ) -> Result<Self, RedisError> {
+        if let Some(master) = master {
+            return Self::open_in_cluster(options, master, Service::Master).await;
+        }
         let Some(master) = options.sentinels.current(options).await? else {
             return Self::open_to(options, &options.address, None).await;
         };
+        let authority = Authority::Sentinels(options.sentinels.clone(), master.version);
         let opened = async {
             let mut connection = Self::open_to(options, &options.address, Some(&master)).await?;
             check_role(connection.call(&["ROLE"]).await)?;
-            connection.followed = Some((options.sentinels.clone(), master.version));
-            Ok(connection)
+            Ok::<_, RedisError>(connection)
         };
         // A server that does not answer may be replaced meanwhile.
-        tokio::select! {
+        let mut connection = tokio::select! {
             biased;
-            () = options.sentinels.replaced(master.version) => Err(replaced()),
-            opened = opened => opened,
-        }
+            error = authority.replaced() => return Err(error),
+            opened = opened => opened?,
+        };
+        connection.authority = authority;
+        Ok(connection)
+    }
+
+    /// Connects to any server of a cluster, master or not.
+    ///
+    /// # Errors
+    /// It does not answer, or it refuses the user.
+    pub async fn open_server(
+        options: &RedisOptions,
+        server: &ServerAddress,
+    ) -> Result<Self, RedisError> {
+        Self::open_in_cluster(options, server, Service::Any).await
+    }
+
+    async fn open_in_cluster(
+        options: &RedisOptions,
+        server: &ServerAddress,
+        service: Service,
+    ) -> Result<Self, RedisError> {
+        let address = RedisAddress {
+            host: server.host.to_string(),
+            port: server.port,
+            ..options.address.clone()
+        };
+        let authority = Authority::Cluster(options.cluster.clone(), server.clone(), service);
+        let opened = Self::open_to(options, &address, None).await;
+        let mut connection = opened.inspect_err(|_| authority.note_loss())?;
+        authority.check()?;
+        connection.authority = authority;
+        Ok(connection)
     }
 
     /// Connects to the server of an address, or to this master with the sign-in of the address.
@@ -89,7 +142,7 @@ impl RedisConnection {
             stream,
             buffer: BytesMut::with_capacity(READ_BYTES),
             timeout: options.timeout,
-            followed: None,
+            authority: Authority::Address,
         };
         match connection.sign_in(address).await {
             Ok(()) => Ok(connection),
@@ -98,23 +151,12 @@ impl RedisConnection {
         }
     }
 
-    /// Whether the server is still the one that the sentinels name.
+    /// Whether the server is still the master, as far as the sentinels or the cluster say.
     ///
     /// # Errors
     /// Another one is: the connection must not be used any more.
     pub fn check_master(&self) -> Result<(), RedisError> {
-        match &self.followed {
-            Some((sentinels, version)) if *version != sentinels.version() => Err(replaced()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits until the server is not the master any more: for ever without sentinels.
-    async fn replaced(followed: Option<&(Sentinels, u64)>) {
-        match followed {
-            Some((sentinels, version)) => sentinels.replaced(*version).await,
-            None => std::future::pending().await,
-        }
+        self.authority.check()
     }
 
     async fn sign_in(&mut self, address: &RedisAddress) -> Result<(), RedisError> {
@@ -162,12 +204,12 @@ impl RedisConnection {
         count: usize,
     ) -> Result<Vec<Reply>, RedisError> {
         let deadline = Instant::now() + self.timeout;
-        let followed = self.followed.clone();
+        let authority = self.authority.clone();
         let exchange = async {
             self.write(commands).await?;
             let mut replies = Vec::with_capacity(count);
             while replies.len() < count {
-                match resp::decode(&mut self.buffer)? {
+                match self.arrived()? {
                     Some(reply) => replies.push(reply),
                     None => self.fill().await?,
                 }
@@ -177,13 +219,14 @@ impl RedisConnection {
         // A master that was replaced since it was asked may answer, and what it wrote will be lost.
         let exchanged = tokio::select! {
             biased;
-            () = Self::replaced(followed.as_ref()) => return Err(replaced()),
+            error = authority.replaced() => return Err(error),
             exchanged = timeout_at(deadline, exchange) => exchanged,
         };
-        match exchanged {
+        let replies = match exchanged {
             Ok(replies) => replies,
             Err(_) => Err(timed_out(self.timeout)),
-        }
+        };
+        replies.inspect_err(|_| authority.note_loss())
     }
 
     /// Waits until an idle connection must not be used any more, and returns the reason.
@@ -194,8 +237,8 @@ impl RedisConnection {
         }
     }
 
-    /// Asks the sentinels whether the server is still the master, if it has not answered for a while:
-    /// they may have replaced one that hung.
+    /// Asks the sentinels or the cluster whether the server is still the master, if it has not answered
+    /// for a while: they may have replaced one that hung.
     ///
     /// # Errors
     /// Another server has become the master.
@@ -204,14 +247,7 @@ impl RedisConnection {
         options: &RedisOptions,
         asked: Instant,
     ) -> Result<(), RedisError> {
-        if self.followed.is_some() && asked.elapsed() >= HANG {
-            // Without an answer, nothing is known against the server.
-            let named = options.sentinels.find(options).await;
-            if named.is_ok_and(|named| named.is_some_and(|master| master.is_replaced)) {
-                return Err(replaced());
-            }
-        }
-        self.check_master()
+        self.authority.confirm(options, asked).await
     }
 
     /// Sends encoded commands without waiting for answers.
@@ -237,7 +273,11 @@ impl RedisConnection {
     /// # Errors
     /// The bytes are not RESP.
     pub fn arrived(&mut self) -> Result<Option<Reply>, RedisError> {
-        resp::decode(&mut self.buffer)
+        let reply = resp::decode(&mut self.buffer)?;
+        if let Some(Reply::Error(text)) = &reply {
+            self.authority.note_error(text);
+        }
+        Ok(reply)
     }
 
     /// Waits for more bytes. May be cancelled without losing any.
@@ -248,13 +288,15 @@ impl RedisConnection {
         self.buffer.reserve(READ_BYTES);
         let read = tokio::select! {
             biased;
-            () = Self::replaced(self.followed.as_ref()) => return Err(replaced()),
-            read = self.stream.read_buf(&mut self.buffer) => read?,
+            error = self.authority.replaced() => return Err(error),
+            read = self.stream.read_buf(&mut self.buffer) => read,
         };
-        match read {
-            0 => Err(RedisError::Connection("the server ended it".to_owned())),
-            _ => Ok(()),
-        }
+        let filled = match read {
+            Ok(0) => Err(RedisError::Connection("the server ended it".to_owned())),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        filled.inspect_err(|_| self.authority.note_loss())
     }
 }
 
@@ -267,10 +309,6 @@ async fn in_time<T>(
         Ok(outcome) => outcome,
         Err(_) => Err(timed_out(options.timeout)),
     }
-}
-
-fn replaced() -> RedisError {
-    RedisError::Connection("another server has become the master".to_owned())
 }
 
 fn timed_out(after: Duration) -> RedisError {

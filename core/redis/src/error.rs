@@ -34,18 +34,32 @@ impl RedisError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connection(_) | Self::TimedOut(_) | Self::Hindered(..) => true,
-            Self::Refused(text) => [
-                "READONLY",
-                "LOADING",
-                "MASTERDOWN",
-                "CLUSTERDOWN",
-                "TRYAGAIN",
-                "BUSY",
-                "UNBLOCKED",
-            ]
-            .contains(&code(text)),
+            Self::Refused(text) => {
+                [
+                    "READONLY",
+                    "LOADING",
+                    "MASTERDOWN",
+                    "CLUSTERDOWN",
+                    "TRYAGAIN",
+                    "BUSY",
+                    "UNBLOCKED",
+                ]
+                .contains(&code(text))
+                    || self.is_redirection()
+            }
             Self::Protocol(_) | Self::Tls(_) => false,
         }
+    }
+
+    /// Whether a slot of a cluster has moved, or is moving: nothing is wrong, and the same command
+    /// succeeds soon, here or on another server.
+    pub fn is_redirection(&self) -> bool {
+        let Self::Refused(text) = self else {
+            return false;
+        };
+        ["MOVED", "ASK", "TRYAGAIN"].contains(&code(text))
+            // A script in a slot that is moving. What it did before, it does in the same way again.
+            || text.contains("attempted to access a non local key in a cluster")
     }
 
     /// Whether the server serves reads alone: it is full, cannot save, or lacks replicas.
@@ -91,6 +105,15 @@ fn explain(text: &str) -> String {
             "it has fewer replicas than its `min-replicas-to-write`, or they lag: start them, or mend their connection"
         }
         "LOADING" => "it loads its data",
+        "MOVED" | "ASK" | "CROSSSLOT" => {
+            "it is a server of a Redis Cluster: name some of its servers in `broker.cluster`"
+        }
+        "CLUSTERDOWN" => {
+            "a slot of the cluster has no server: start it again, or promote its replica; with `cluster-require-full-coverage no` the other slots go on"
+        }
+        "ERR" if text.contains("cluster support disabled") => {
+            "it is no server of a Redis Cluster: remove `broker.cluster`, and name it in `broker.url`"
+        }
         "ERR" if text.contains("No such master with that name") => {
             "the sentinels of `broker.sentinels` watch no master under the name that is the host of `broker.url`"
         }
@@ -118,5 +141,15 @@ mod tests {
         assert!(refused("READONLY You can't write against a read only replica.").is_transient());
         assert!(!refused("NOAUTH Authentication required.").is_transient());
         assert!(refused("NOSCRIPT No matching script.").is_unknown_script());
+        for text in [
+            "MOVED 1 a:1",
+            "ASK 1 a:1",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "ERR Script attempted to access a non local key in a cluster node script: 1, on @user_script:2.",
+        ] {
+            let error = refused(text);
+            assert!(error.is_redirection() && error.is_transient(), "{text}");
+        }
+        assert!(!refused("CLUSTERDOWN The cluster is down").is_redirection());
     }
 }

@@ -571,6 +571,7 @@ mod tests {
     fn options(sentinels: &Sentinels) -> RedisOptions {
         RedisOptions {
             address: RedisAddress::parse("redis://name").unwrap(),
+            cluster: crate::Cluster::default(),
             sentinels: sentinels.clone(),
             tls: RedisTls::new(&CertificateFiles::default()).unwrap(),
             prefix: "test".to_owned(),

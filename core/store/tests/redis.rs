@@ -37,7 +37,7 @@ use proptest::{
     test_runner::TestRunner,
 };
 use tidewire_redis::{
-    CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels,
+    CertificateFiles, Cluster, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels,
 };
 use tidewire_store::{
     Balance, Batch, Candidacy, EngineLease, EngineTerm, Ownership, Preference, RedisStore,
@@ -54,6 +54,7 @@ use suite::{TABLE, all};
 fn options(redis: &RedisServer) -> RedisOptions {
     RedisOptions {
         address: RedisAddress::parse(&redis.url()).unwrap(),
+        cluster: Cluster::default(),
         sentinels: Sentinels::default(),
         tls: RedisTls::new(&CertificateFiles::default()).unwrap(),
         prefix: "test".to_owned(),

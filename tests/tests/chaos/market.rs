@@ -17,7 +17,10 @@ use tidewire_stream::{
     broker::{
         Broker as _, LocalDelivery, RedisBroker,
         memory::MemoryLimits,
-        redis::{CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels},
+        redis::{
+            CertificateFiles, Cluster, NodeProtocol, RedisAddress, RedisOptions, RedisTls,
+            Sentinels,
+        },
     },
 };
 use tidewire_tests::{RedisSentinel, VenueStandIn, venue::Trade};
@@ -77,6 +80,7 @@ impl Market {
         namespaces.share("prices").expect("a built-in namespace");
         let options = RedisOptions {
             address: RedisAddress::parse("redis://tidewire").expect("an address"),
+            cluster: Cluster::default(),
             sentinels: Sentinels::new(&[sentinel.address()]).expect("an address"),
             tls: RedisTls::new(&CertificateFiles::default()).expect("no files"),
             prefix: "tidewire".to_owned(),

@@ -14,7 +14,10 @@ use tidewire_stream::{
     broker::{
         Broker as _, Fence, History, LocalDelivery, RedisBroker, Sender,
         memory::MemoryLimits,
-        redis::{CertificateFiles, NodeProtocol, RedisAddress, RedisOptions, RedisTls, Sentinels},
+        redis::{
+            CertificateFiles, Cluster, NodeProtocol, RedisAddress, RedisOptions, RedisTls,
+            Sentinels,
+        },
     },
 };
 use tidewire_tests::{RedisServer, eventually};
@@ -100,6 +103,7 @@ pub(crate) struct Node {
 pub(crate) fn options(redis: &RedisServer) -> RedisOptions {
     RedisOptions {
         address: RedisAddress::parse(&redis.url()).unwrap(),
+        cluster: Cluster::default(),
         sentinels: Sentinels::default(),
         tls: RedisTls::new(&CertificateFiles::default()).unwrap(),
         prefix: "test".to_owned(),

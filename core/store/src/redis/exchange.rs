@@ -7,17 +7,20 @@ use tidewire_redis::{RedisConnection, RedisError, RedisOptions, Reply};
 /// Longest wait for an answer, so that the extension of a lease can be repeated in time.
 const ANSWER_TIME: Duration = Duration::from_millis(750);
 
-/// A connection to the master.
+/// A connection to the master that has a key.
 pub(super) struct Exchange {
+    /// The key of the commands.
+    key: String,
     /// The options with a shorter time.
     options: RedisOptions,
     connection: Option<RedisConnection>,
 }
 
 impl Exchange {
-    pub(super) fn new(redis: RedisOptions) -> Self {
+    pub(super) fn new(redis: RedisOptions, key: &str) -> Self {
         let timeout = ANSWER_TIME.min(redis.timeout);
         Self {
+            key: key.to_owned(),
             options: RedisOptions { timeout, ..redis },
             connection: None,
         }
@@ -38,7 +41,8 @@ impl Exchange {
             Some(connection) => connection,
             None => {
                 let time = self.options.timeout * 2;
-                let opened = tokio::time::timeout(time, RedisConnection::open(&self.options));
+                let opening = RedisConnection::open(&self.options, self.key.as_bytes());
+                let opened = tokio::time::timeout(time, opening);
                 let late = || Err(RedisError::TimedOut(time.as_millis()));
                 opened.await.unwrap_or_else(|_| late())?
             }

@@ -99,10 +99,11 @@ impl<T: Tenure> Keeper<T> {
         ownership: watch::Sender<Ownership<T>>,
         losses: Arc<Losses>,
     ) -> Self {
+        let exchange = Exchange::new(redis, &subject.key);
         Self {
             subject,
             node,
-            exchange: Exchange::new(redis),
+            exchange,
             open,
             own: None,
             looks_until: None,

@@ -259,6 +259,10 @@ impl<T: Tenure> Lease<T> {
             let watched = redis.sentinels.clone().watch(redis.clone());
             tasks.push(tokio::spawn(watched).abort_handle());
         }
+        if !redis.cluster.is_empty() {
+            let watched = redis.cluster.clone().watch(redis.clone());
+            tasks.push(tokio::spawn(watched).abort_handle());
+        }
         let keeper = Keeper::new(redis, node, subject, open, sender, losses.clone());
         tasks.push(tokio::spawn(keeper.run(asked)).abort_handle());
         Self {

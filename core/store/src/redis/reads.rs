@@ -47,6 +47,7 @@ impl Reads {
         resp::encode(&mut check, &["HMGET", lease, "term", "commits"]);
         let server = Server {
             options,
+            lease: lease.to_owned(),
             check,
             term: term.clone(),
         };
@@ -78,6 +79,8 @@ impl Reads {
 /// The side of the connection.
 struct Server {
     options: RedisOptions,
+    /// The key of the lease.
+    lease: String,
     /// The command at the beginning of each pipeline.
     check: Vec<u8>,
     term: Arc<Term>,
@@ -98,7 +101,7 @@ impl Server {
         reads: &mut mpsc::Receiver<Read>,
         pending: &mut Vec<Read>,
     ) -> Result<(), RedisError> {
-        let mut connection = RedisConnection::open(&self.options).await?;
+        let mut connection = RedisConnection::open(&self.options, self.lease.as_bytes()).await?;
         let mut pipeline = Vec::new();
         loop {
             pending.retain(|read| !read.reply.is_closed());

@@ -205,12 +205,12 @@ impl Writer {
                 }
                 Ok(Err(Attempt::Refused(error))) if error.is_transient() => {
                     self.connection = None;
+                    // As when the slot of the store moves to another server of a cluster.
+                    is_in_doubt |= is_partial(&error);
                     error
                 }
                 Ok(Err(Attempt::Refused(error))) => {
-                    // A script that failed at one of its commands may have done those before.
-                    let is_partial = error.to_string().contains("user_script");
-                    return match is_in_doubt || is_partial {
+                    return match is_in_doubt || is_partial(&error) {
                         true => Outcome::Ended(StoreError::InDoubt(error.to_string())),
                         false => Outcome::Refused(failed(error)),
                     };
@@ -239,7 +239,8 @@ impl Writer {
         is_in_doubt: &mut bool,
     ) -> Result<Reply, Attempt> {
         if self.connection.is_none() {
-            let opened = RedisConnection::open(&self.options).await;
+            let lease = self.keys.lease();
+            let opened = RedisConnection::open(&self.options, lease.as_bytes()).await;
             self.connection = Some(opened.map_err(Attempt::Failed)?);
         }
         let Some(connection) = &mut self.connection else {
@@ -311,6 +312,11 @@ impl Writer {
         }
         call(COMMIT, &keys, &arguments)
     }
+}
+
+/// Whether a script failed at one of its commands, and may have done those before.
+fn is_partial(error: &RedisError) -> bool {
+    error.to_string().contains("user_script")
 }
 
 /// A failed attempt.

@@ -91,10 +91,15 @@ impl Balance {
             let watched = redis.sentinels.clone().watch(redis.clone());
             tasks.push(tokio::spawn(watched).abort_handle());
         }
+        if !redis.cluster.is_empty() {
+            let watched = redis.cluster.clone().watch(redis.clone());
+            tasks.push(tokio::spawn(watched).abort_handle());
+        }
+        let keys = candidates(&redis.prefix);
         let candidate = CandidateTask {
             node,
-            keys: candidates(&redis.prefix),
-            exchange: Exchange::new(redis),
+            exchange: Exchange::new(redis, &keys[0]),
+            keys,
             state: state.clone(),
         };
         tasks.push(tokio::spawn(candidate.run(asked)).abort_handle());

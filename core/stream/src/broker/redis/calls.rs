@@ -179,7 +179,7 @@ impl Worker {
         waiting: &mut Vec<Call>,
         backoff: &mut Backoff,
     ) -> Result<(), RedisError> {
-        let mut connection = RedisConnection::open(&self.options).await?;
+        let mut connection = RedisConnection::open_master(&self.options, None).await?;
         let mut digests = Digests::load(&mut connection).await?;
         if waiting.is_empty() {
             self.health.recover(Link::Reads);

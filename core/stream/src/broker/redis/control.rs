@@ -146,9 +146,9 @@ impl ControlTask {
     }
 
     async fn listen(&mut self, backoff: &mut Backoff) -> Result<(), RedisError> {
-        let mut connection = RedisConnection::open(&self.options).await?;
-        let (mut subscribe, mut ping) = (Vec::new(), Vec::new());
         let everybody = self.keys.control_channel();
+        let mut connection = RedisConnection::open(&self.options, &everybody).await?;
+        let (mut subscribe, mut ping) = (Vec::new(), Vec::new());
         for name in [self.keys.node_channel(self.nodes.tag), everybody.clone()] {
             resp::encode(&mut subscribe, &[&b"SSUBSCRIBE"[..], &name]);
         }

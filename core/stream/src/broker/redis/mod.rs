@@ -67,7 +67,8 @@ use tokio::{
 };
 
 pub use tidewire_redis::{
-    CertificateFiles, NodeProtocol, RedisAddress, RedisError, RedisOptions, RedisTls, Sentinels,
+    CertificateFiles, Cluster, NodeProtocol, RedisAddress, RedisError, RedisOptions, RedisTls,
+    Sentinels,
 };
 
 use self::{

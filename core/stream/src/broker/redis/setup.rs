@@ -65,7 +65,7 @@ impl From<RedisError> for Fault {
 }
 
 async fn check_server(options: &RedisOptions, keys: &KeyNames, node: &str) -> Result<(), Fault> {
-    let mut connection = RedisConnection::open(options).await?;
+    let mut connection = RedisConnection::open_master(options, None).await?;
     let digests = Digests::load(&mut connection)
         .await
         .map_err(|error| match &error {

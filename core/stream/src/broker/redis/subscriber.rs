@@ -90,7 +90,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         // A new connection subscribes to all channels of the table. Changes of an outage would
         // only grow.
         while self.changes.try_recv().is_ok() {}
-        let mut connection = RedisConnection::open(&self.options).await?;
+        let mut connection = RedisConnection::open_master(&self.options, None).await?;
         let probe = self.keys.probe(&self.node);
         subscribe(&mut connection, &probe).await?;
         let now = Instant::now();

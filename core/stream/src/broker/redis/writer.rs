@@ -137,7 +137,7 @@ impl Writer {
         writes: &mut Vec<Write>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, RedisError> {
-        let mut connection = RedisConnection::open(&self.options).await?;
+        let mut connection = RedisConnection::open_master(&self.options, None).await?;
         let mut digests = Digests::load(&mut connection).await?;
         if writes.is_empty() {
             self.health.recover(self.link);
