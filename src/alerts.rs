@@ -152,7 +152,9 @@ impl Alerts {
                     let (catalog, own) = (self.catalog.clone(), self.clock.clone());
                     let config = self.config.clone();
                     self.term = Some(term.clone());
+                    let stream = self.sink.stream.clone();
                     let open = async move {
+                        term.raise_fence(&stream).await;
                         let shared = term.clock(&own).await?;
                         let clock = shared.as_ref().map_or(own, TermClock::clock);
                         let opened = AlertEngine::open(store, sink, catalog, clock, config).await?;

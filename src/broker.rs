@@ -20,8 +20,11 @@ pub(crate) fn check(config: &BrokerConfig, problems: &mut Vec<String>) {
     if let Err(problem) = check_prefix(&config.prefix) {
         problems.push(format!("broker.prefix {problem}"));
     }
-    let url = config.url.as_deref();
     let is_redis = config.kind == BrokerKind::Redis;
+    let url = match is_redis {
+        true => url(config),
+        false => config.url.as_deref(),
+    };
     let address = url.map(RedisAddress::parse).transpose();
     match (address, is_redis) {
         (Err(problem), _) => problems.push(format!("broker.url {problem}")),
@@ -39,8 +42,15 @@ pub(crate) fn check(config: &BrokerConfig, problems: &mut Vec<String>) {
                     .to_owned(),
             );
         }
+        (Ok(Some(address)), true) if address.database != 0 && !config.cluster.is_empty() => {
+            problems.push(format!(
+                "broker.url names the database {}, expected none with broker.cluster: a cluster has no others than 0",
+                address.database
+            ));
+        }
         (Ok(_), _) => {}
     }
+    check_cluster(config, problems);
     if !config.sentinels.is_empty() && !is_redis {
         problems.push(
             "broker.sentinels is set, and broker.kind is \"memory\", expected broker.kind = \"redis\" or no sentinels"
@@ -56,6 +66,32 @@ pub(crate) fn check(config: &BrokerConfig, problems: &mut Vec<String>) {
         config.tls_cert.as_deref(),
         config.tls_key.as_deref(),
     ));
+}
+
+/// The faults in `broker.cluster`.
+fn check_cluster(config: &BrokerConfig, problems: &mut Vec<String>) {
+    if config.cluster.is_empty() {
+        return;
+    }
+    if let Err(problem) = Cluster::new(&config.cluster) {
+        problems.push(format!("broker.cluster {problem}"));
+    } else if config.kind != BrokerKind::Redis {
+        problems.push(
+            "broker.cluster is set, and broker.kind is \"memory\", expected broker.kind = \"redis\" or no cluster"
+                .to_owned(),
+        );
+    } else if !config.sentinels.is_empty() {
+        problems.push(
+            "broker.cluster and broker.sentinels are both set, expected one of them: a cluster fails over by itself"
+                .to_owned(),
+        );
+    }
+}
+
+/// The URL of Redis. That of a cluster may be missing, since its host is not used.
+fn url(config: &BrokerConfig) -> Option<&str> {
+    let url = config.url.as_deref();
+    url.or_else(|| (!config.cluster.is_empty()).then_some("redis://cluster"))
 }
 
 fn has_certificates(config: &BrokerConfig) -> bool {
@@ -85,10 +121,11 @@ fn certificate_files(config: &BrokerConfig) -> Result<CertificateFiles, String> 
 
 /// The options of a Redis broker.
 pub(crate) fn redis_options(config: &BrokerConfig) -> Result<RedisOptions, String> {
-    let url = config.url.as_deref().unwrap_or_default();
+    let url = url(config).unwrap_or_default();
     Ok(RedisOptions {
         address: RedisAddress::parse(url).map_err(|problem| format!("broker.url {problem}"))?,
-        cluster: Cluster::default(),
+        cluster: Cluster::new(&config.cluster)
+            .map_err(|problem| format!("broker.cluster {problem}"))?,
         sentinels: Sentinels::new(&config.sentinels)
             .map_err(|problem| format!("broker.sentinels {problem}"))?,
         tls: RedisTls::new(&certificate_files(config)?)?,

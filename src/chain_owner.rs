@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     broker,
     config::{BrokerKind, Config, StoreKind},
+    engine_store::raise_fence,
     feed::OpenFeed,
     roles::Role,
     term_clock::TermClock,
@@ -298,14 +299,16 @@ impl ChainShard {
         tasks: &TaskTracker,
         until: &CancellationToken,
     ) -> anyhow::Result<ChainEngine> {
+        let fence = Arc::new(Fence {
+            lease: self.key.clone(),
+            term: store.term().to_owned(),
+        });
+        raise_fence(&self.stream, &fence).await;
         let clock = TermClock::open(store, self.clock.clone()).await?;
         let publisher = ChainPublisher {
             stream: self.stream.clone(),
             store: store.clone(),
-            fence: Arc::new(Fence {
-                lease: self.key.clone(),
-                term: store.term().to_owned(),
-            }),
+            fence,
         };
         let engine = ChainEngine::new(
             std::slice::from_ref(&self.config),

@@ -169,6 +169,7 @@ pub(crate) struct BrokerConfig {
     pub(crate) kind: BrokerKind,
     pub(crate) url: Option<String>,
     pub(crate) sentinels: Vec<String>,
+    pub(crate) cluster: Vec<String>,
     pub(crate) prefix: String,
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
@@ -199,6 +200,7 @@ impl Default for BrokerConfig {
             kind: BrokerKind::Memory,
             url: None,
             sentinels: Vec::new(),
+            cluster: Vec::new(),
             prefix: "tidewire".to_owned(),
             timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,

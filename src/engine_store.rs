@@ -81,6 +81,13 @@ impl StoreTerm {
         })
     }
 
+    /// Has the owners of earlier terms refused. Called before an engine of this term is opened.
+    pub(crate) async fn raise_fence(&self, stream: &StreamCore) {
+        if let Some(fence) = self.fence() {
+            raise_fence(stream, &fence).await;
+        }
+    }
+
     /// The clock of engines in this term, on a node with the clock `own`. None if that is it.
     ///
     /// # Errors
@@ -110,7 +117,7 @@ impl EngineStore {
         config: &Config,
         own: SharedStore,
         is_live: bool,
-        stream: &StreamCore,
+        stream: &Arc<StreamCore>,
     ) -> anyhow::Result<Self> {
         let node = stream.broker().node_tag();
         let (StoreKind::Redis, true, Some(node)) = (config.store.kind, is_live, node) else {
@@ -186,6 +193,13 @@ impl EngineStore {
             Self::Own(_) => None,
             Self::Shared(lease) => Some(lease),
         }
+    }
+}
+
+/// Has the owners of earlier terms of a lease refused, before one publishes in a newer term.
+pub(crate) async fn raise_fence(stream: &StreamCore, fence: &Fence) {
+    if let Err(error) = stream.broker().raise_fence(fence).await {
+        tracing::warn!(%error, lease = fence.lease, "the earlier owner of an engine is refused later");
     }
 }
 

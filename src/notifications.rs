@@ -169,6 +169,7 @@ impl Notifications {
         let (own, config) = (self.clock.clone(), self.config.clone());
         let (store, sink) = (term.store.clone(), self.sink.clone());
         let opening = async {
+            term.raise_fence(&self.stream).await;
             let shared = term.clock(&own).await?;
             let clock = shared.as_ref().map_or(own, TermClock::clock);
             let hub = NotificationHub::open(store, sink, clock.clone(), config).await?;

@@ -100,6 +100,7 @@ impl PriceOwner {
                 Ownership::Own(term) => Some((term.clone(), self.fence(term))),
                 _ => None,
             };
+            publisher.raise_fence(term.as_ref()).await;
             publisher.set_term(term);
             publisher.compare(&prices).await;
             tokio::select! {

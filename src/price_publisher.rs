@@ -19,6 +19,8 @@ use tidewire_stream::{
 };
 use tokio::time::Instant;
 
+use crate::engine_store::raise_fence;
+
 /// Time after a publication until its channel is compared: longer than a publication waits for Redis.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
@@ -122,6 +124,19 @@ impl OwnedPublisher {
             fence,
             began: now,
         });
+    }
+
+    /// Has the owners of earlier terms refused before a term begins.
+    pub(crate) async fn raise_fence(&self, next: Option<&(EngineTerm, Arc<Fence>)>) {
+        let Some((_, fence)) = next else { return };
+        let is_raised = {
+            let state = self.state.lock();
+            let own = state.term.as_ref();
+            own.is_some_and(|own| own.fence == *fence)
+        };
+        if !is_raised {
+            raise_fence(&self.stream, fence).await;
+        }
     }
 
     /// Compares the channels that are due, and publishes what they lack.

@@ -18,7 +18,7 @@ const SENDER: &str = "\0alerts";
 /// Publishes and notifies.
 #[derive(Clone)]
 pub(super) struct ChannelSink {
-    stream: Arc<StreamCore>,
+    pub(super) stream: Arc<StreamCore>,
     notify: NotifyRpc,
     watches: Arc<TransactionWatches>,
     fence: Option<Arc<Fence>>,

@@ -47,7 +47,7 @@ fn is_table(expected: &str) -> bool {
 }
 
 /// Keys whose values are secrets, or addresses that may hold one: an error quotes none of them.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 10] = [
     "hmac_secret",
     "vapid_private_key",
     "secrets",
@@ -56,6 +56,7 @@ const SECRETS: [&str; 9] = [
     "url",
     "jwks_url",
     "sentinels",
+    "cluster",
     "endpoints",
 ];
 

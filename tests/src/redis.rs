@@ -28,6 +28,12 @@ pub struct RedisServer {
     arguments: Vec<String>,
 }
 
+/// A port that nobody listens to.
+pub(crate) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    free.local_addr().expect("an address").port()
+}
+
 /// The program: `REDIS_SERVER`, or `redis-server` of the path.
 fn program() -> OsString {
     env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
@@ -52,9 +58,7 @@ impl RedisServer {
     /// # Panics
     /// As [`start_with`](Self::start_with).
     pub async fn start_on(place: Place, arguments: &[&str]) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
+        let port = free_port();
         let folder = TempDir::new().expect("a temporary folder");
         let arguments: Vec<_> = arguments.iter().map(|&one| one.to_owned()).collect();
         let child = spawn(&place, port, &folder, &arguments);
@@ -215,9 +219,7 @@ impl RedisSentinel {
         quorum: usize,
         down_after: Duration,
     ) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
+        let port = free_port();
         let folder = TempDir::new().expect("a temporary folder");
         let text = format!(
             "port {port}\nbind {}\nprotected-mode no\nsentinel monitor tidewire {} {} {quorum}\n\

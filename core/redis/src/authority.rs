@@ -16,7 +16,7 @@ use crate::{
 /// useful `down-after-milliseconds` or `cluster-node-timeout`.
 const HANG: Duration = Duration::from_millis(250);
 
-/// Who names the master.
+/// Source of what a connection knows of its master.
 #[derive(Clone)]
 pub(crate) enum Authority {
     /// Nobody: the server is the only one.

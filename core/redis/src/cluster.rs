@@ -31,7 +31,7 @@ const QUESTIONS: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Servers that are asked at once.
-const ASKED: usize = 5;
+const ASKED: usize = 3;
 
 /// Answers that are waited for. Afterwards, the others have a moment more.
 const ENOUGH: usize = 2;
@@ -55,7 +55,7 @@ struct State {
     doubted: Notify,
 }
 
-/// What is known of the epochs of views.
+/// The epochs of views so far.
 #[derive(Debug, Default)]
 struct Newest {
     epoch: u64,
@@ -251,7 +251,7 @@ async fn ask_all(
         questions.spawn(async move {
             let asked = timeout(time, ask(&options, &server)).await;
             (
-                asked.unwrap_or_else(|_| Err(RedisError::TimedOut(time.as_millis()))),
+                asked.unwrap_or(Err(RedisError::TimedOut(time.as_millis()))),
                 server,
             )
         });

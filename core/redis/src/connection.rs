@@ -36,7 +36,7 @@ pub struct RedisConnection {
     stream: Box<dyn Socket>,
     buffer: BytesMut,
     timeout: Duration,
-    /// Who says that the server is the master.
+    /// Says whether the server is the master.
     authority: Authority,
 }
 
@@ -108,7 +108,11 @@ impl RedisConnection {
             ..options.address.clone()
         };
         let authority = Authority::Cluster(options.cluster.clone(), server.clone(), service);
-        let opened = Self::open_to(options, &address, None).await;
+        // One that hangs may be replaced meanwhile.
+        let opened = tokio::select! {
+            error = authority.replaced() => Err(error),
+            opened = Self::open_to(options, &address, None) => opened,
+        };
         let mut connection = opened.inspect_err(|_| authority.note_loss())?;
         authority.check()?;
         connection.authority = authority;

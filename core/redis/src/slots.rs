@@ -295,8 +295,8 @@ mod tests {
         Reply::Array([bounds, servers].concat())
     }
 
-    fn asked() -> ServerAddress {
-        ServerAddress::new("asked", 1)
+    fn answering() -> ServerAddress {
+        ServerAddress::new("answering", 1)
     }
 
     #[test]
@@ -325,10 +325,10 @@ mod tests {
             range(200, 299, vec![server(text("?"), 4)]),
             range(16_383, 16_383, vec![server(text("a"), 1)]),
         ]);
-        let map = SlotMap::read(answer, &asked()).unwrap();
+        let map = SlotMap::read(answer, &answering()).unwrap();
         let master = |slot| map.master(Slot(slot)).map(ToString::to_string);
         assert_eq!(master(0).as_deref(), Some("a:1"));
-        assert_eq!(master(150).as_deref(), Some("asked:3"));
+        assert_eq!(master(150).as_deref(), Some("answering:3"));
         assert_eq!(master(200).as_deref(), Some("10.0.0.9:4"));
         assert_eq!(master(300), None);
         assert_eq!(master(16_383).as_deref(), Some("a:1"));
@@ -356,16 +356,19 @@ mod tests {
             Reply::Array(vec![range(0, 1, vec![text("a")])]),
             Reply::Array(vec![Reply::Array(vec![Reply::Integer(1)])]),
         ] {
-            assert!(SlotMap::read(wrong.clone(), &asked()).is_err(), "{wrong:?}");
+            assert!(
+                SlotMap::read(wrong.clone(), &answering()).is_err(),
+                "{wrong:?}"
+            );
         }
         let refused = Reply::Error("ERR This instance has cluster support disabled".to_owned());
-        let error = SlotMap::read(refused, &asked()).unwrap_err();
+        let error = SlotMap::read(refused, &answering()).unwrap_err();
         assert!(matches!(error, RedisError::Refused(_)));
     }
 
     #[test]
     fn a_redirection_names_the_slot_and_the_server() {
-        let read = |text: &str| match Redirection::read(text, &asked())? {
+        let read = |text: &str| match Redirection::read(text, &answering())? {
             Redirection::Moved(slot, server) => Some(format!("moved {slot} {server}")),
             Redirection::Ask(slot, server) => Some(format!("ask {slot} {server}")),
         };
@@ -376,7 +379,7 @@ mod tests {
             ),
             ("ASK 3999 host:6381", Some("ask 3999 host:6381")),
             ("MOVED 3999 ::1:6381", Some("moved 3999 [::1]:6381")),
-            ("MOVED 3999 :6381", Some("moved 3999 asked:6381")),
+            ("MOVED 3999 :6381", Some("moved 3999 answering:6381")),
             ("MOVED 3999 ?:6381", None),
             ("MOVED 16384 a:1", None),
             ("MOVED -1 a:1", None),
@@ -407,7 +410,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_answer_is_read_or_refused(answer in any_reply()) {
-            if let Ok(map) = SlotMap::read(answer, &asked()) {
+            if let Ok(map) = SlotMap::read(answer, &answering()) {
                 prop_assert!(map.served() <= SLOTS);
             }
         }
@@ -417,7 +420,7 @@ mod tests {
             text in "(MOVED|ASK|)[ ]?-?[0-9]{0,6}[ ]?.{0,8}:?[0-9]{0,6}"
         ) {
             if let Some(Redirection::Moved(slot, _) | Redirection::Ask(slot, _)) =
-                Redirection::read(&text, &asked())
+                Redirection::read(&text, &answering())
             {
                 prop_assert!(slot.index() < SLOTS);
             }
@@ -427,7 +430,7 @@ mod tests {
         #[test]
         fn slots_move_one_by_one(moves in proptest::collection::vec((0..16_384_u16, 1..5_u16), 0..24)) {
             let answer = Reply::Array(vec![range(0, 16_383, vec![server(text("a"), 1)])]);
-            let mut map = SlotMap::read(answer, &asked()).unwrap();
+            let mut map = SlotMap::read(answer, &answering()).unwrap();
             let mut expected = vec![1; SLOTS];
             for (slot, port) in moves {
                 map = map.moved(Slot(slot), &ServerAddress::new("a", port));

@@ -148,7 +148,7 @@ impl Key {
             "auth.jwks_url" => "\"ftp://example.com\"",
             "broker.prefix" => "\"{a}\"",
             "server.roles" => "[\"x\"]",
-            "broker.sentinels" => "[\"one:x\"]",
+            "broker.sentinels" | "broker.cluster" => "[\"one:x\"]",
             "notifications.types" => "[\"X\"]",
             "namespace.name"
             | "prices.source.name"

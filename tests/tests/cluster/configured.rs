@@ -48,7 +48,23 @@ async fn wrong_keys_are_named_with_what_is_expected() {
         ),
         (
             vec![redis, "url = \"redis+cluster://localhost\""],
-            ["not built yet", "redis://HOST"],
+            ["broker.url has the scheme", "broker.cluster"],
+        ),
+        (
+            vec![redis, "cluster = [\"one\"]", "sentinels = [\"two\"]"],
+            ["broker.cluster and broker.sentinels", "one of them"],
+        ),
+        (
+            vec![redis, "cluster = [\"one\"]", "url = \"redis://cluster/3\""],
+            ["broker.url names the database 3", "expected none"],
+        ),
+        (
+            vec![redis, "cluster = [\":a-password-of-redis@one\"]"],
+            ["broker.cluster has an address", "HOST:PORT"],
+        ),
+        (
+            vec!["cluster = [\"one\"]"],
+            ["broker.cluster is set", "broker.kind = \"redis\""],
         ),
         (
             vec![

@@ -24,6 +24,7 @@ mod losses;
 mod node;
 mod operators;
 mod prices;
+mod redis_cluster;
 mod replicas;
 mod rolling;
 mod sentinel;

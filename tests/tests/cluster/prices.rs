@@ -70,7 +70,7 @@ fn price_of(id: u64) -> f64 {
 }
 
 /// Trades at a price that rises with the number.
-fn trade(venue: &VenueStandIn, id: u64) {
+pub(crate) fn trade(venue: &VenueStandIn, id: u64) {
     venue.trade(&Trade {
         symbol: SYMBOL,
         id,
@@ -329,7 +329,8 @@ async fn an_owner_that_does_not_know_the_next_one_is_refused() {
     published(&listener, 20).await;
     // The term of another node, which the owner hears of when it extends its own. It is over.
     let lease = ["HSET", "test:{prices}:lease", "until", "0", "term"];
-    let mut number = 100;
+    // Later than the term of the owner, whose number begins at the time.
+    let mut number = 4_000_000_000_u64;
     eventually("a refusal", async || {
         number += 1;
         let term = format!("{number}-00000000");

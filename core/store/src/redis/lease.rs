@@ -207,6 +207,12 @@ impl StoreLease {
         Self::run(redis, node, subject, Box::new(open))
     }
 
+    /// The key in Redis of the lease of the shared store.
+    #[must_use]
+    pub fn key(prefix: &str) -> String {
+        KeyNames::new(prefix).lease()
+    }
+
     /// The commits that Redis lost since the start, as far as this node noticed.
     #[must_use]
     pub fn lost_commits(&self) -> u64 {

@@ -218,6 +218,12 @@ pub trait Broker: Send + Sync + 'static {
         self.offer_once(channel, event, Urgency::Ordinary, key)
     }
 
+    /// Has publications under earlier terms of a lease refused. The owner of a new term calls it before
+    /// it [publishes](Self::offer_fenced). Where the lease is looked at by itself, nothing is done.
+    fn raise_fence<'a>(&'a self, _fence: &'a Fence) -> BrokerFuture<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Publishes as [`offer`](Self::offer) does, if the channel is known: it has a subscriber, or
     /// had one lately. Returns whether it is. The publication alone does not keep the channel
     /// known, so that a user who is away for good is forgotten.

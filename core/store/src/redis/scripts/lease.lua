@@ -46,7 +46,12 @@ end
 
 local is_free = ends <= now
 if (mode == 'take' and ends + tonumber(ARGV[8]) <= now) or (mode == 'again' and (is_free or is_mine)) then
-  local next = math.max(number(term), tonumber(ARGV[6])) + 1
+  local last = math.max(number(term), tonumber(ARGV[6]))
+  if last == 0 then
+    -- Nobody knows of a term. There may have been some, of which fences are left in other slots.
+    last = tonumber(clock[1])
+  end
+  local next = last + 1
   term, node, ends = string.format('%.0f-%s', next, ARGV[5]), ARGV[1], now + tonumber(ARGV[3])
   redis.call('HSET', KEYS[1], 'term', term, 'node', node, 'until', string.format('%.0f', ends),
     string.format('b%.0f', next), commits)

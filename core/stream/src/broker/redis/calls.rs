@@ -1,12 +1,21 @@
-//! Calls: commands that may be repeated, such as reads, on a connection that many share.
+//! Calls: commands that may be repeated, such as reads, on a connection to each server that many share.
 //!
 //! All commands that wait are sent as one pipeline. After a fault of the connection they are sent
-//! again on the next one, as long as somebody waits for them.
+//! again on the next one, as long as somebody waits for them. Where a slot of a cluster has moved, they
+//! are sent to its other server.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 
 use super::{
     address::RedisOptions,
@@ -14,6 +23,7 @@ use super::{
     error::RedisError,
     health::{Link, LinkHealth},
     resp::{self, Reply},
+    route::{Place, Route},
     script::{Digests, ScriptCall},
 };
 use crate::Backoff;
@@ -35,6 +45,9 @@ pub(super) fn backoff() -> Backoff {
     Backoff::with_jitter(PAUSES.0, PAUSES.1).eager(EAGER)
 }
 
+/// Time after which a command whose slot is moving is sent again.
+const MOVING: Duration = Duration::from_millis(20);
+
 /// Whether a command is sent again after a connection broke before its answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repetition {
@@ -53,66 +66,96 @@ pub(super) enum RedisCommand {
     Plain(Vec<Bytes>),
 }
 
+impl RedisCommand {
+    /// The key, or the shard channel, that decides on the server.
+    fn key(&self) -> &[u8] {
+        let key = match self {
+            Self::Script(call) => call.arguments.first(),
+            Self::Plain(arguments) => arguments.get(1),
+        };
+        key.map_or(&[], |key| key)
+    }
+}
+
 #[derive(Debug)]
 struct Call {
     command: RedisCommand,
+    /// The server, if it is not that of the key.
+    place: Option<Place>,
     repetition: Repetition,
     reply: oneshot::Sender<Result<Reply, RedisError>>,
 }
 
-/// The sending side.
+/// The sending side. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Calls {
-    sender: mpsc::Sender<Call>,
+pub(super) struct Calls(Arc<Workers>);
+
+/// The workers, one for each server.
+#[derive(Debug)]
+struct Workers {
+    options: RedisOptions,
+    route: Route,
     health: Arc<LinkHealth>,
-    timeout: Duration,
+    senders: Mutex<HashMap<Place, mpsc::Sender<Call>>>,
+    /// Sessions call from threads that may end before a worker does.
+    runtime: Handle,
 }
 
 impl Calls {
-    /// Calls without a connection yet, and the worker that has to run for them.
-    pub(super) fn new(options: &RedisOptions, health: Arc<LinkHealth>) -> (Self, Worker) {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        let worker = Worker {
+    /// Calls without a connection yet, whose tasks run on the current runtime.
+    pub(super) fn new(options: &RedisOptions, route: &Route, health: Arc<LinkHealth>) -> Self {
+        Self(Arc::new(Workers {
             options: options.clone(),
-            health: health.clone(),
-            queue,
-        };
-        let calls = Self {
-            sender,
+            route: route.clone(),
             health,
-            timeout: options.timeout,
-        };
-        (calls, worker)
+            senders: Mutex::default(),
+            runtime: Handle::current(),
+        }))
     }
 
-    /// Sends a command, and waits for the answer.
+    /// Sends a command to the server of its key, and waits for the answer.
     ///
     /// # Errors
     /// No answer came in time, or the server refused the command.
     pub(super) async fn call(&self, command: RedisCommand) -> Result<Reply, RedisError> {
-        self.send(command, Repetition::Allowed).await
+        self.send(command, None, Repetition::Allowed).await
+    }
+
+    /// Sends a command without a key to a server.
+    ///
+    /// # Errors
+    /// As those of [`call`](Self::call).
+    pub(super) async fn call_at(
+        &self,
+        place: &Place,
+        command: RedisCommand,
+    ) -> Result<Reply, RedisError> {
+        let place = Some(place.clone());
+        self.send(command, place, Repetition::Allowed).await
     }
 
     async fn send(
         &self,
         command: RedisCommand,
+        place: Option<Place>,
         repetition: Repetition,
     ) -> Result<Reply, RedisError> {
         let (reply, answer) = oneshot::channel();
         let call = async {
-            let ended = || RedisError::Connection("the broker has ended".to_owned());
-            let sent = self.sender.send(Call {
+            let call = Call {
                 command,
+                place,
                 repetition,
                 reply,
-            });
-            let sent = sent.await;
-            sent.map_err(|_| ended())?;
+            };
+            self.0.dispatch(call).await;
+            let ended = || RedisError::Connection("the connection has ended".to_owned());
             answer.await.map_err(|_| ended())?
         };
-        match tokio::time::timeout(self.timeout, call).await {
+        let timeout = self.0.options.timeout;
+        match tokio::time::timeout(timeout, call).await {
             Ok(reply) => reply,
-            Err(_) => Err(self.health.timed_out(self.timeout)),
+            Err(_) => Err(self.0.health.timed_out(timeout)),
         }
     }
 
@@ -129,8 +172,8 @@ impl Calls {
     /// # Errors
     /// As those of [`call`](Self::call), and the connection broke.
     pub(super) async fn script_once(&self, call: ScriptCall) -> Result<Reply, RedisError> {
-        self.send(RedisCommand::Script(call), Repetition::Forbidden)
-            .await
+        let command = RedisCommand::Script(call);
+        self.send(command, None, Repetition::Forbidden).await
     }
 
     /// Calls a script that mostly reads. A server that refuses writes carries it out as long as
@@ -150,28 +193,125 @@ impl Calls {
     }
 }
 
-/// The side of the connection.
+impl Workers {
+    /// Hands a call to the worker of its server, once there is one.
+    async fn dispatch(self: &Arc<Self>, call: Call) {
+        let mut call = call;
+        while !call.reply.is_closed() {
+            let place = match &call.place {
+                Some(place) => place.clone(),
+                None => self.route.of_key(call.command.key()),
+            };
+            if place == Place::Nowhere {
+                let mut maps = self.route.changes();
+                if self.route.of_key(call.command.key()) == place {
+                    tokio::select! {
+                        _ = maps.changed() => {}
+                        () = call.reply.closed() => return,
+                    }
+                }
+                continue;
+            }
+            if call.place.is_some() && self.route.is_gone(&place) {
+                return;
+            }
+            let sender = self.sender(&place);
+            match sender.send(call).await {
+                Ok(()) => return,
+                // The worker has ended.
+                Err(mpsc::error::SendError(again)) => {
+                    call = again;
+                    let mut senders = self.senders.lock();
+                    if senders
+                        .get(&place)
+                        .is_some_and(|one| one.same_channel(&sender))
+                    {
+                        senders.remove(&place);
+                    }
+                }
+            }
+        }
+    }
+
+    fn sender(self: &Arc<Self>, place: &Place) -> mpsc::Sender<Call> {
+        let mut senders = self.senders.lock();
+        if let Some(sender) = senders.get(place) {
+            return sender.clone();
+        }
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let worker = Worker {
+            options: self.options.clone(),
+            route: self.route.clone(),
+            place: place.clone(),
+            health: self.health.clone(),
+            workers: Arc::downgrade(self),
+            queue,
+        };
+        self.runtime.spawn(worker.run());
+        senders.insert(place.clone(), sender.clone());
+        sender
+    }
+}
+
+/// The side of a connection.
 #[derive(Debug)]
-pub(super) struct Worker {
+struct Worker {
     options: RedisOptions,
+    route: Route,
+    place: Place,
     health: Arc<LinkHealth>,
+    workers: Weak<Workers>,
     queue: mpsc::Receiver<Call>,
 }
 
 impl Worker {
-    /// Sends commands until all senders are gone.
-    pub(super) async fn run(mut self) {
+    /// Sends commands until all senders are gone, or the server has no slots any more.
+    async fn run(mut self) {
         let mut waiting = Vec::new();
         let mut backoff = backoff();
-        loop {
+        let (route, place) = (self.route.clone(), self.place.clone());
+        while !route.is_gone(&place) && self.workers.strong_count() > 0 {
             let version = self.options.sentinels.version();
-            match self.connect_and_serve(&mut waiting, &mut backoff).await {
-                Ok(()) => return,
-                Err(error) => self.health.fail(Link::Reads, &error),
-            }
+            let error = tokio::select! {
+                biased;
+                served = self.connect_and_serve(&mut waiting, &mut backoff) => match served {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                () = route.gone(&place) => break,
+            };
+            self.health.fail(self.link(), &error);
             let pause = backoff.next_pause();
-            self.options.sentinels.pause(version, pause).await;
+            tokio::select! {
+                () = self.options.sentinels.pause(version, pause) => {}
+                () = route.gone(&place) => {}
+            }
         }
+        self.queue.close();
+        while let Some(call) = self.queue.recv().await {
+            waiting.push(call);
+        }
+        // One that was sent when the server was replaced may have been carried out.
+        self.redirect(waiting);
+        self.health.forget(&place);
+    }
+
+    fn link(&self) -> Link {
+        Link::Reads(self.place.clone())
+    }
+
+    /// Has commands sent to the servers of their keys, in a moment.
+    fn redirect(&self, calls: Vec<Call>) {
+        let Some(workers) = self.workers.upgrade().filter(|_| !calls.is_empty()) else {
+            return;
+        };
+        tokio::spawn(async move {
+            tokio::time::sleep(MOVING).await;
+            for call in calls {
+                let workers = workers.clone();
+                tokio::spawn(async move { workers.dispatch(call).await });
+            }
+        });
     }
 
     async fn connect_and_serve(
@@ -179,10 +319,11 @@ impl Worker {
         waiting: &mut Vec<Call>,
         backoff: &mut Backoff,
     ) -> Result<(), RedisError> {
-        let mut connection = RedisConnection::open_master(&self.options, None).await?;
+        let master = self.place.master();
+        let mut connection = RedisConnection::open_master(&self.options, master).await?;
         let mut digests = Digests::load(&mut connection).await?;
         if waiting.is_empty() {
-            self.health.recover(Link::Reads);
+            self.health.recover(&self.link());
             backoff.reset();
         }
         let mut pipeline = Vec::new();
@@ -201,7 +342,7 @@ impl Worker {
             connection.check_master()?;
             let exchanged = connection.exchange(&pipeline, waiting.len()).await;
             let replies = exchanged.inspect_err(|error| fail_unrepeatable(waiting, error))?;
-            let (mut again, mut passing) = (Vec::new(), None);
+            let (mut again, mut moving, mut passing) = (Vec::new(), Vec::new(), None);
             for (call, reply) in waiting.drain(..).zip(replies) {
                 let reply = match reply {
                     Reply::Error(text) => Err(RedisError::Refused(text)),
@@ -209,6 +350,7 @@ impl Worker {
                 };
                 match reply {
                     Err(error) if error.is_unknown_script() => again.push(call),
+                    Err(error) if error.is_redirection() => moving.push(call),
                     Err(error) if error.is_transient() => {
                         passing = Some(error);
                         again.push(call);
@@ -217,11 +359,12 @@ impl Worker {
                     reply => drop(call.reply.send(reply)),
                 }
             }
+            self.redirect(moving);
             *waiting = again;
             if let Some(error) = passing {
                 return Err(error);
             }
-            self.health.recover(Link::Reads);
+            self.health.recover(&self.link());
             backoff.reset();
             if !waiting.is_empty() {
                 digests = Digests::load(&mut connection).await?;

@@ -274,7 +274,7 @@ pub(super) fn check_call(
     let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     let mut arguments = Vec::from(keys.of(channel));
     if namespace.is_personal() {
-        arguments.push(keys.store_lease());
+        arguments.push(keys.store_lease(channel));
     }
     let count = arguments.len();
     let (epoch, seq) = match seen {

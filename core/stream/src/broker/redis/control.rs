@@ -169,7 +169,7 @@ impl ControlTask {
                     self.nodes.hearing.begin();
                     version = confirmed.synchronise(self).await?;
                     backoff.reset();
-                    self.health.recover(Link::Control);
+                    self.health.recover(&Link::Control);
                     if let Some(ready) = self.ready.take() {
                         // The start may have waited long enough.
                         let _ = ready.send(());

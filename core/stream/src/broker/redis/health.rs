@@ -4,25 +4,40 @@ use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::error::RedisError;
+use super::{error::RedisError, route::Place};
 
-/// A part of the broker that may fail alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A part of the broker that may fail alone, and the server that it uses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Link {
+    /// The slots of a cluster: some have no server.
+    Slots,
     /// The connection of a writer.
-    Publishing(u64),
+    Publishing(Place, u64),
     /// The connection of reads.
-    Reads,
+    Reads(Place),
     /// The connection on which this node hears of publications.
-    Subscriptions,
+    Subscriptions(Place),
     /// The connection on which this node hears the requests of operators.
     Control,
     /// The nodes that this one shares its channels with.
     Nodes,
     /// The writes of probes, on any connection.
-    Writes,
+    Writes(Place),
     /// The eviction policy of the server. Everything works, and may be lost later.
-    Eviction,
+    Eviction(Place),
+}
+
+impl Link {
+    fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Slots | Self::Control | Self::Nodes => None,
+            Self::Publishing(place, _)
+            | Self::Reads(place)
+            | Self::Subscriptions(place)
+            | Self::Writes(place)
+            | Self::Eviction(place) => Some(place),
+        }
+    }
 }
 
 /// The faults of the connections.
@@ -32,18 +47,27 @@ pub(super) struct LinkHealth(Mutex<BTreeMap<Link, String>>);
 impl LinkHealth {
     /// Notes a fault, and logs it if it is another than before.
     pub(super) fn fail(&self, link: Link, fault: &dyn std::fmt::Display) {
-        let fault = fault.to_string();
-        let before = self.0.lock().insert(link, fault.clone());
-        if before.as_ref() != Some(&fault) {
+        let fault = match link.place().and_then(Place::master) {
+            Some(server) => format!("{server}: {fault}"),
+            None => fault.to_string(),
+        };
+        let mut faults = self.0.lock();
+        if faults.get(&link) != Some(&fault) {
             tracing::warn!(?link, fault, "Redis does not work");
         }
+        faults.insert(link, fault);
     }
 
     /// Notes that a connection works.
-    pub(super) fn recover(&self, link: Link) {
-        if self.0.lock().remove(&link).is_some() {
+    pub(super) fn recover(&self, link: &Link) {
+        if self.0.lock().remove(link).is_some() {
             tracing::info!(?link, "Redis works again");
         }
+    }
+
+    /// Forgets the faults of a server that has no slots any more.
+    pub(super) fn forget(&self, place: &Place) {
+        self.0.lock().retain(|link, _| link.place() != Some(place));
     }
 
     /// A fault in words, if there is one.
@@ -61,6 +85,9 @@ impl LinkHealth {
 
     /// Whether all connections work.
     pub(super) fn is_available(&self) -> bool {
-        self.0.lock().keys().all(|link| *link == Link::Eviction)
+        self.0
+            .lock()
+            .keys()
+            .all(|link| matches!(link, Link::Eviction(_)))
     }
 }

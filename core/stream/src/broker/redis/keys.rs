@@ -13,6 +13,7 @@
 //! | `tidewire:{809}:fresh`            | epoch of channels that are published on first       |
 //! | `tidewire:{809}:key:<digest>`     | position that a publication with this key got       |
 //! | `tidewire:{809}:0:orders:1`       | shard channel of database 0                         |
+//! | `tidewire:{809}:fence:<lease>`    | hash: newest term of a lease, in a cluster alone    |
 //! | `tidewire:{control}:revocations`  | hash: revocations of all nodes                      |
 //! | `tidewire:{control}:version`      | another number after each change of it              |
 //! | `tidewire:{control}:nodes`        | sorted set: nodes, by the end of their lease        |
@@ -26,7 +27,7 @@ use crate::{ChannelName, broker::NodeTag};
 
 /// Parts over which channels are spread: enough for a cluster of a hundred servers, and few
 /// enough that a fresh epoch for each costs nothing. All nodes must agree on it.
-const PARTITIONS: u64 = 1_024;
+pub(super) const PARTITIONS: u64 = 1_024;
 
 /// Names with a prefix.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub(super) struct KeyNames {
     prefix: String,
     /// Pub/sub knows no databases: the number is in the names.
     database: u32,
+    /// Whether a script reaches the keys of one slot alone.
+    is_cluster: bool,
 }
 
 impl KeyNames {
@@ -41,12 +44,25 @@ impl KeyNames {
         Self {
             prefix: prefix.to_owned(),
             database,
+            is_cluster: false,
+        }
+    }
+
+    /// The same names in a cluster.
+    pub(super) fn in_cluster(self) -> Self {
+        Self {
+            is_cluster: true,
+            ..self
         }
     }
 
     fn name(&self, channel: &ChannelName, kind: &str, rest: &str) -> Bytes {
-        let partition = partition(channel);
-        format!("{}:{{{partition}}}:{kind}{rest}", self.prefix).into()
+        format!("{}{kind}{rest}", self.partition(partition(channel))).into()
+    }
+
+    /// The beginning of all names of a partition.
+    pub(super) fn partition(&self, partition: u64) -> String {
+        format!("{}:{{{partition}}}:", self.prefix)
     }
 
     /// The metadata, the history and the fresh epoch, as all scripts take them.
@@ -58,9 +74,29 @@ impl KeyNames {
         ]
     }
 
-    /// The lease of the shared store, of which the broker reads the term.
-    pub(super) fn store_lease(&self) -> Bytes {
-        tidewire_redis::store_lease(&self.prefix).into()
+    /// The key whose field `term` is the term of the shared store, for a script of a channel.
+    pub(super) fn store_lease(&self, channel: &ChannelName) -> Bytes {
+        let lease = tidewire_redis::store_lease(&self.prefix);
+        self.lease(channel, &lease)
+    }
+
+    /// The key whose field `term` is the newest term of a lease, for a script of a channel: the lease,
+    /// or its fence in the slot of the channel.
+    pub(super) fn lease(&self, channel: &ChannelName, lease: &str) -> Bytes {
+        match self.is_cluster {
+            true => self.fence(partition(channel), lease),
+            false => Bytes::copy_from_slice(lease.as_bytes()),
+        }
+    }
+
+    /// The newest term of a lease as the channels of a partition know it.
+    pub(super) fn fence(&self, partition: u64, lease: &str) -> Bytes {
+        format!("{}fence:{lease}", self.partition(partition)).into()
+    }
+
+    /// Whether a script reads fences in the place of leases.
+    pub(super) fn has_fences(&self) -> bool {
+        self.is_cluster
     }
 
     /// An idempotency key.
@@ -153,5 +189,11 @@ mod tests {
         let other = KeyNames::new("tidewire", 1);
         assert_ne!(other.shard_channel(&channel), shard_channel);
         assert_eq!(keys.channel(&keys.probe("7")), None);
+        let lease = "tidewire:{prices}:lease";
+        assert_eq!(keys.lease(&channel, lease), lease);
+        assert_eq!(
+            keys.in_cluster().lease(&channel, lease),
+            "tidewire:{809}:fence:tidewire:{prices}:lease"
+        );
     }
 }

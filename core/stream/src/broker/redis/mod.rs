@@ -13,17 +13,21 @@
 //!                                                       └──(script check)── catch-up
 //! ```
 //!
+//! - [`servers`]: the connections to each server of Redis.
 //! - [`queue`] and [`writer`]: all that waits for a channel is one batch, under one number.
 //! - [`subscriber`] and [`positions`]: one `SSUBSCRIBE` for each channel that a client of this node
 //!   is subscribed to. A batch is delivered if it follows the newest position.
 //! - [`catch_up`]: otherwise, and after each (re)subscription, the channel is compared with Redis,
 //!   and what is missing is read from the history.
+//! - [`fences`]: in a cluster, no script sees a lease, and a copy of its term is beside each channel.
 //! - [`owed`]: a history channel that lost a publication of an engine begins a new epoch.
 //! - [`reads`] and [`tail`]: a history is read once for all clients that recover within seconds.
 //!
 //! Revocations and questions to other nodes go another way ([`control`], [`nodes`]).
 //!
-//! With [`Sentinels`], a connection is one to the master, and is opened again when there is another.
+//! With [`Sentinels`], a connection is one to the master, and is opened again when there is another. In
+//! a [`Cluster`], the parts above exist for each of its masters, and [`route`] knows the one of each
+//! channel.
 //!
 //! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
 //! nodes may differ.
@@ -31,6 +35,7 @@
 mod calls;
 mod catch_up;
 mod control;
+mod fences;
 mod health;
 mod hearing;
 mod history;
@@ -44,7 +49,9 @@ mod probe;
 mod queue;
 mod reads;
 mod record;
+mod route;
 mod script;
+mod servers;
 mod setup;
 mod shares;
 mod subscriber;
@@ -58,6 +65,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use parking_lot::Mutex;
 use tidewire_proto::v1::ErrorCode;
 use tidewire_redis::{address, connection, error, resp};
 use tokio::{
@@ -75,6 +83,7 @@ use self::{
     calls::Calls,
     catch_up::CatchUp,
     control::ControlTask,
+    fences::Fences,
     health::{Link, LinkHealth},
     keys::{KeyNames, fnv, partition},
     nodes::Nodes,
@@ -83,6 +92,8 @@ use self::{
     queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
     reads::Reads,
     resp::Reply,
+    route::{Place, Route},
+    servers::Servers,
     shares::ClientShares,
     subscriber::{Change, SubscriptionTask},
     tail::TailBudget,
@@ -100,7 +111,7 @@ use crate::{
     StoredPublication, StreamError, Urgency, auth::Revocation, limit::ClientKey,
 };
 
-/// Connections that publish. A channel always has the same one, so that it keeps its order.
+/// Queues, and connections that publish to each server. A channel always has the same queue.
 const WRITERS: u64 = 2;
 
 /// The broker of several servers that share their channels.
@@ -122,6 +133,7 @@ pub struct RedisBroker<D> {
     shares: ClientShares,
     calls: Calls,
     nodes: Arc<Nodes>,
+    fences: Arc<Fences>,
     tasks: Vec<AbortHandle>,
     control: OnceLock<ControlTasks>,
     /// Whether Redis lacks a revocation of this node.
@@ -161,9 +173,14 @@ impl<D: LocalDelivery> RedisBroker<D> {
     ) -> Result<Self, StreamError> {
         let node: Arc<str> = Epoch::random().as_str().into();
         let keys = KeyNames::new(&options.prefix, options.address.database);
+        let keys = match options.cluster.is_empty() {
+            true => keys,
+            false => keys.in_cluster(),
+        };
         let health = Arc::new(LinkHealth::default());
-        setup::check(&options, &keys, &node, &health).await?;
-        let (calls, worker) = Calls::new(&options, health.clone());
+        let route = Route::new(&options.cluster, &keys);
+        setup::check(&options, &keys, &node, &route, &health).await?;
+        let calls = Calls::new(&options, &route, health.clone());
         let reads = Reads::new(calls.clone(), keys.clone(), namespaces.clone());
         let positions = Arc::new(Positions::default());
         let catch_up = CatchUp::new(
@@ -175,20 +192,11 @@ impl<D: LocalDelivery> RedisBroker<D> {
             subscribers.clone(),
         );
         let (sender, changes) = mpsc::unbounded_channel();
-        let subscriber = SubscriptionTask {
-            options: options.clone(),
-            keys: keys.clone(),
-            node: node.clone(),
-            health: health.clone(),
-            calls: calls.clone(),
-            catch_up: catch_up.clone(),
-            changes,
-            probes: 0,
-        };
-        let mut tasks = vec![
-            tokio::spawn(worker.run()).abort_handle(),
-            tokio::spawn(subscriber.run()).abort_handle(),
-        ];
+        let mut tasks = Vec::new();
+        if !options.cluster.is_empty() {
+            let watch = options.cluster.clone().watch(options.clone());
+            tasks.push(tokio::spawn(watch).abort_handle());
+        }
         if !options.sentinels.is_empty() {
             let watch = options.sentinels.clone().watch(options.clone());
             tasks.push(tokio::spawn(watch).abort_handle());
@@ -196,14 +204,16 @@ impl<D: LocalDelivery> RedisBroker<D> {
         let owed = OwedEpochs::new(namespaces.clone());
         tasks.push(tokio::spawn(owed.clone().run(catch_up.clone())).abort_handle());
         let buffer = Buffer::new(options.buffer_bytes);
-        let mut queues = Vec::new();
+        let (mut queues, mut writers) = (Vec::new(), Vec::new());
         for index in 0..WRITERS {
-            let queue = Queue::new(buffer.clone());
-            let writer = Writer {
+            let queue = Queue::new(buffer.clone(), route.clone());
+            writers.push(Writer {
                 options: options.clone(),
                 keys: keys.clone(),
+                route: route.clone(),
+                place: Place::Nowhere,
                 node: format!("{node}.{index}").into(),
-                link: Link::Publishing(index),
+                link: Link::Publishing(Place::Nowhere, index),
                 idempotency_ms: limits
                     .idempotency_window
                     .as_millis()
@@ -216,14 +226,39 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 queue: queue.clone(),
                 owed: owed.clone(),
                 cuts: 0,
-                seen: RecentPositions::default(),
-                number: 0,
-            };
-            tasks.push(tokio::spawn(writer.run()).abort_handle());
+                seen: Arc::new(Mutex::new(RecentPositions::default())),
+            });
             queues.push(queue);
         }
+        let subscriber = {
+            let (options, keys, route) = (options.clone(), keys.clone(), route.clone());
+            let (health, calls, catch_up) = (health.clone(), calls.clone(), catch_up.clone());
+            move |place, changes| SubscriptionTask {
+                options: options.clone(),
+                keys: keys.clone(),
+                route: route.clone(),
+                place,
+                node: node.clone(),
+                health: health.clone(),
+                calls: calls.clone(),
+                catch_up: catch_up.clone(),
+                changes,
+                probes: 0,
+            }
+        };
+        let servers = Servers {
+            route,
+            health: health.clone(),
+            positions,
+            queues: queues.clone(),
+            changes,
+            writers,
+            subscriber: Box::new(subscriber),
+        };
+        tasks.push(tokio::spawn(servers.run()).abort_handle());
         let local = MemoryBroker::new(namespaces.clone(), subscribers.clone(), clock, limits);
         let tag = NodeTag::random();
+        let fences = Fences::new(keys.clone(), calls.clone());
         let nodes = Nodes::new(tag, keys.clone(), calls.clone(), &options, health.clone());
         Ok(Self {
             local,
@@ -241,6 +276,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             shares: ClientShares::new(limits.channels_per_client),
             calls,
             nodes,
+            fences,
             tasks,
             control: OnceLock::new(),
             is_behind: Arc::default(),
@@ -502,6 +538,13 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         }
         let content = (&event.into(), Urgency::Ordinary);
         self.offer_shared(channel, content, Mode::Any, Some(fence));
+    }
+
+    fn raise_fence<'a>(&'a self, fence: &'a Fence) -> BrokerFuture<'a, ()> {
+        Box::pin(async move {
+            self.fences.raise(fence).await;
+            Ok(())
+        })
     }
 
     fn offer_if_known(

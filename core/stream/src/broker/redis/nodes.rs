@@ -286,7 +286,7 @@ impl Nodes {
     }
 
     fn note(&self, nodes: Presence) {
-        self.health.recover(Link::Nodes);
+        self.health.recover(&Link::Nodes);
         let others = nodes.count.saturating_sub(1);
         self.others.store(others, Ordering::Relaxed);
         let before = self.agreed.swap(nodes.agreed, Ordering::Relaxed);

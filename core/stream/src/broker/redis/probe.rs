@@ -10,12 +10,26 @@ use super::{
     error::RedisError,
     keys::KeyNames,
     resp::Reply,
+    route::{Place, Route},
     script::{Script, ScriptCall},
 };
 use crate::Epoch;
 
 /// How long the keys of a probe are stored, in milliseconds.
 const LIFETIME: Bytes = Bytes::from_static(b"60000");
+
+/// Names that are tried for a probe: so many that one is in any given slot, but for one time in a hundred
+/// thousand.
+const NAMES: usize = 200_000;
+
+/// A name in the keys of the probe by which they are at a place. None if it has no slot, or bad luck.
+pub(super) fn name(keys: &KeyNames, node: &str, route: &Route, place: &Place) -> Option<String> {
+    let mut names = (0..NAMES).map(|number| match number {
+        0 => node.to_owned(),
+        _ => format!("{node}-{number}"),
+    });
+    names.find(|name| route.of_key(&keys.probe(name)) == *place)
+}
 
 /// The calls of all scripts on the probe's own channel. The first one publishes.
 pub(super) fn calls(keys: &KeyNames, node: &str, number: u64) -> [ScriptCall; 3] {
@@ -47,6 +61,7 @@ pub(super) fn calls(keys: &KeyNames, node: &str, number: u64) -> [ScriptCall; 3]
         text(""),
         text(""),
         // No engine.
+        text(""),
         text(""),
         // One publication.
         text("1"),

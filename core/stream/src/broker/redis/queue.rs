@@ -14,8 +14,10 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidewire_redis::SlotMap;
 use tokio::sync::{Notify, oneshot};
 
+use super::route::{Place, Route};
 use crate::{ChannelName, Position, StreamError, broker::Fence};
 
 /// Publications of one batch at most: a script keeps other clients of Redis waiting.
@@ -185,27 +187,102 @@ impl Drop for Batch {
     }
 }
 
-/// The publications that wait for one connection.
+/// A batch under its number, by which the script knows it again.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) batch: Batch,
+    pub(super) number: u64,
+}
+
+/// The publications that wait, by the place of their channels. A channel that a writer has taken is
+/// left to it until it is given back, so that one writer at a time writes a channel, also while its
+/// slot moves to another server.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<PendingItems>,
     buffer: Arc<Buffer>,
-    wake: Notify,
+    route: Route,
 }
 
 #[derive(Debug, Default)]
 struct PendingItems {
-    /// Channels with publications, in the order of their turns.
+    lanes: HashMap<Place, Lane>,
+    channels: HashMap<ChannelName, PendingChannel>,
+    /// The map by which the lanes were chosen.
+    map: Arc<SlotMap>,
+    /// Number of the last write.
+    number: u64,
+}
+
+/// The channels of a place that have publications and no writer.
+#[derive(Debug, Default)]
+struct Lane {
+    /// In the order of their turns.
     turns: VecDeque<ChannelName>,
-    channels: HashMap<ChannelName, VecDeque<Item>>,
+    wake: Arc<Notify>,
+}
+
+/// Publications that wait for a channel.
+#[derive(Debug, Default)]
+struct PendingChannel {
+    /// Writes whose outcome is not known. They come first.
+    unfinished: Vec<Write>,
+    items: VecDeque<Item>,
+    /// Whether a writer has the channel.
+    is_taken: bool,
+}
+
+impl PendingItems {
+    fn add_turn(&mut self, channel: ChannelName, route: &Route) {
+        let lane = self.lanes.entry(route.of(&channel)).or_default();
+        lane.turns.push_back(channel);
+        lane.wake.notify_one();
+    }
+
+    /// Chooses the lanes anew where the map has changed.
+    fn reroute(&mut self, route: &Route) {
+        if !route.is_cluster() {
+            return;
+        }
+        let map = route.map();
+        if Arc::ptr_eq(&map, &self.map) {
+            return;
+        }
+        self.map = map;
+        let lanes = self.lanes.values_mut();
+        let turns: Vec<_> = lanes.flat_map(|lane| lane.turns.drain(..)).collect();
+        for channel in turns {
+            self.add_turn(channel, route);
+        }
+    }
+}
+
+/// How much a round has so far.
+#[derive(Debug, Default)]
+struct Round {
+    writes: Vec<Write>,
+    items: usize,
+    bytes: usize,
+}
+
+impl Round {
+    fn is_full(&self) -> bool {
+        self.items >= ROUND_ITEMS || self.bytes >= ROUND_BYTES
+    }
+
+    fn add(&mut self, write: Write) {
+        self.items += write.batch.items.len();
+        self.bytes += write.batch.bytes;
+        self.writes.push(write);
+    }
 }
 
 impl Queue {
-    pub(super) fn new(buffer: Arc<Buffer>) -> Arc<Self> {
+    pub(super) fn new(buffer: Arc<Buffer>, route: Route) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             buffer,
-            wake: Notify::new(),
+            route,
         })
     }
 
@@ -219,56 +296,149 @@ impl Queue {
         }
         let mut state = self.state.lock();
         match state.channels.get_mut(channel) {
-            Some(items) => items.push_back(item),
+            Some(pending) => pending.items.push_back(item),
             None => {
-                state.turns.push_back(channel.clone());
-                state
-                    .channels
-                    .insert(channel.clone(), VecDeque::from([item]));
+                let pending = PendingChannel {
+                    items: VecDeque::from([item]),
+                    ..PendingChannel::default()
+                };
+                state.channels.insert(channel.clone(), pending);
+                state.add_turn(channel.clone(), &self.route);
             }
         }
-        drop(state);
-        self.wake.notify_one();
         Ok(())
     }
 
-    /// Waits until there is a publication.
-    pub(super) async fn ready(&self) {
-        while self.state.lock().turns.is_empty() {
-            self.wake.notified().await;
+    /// Has the newest map decide on the places of what waits.
+    pub(super) fn follow(&self) {
+        self.state.lock().reroute(&self.route);
+    }
+
+    /// Waits until there is a publication for a place.
+    pub(super) async fn ready(&self, place: &Place) {
+        loop {
+            let wake = {
+                let mut state = self.state.lock();
+                state.reroute(&self.route);
+                let lane = state.lanes.entry(place.clone()).or_default();
+                if !lane.turns.is_empty() {
+                    return;
+                }
+                lane.wake.clone()
+            };
+            wake.notified().await;
         }
     }
 
-    /// Takes the batches that are written next, in the order of each channel. Channels with more
-    /// than one batch get their next one once all others had theirs. Publications whose senders
-    /// have given up are dropped.
-    pub(super) fn take(&self) -> Vec<Batch> {
+    /// Takes the batches that are written next at a place, in the order of each channel. Channels with
+    /// more than one batch get their next one once all others had theirs. Publications whose senders
+    /// have given up are dropped. The channels have to be given [back](Self::give_back).
+    pub(super) fn take(&self, place: &Place) -> Vec<Write> {
         let mut state = self.state.lock();
-        let (mut batches, mut items, mut bytes) = (Vec::new(), 0, 0);
-        for pass in 0..CHANNEL_BATCHES {
-            for _ in 0..state.turns.len() {
-                if items >= ROUND_ITEMS || bytes >= ROUND_BYTES {
-                    return batches;
-                }
-                let Some(channel) = state.turns.pop_front() else {
-                    return batches;
-                };
-                let Some(waiting) = state.channels.get_mut(&channel) else {
-                    continue;
-                };
-                let batch = self.take_batch(channel.clone(), waiting, pass);
-                match waiting.is_empty() {
-                    true => drop(state.channels.remove(&channel)),
-                    false => state.turns.push_back(channel),
-                }
-                if !batch.items.is_empty() {
-                    items += batch.items.len();
-                    bytes += batch.bytes;
-                    batches.push(batch);
+        state.reroute(&self.route);
+        let PendingItems {
+            lanes,
+            channels,
+            number,
+            ..
+        } = &mut *state;
+        let (mut round, mut more) = (Round::default(), VecDeque::new());
+        let Some(lane) = lanes.get_mut(place) else {
+            return round.writes;
+        };
+        for _ in 0..lane.turns.len() {
+            if round.is_full() {
+                return round.writes;
+            }
+            let Some(channel) = lane.turns.pop_front() else {
+                break;
+            };
+            let pending = channels.get_mut(&channel);
+            let Some(pending) = pending.filter(|pending| !pending.is_taken) else {
+                continue;
+            };
+            if !pending.unfinished.is_empty() {
+                pending.is_taken = true;
+                // Their slots are in use until their outcome is known.
+                pending
+                    .unfinished
+                    .drain(..)
+                    .for_each(|write| round.add(write));
+                continue;
+            }
+            let batch = self.take_batch(channel.clone(), &mut pending.items, 0);
+            match batch.items.is_empty() {
+                true => drop(channels.remove(&channel)),
+                false => {
+                    pending.is_taken = true;
+                    if !pending.items.is_empty() {
+                        more.push_back(channel);
+                    }
+                    *number += 1;
+                    round.add(Write {
+                        batch,
+                        number: *number,
+                    });
                 }
             }
         }
-        batches
+        for slot in 1..CHANNEL_BATCHES {
+            for _ in 0..more.len() {
+                if round.is_full() {
+                    return round.writes;
+                }
+                let Some(channel) = more.pop_front() else {
+                    return round.writes;
+                };
+                let Some(pending) = channels.get_mut(&channel) else {
+                    continue;
+                };
+                let batch = self.take_batch(channel.clone(), &mut pending.items, slot);
+                if !pending.items.is_empty() {
+                    more.push_back(channel);
+                }
+                if !batch.items.is_empty() {
+                    *number += 1;
+                    round.add(Write {
+                        batch,
+                        number: *number,
+                    });
+                }
+            }
+        }
+        round.writes
+    }
+
+    /// Gives channels back that were taken, with the writes whose outcome is not known, in the order of
+    /// each channel. Another writer may take them.
+    pub(super) fn give_back(
+        &self,
+        finished: impl IntoIterator<Item = ChannelName>,
+        unfinished: Vec<Write>,
+    ) {
+        let mut state = self.state.lock();
+        state.reroute(&self.route);
+        let mut names: Vec<_> = finished.into_iter().collect();
+        for write in unfinished {
+            if let Some(pending) = state.channels.get_mut(&write.batch.channel) {
+                if pending.unfinished.is_empty() {
+                    names.push(write.batch.channel.clone());
+                }
+                pending.unfinished.push(write);
+            }
+        }
+        for name in names {
+            let Some(pending) = state.channels.get_mut(&name) else {
+                continue;
+            };
+            if !std::mem::take(&mut pending.is_taken) {
+                continue;
+            }
+            match pending.items.is_empty() && pending.unfinished.is_empty() {
+                true => drop(state.channels.remove(&name)),
+                false => state.add_turn(name, &self.route),
+            }
+        }
     }
 
     fn take_batch(&self, channel: ChannelName, waiting: &mut VecDeque<Item>, slot: usize) -> Batch {
@@ -304,7 +474,11 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashSet;
+
+    use tidewire_redis::{Cluster, ServerAddress, Slot};
+
+    use super::{super::keys::KeyNames, *};
 
     fn item(payload: &'static str, mode: Mode) -> Item {
         Item {
@@ -316,14 +490,30 @@ mod tests {
         }
     }
 
-    fn payloads(batch: &Batch) -> Vec<&[u8]> {
-        batch.items.iter().map(|item| &*item.payload).collect()
+    fn payloads(write: &Write) -> Vec<&[u8]> {
+        let items = write.batch.items.iter();
+        items.map(|item| &*item.payload).collect()
+    }
+
+    fn queue(buffer: Arc<Buffer>) -> Arc<Queue> {
+        queue_of(buffer, &Cluster::default())
+    }
+
+    fn queue_of(buffer: Arc<Buffer>, cluster: &Cluster) -> Arc<Queue> {
+        Queue::new(buffer, Route::new(cluster, &KeyNames::new("test", 0)))
+    }
+
+    /// Takes a round, and finishes the one before.
+    fn round(queue: &Queue, before: &[Write]) -> Vec<Write> {
+        let finished = before.iter().map(|write| write.batch.channel.clone());
+        queue.give_back(finished.collect::<HashSet<_>>(), Vec::new());
+        queue.take(&Place::Only)
     }
 
     #[test]
     fn a_batch_has_one_mode_and_a_channel_keeps_its_order() {
         let buffer = Buffer::new(usize::MAX);
-        let queue = Queue::new(buffer.clone());
+        let queue = queue(buffer.clone());
         let [a, b] = ["a:1", "b:1"].map(|name| ChannelName::parse(name).unwrap());
         for (channel, payload, mode) in [
             (&a, "1", Mode::Any),
@@ -333,21 +523,26 @@ mod tests {
         ] {
             queue.push(channel, item(payload, mode)).unwrap();
         }
-        let round = queue.take();
-        assert_eq!(round.len(), 3);
-        assert_eq!(payloads(&round[0]), [b"1", b"3"]);
-        assert_eq!(payloads(&round[1]), [b"2"]);
-        assert_eq!(payloads(&round[2]), [b"4"]);
-        let slots: Vec<_> = round.iter().map(|batch| batch.slot).collect();
+        let first = round(&queue, &[]);
+        assert_eq!(first.len(), 3);
+        assert_eq!(payloads(&first[0]), [b"1", b"3"]);
+        assert_eq!(payloads(&first[1]), [b"2"]);
+        assert_eq!(payloads(&first[2]), [b"4"]);
+        let slots: Vec<_> = first.iter().map(|write| write.batch.slot).collect();
         assert_eq!(slots, [0, 0, 1]);
-        assert!(queue.take().is_empty());
-        drop(round);
+        // What comes while a channel is written waits for its turn.
+        queue.push(&a, item("5", Mode::Any)).unwrap();
+        assert!(queue.take(&Place::Only).is_empty());
+        let second = round(&queue, &first);
+        assert_eq!(payloads(&second[0]), [b"5"]);
+        assert!(round(&queue, &second).is_empty());
+        drop((first, second));
         assert_eq!(buffer.used(), 0);
     }
 
     #[test]
     fn a_batch_has_one_fence() {
-        let queue = Queue::new(Buffer::new(usize::MAX));
+        let queue = queue(Buffer::new(usize::MAX));
         let channel = ChannelName::parse("a:1").unwrap();
         let fence = |term: &str| {
             Some(Arc::new(Fence {
@@ -366,36 +561,36 @@ mod tests {
             };
             queue.push(&channel, fenced).unwrap();
         }
-        let round = queue.take();
+        let round = round(&queue, &[]);
         let terms: Vec<_> = round
             .iter()
-            .map(|batch| (payloads(batch).len(), batch.fence().unwrap().term.as_str()))
+            .map(|write| (payloads(write).len(), &*write.batch.fence().unwrap().term))
             .collect();
         assert_eq!(terms, [(2, "1-a"), (1, "2-b")]);
     }
 
     #[test]
     fn a_busy_channel_has_its_next_batch_after_all_others() {
-        let queue = Queue::new(Buffer::new(usize::MAX));
+        let queue = queue(Buffer::new(usize::MAX));
         let [a, b] = ["a:1", "b:1"].map(|name| ChannelName::parse(name).unwrap());
         for _ in 0..10 * BATCH_ITEMS {
             queue.push(&a, item("1", Mode::Any)).unwrap();
         }
         queue.push(&b, item("2", Mode::Any)).unwrap();
-        let round = queue.take();
-        let turns: Vec<_> = round
+        let first = round(&queue, &[]);
+        let turns: Vec<_> = first
             .iter()
-            .map(|one| (one.slot, one.items.len()))
+            .map(|one| (one.batch.slot, one.batch.items.len()))
             .collect();
         let full = BATCH_ITEMS;
         assert_eq!(turns, [(0, full), (0, 1), (1, full), (2, full), (3, full)]);
-        assert_eq!(queue.take().len(), CHANNEL_BATCHES);
+        assert_eq!(round(&queue, &first).len(), CHANNEL_BATCHES);
     }
 
     #[test]
     fn a_full_buffer_refuses_and_given_up_publications_leave_it() {
         let buffer = Buffer::new(2 * ITEM_BYTES + 2);
-        let queue = Queue::new(buffer.clone());
+        let queue = queue(buffer.clone());
         let channel = ChannelName::parse("a:1").unwrap();
         let (reply, outcome) = oneshot::channel();
         let mut first = item("1", Mode::Any);
@@ -404,10 +599,38 @@ mod tests {
         queue.push(&channel, item("2", Mode::Any)).unwrap();
         assert!(queue.push(&channel, item("3", Mode::Any)).is_err());
         drop(outcome);
-        let round = queue.take();
+        let round = queue.take(&Place::Only);
         assert_eq!(payloads(&round[0]), [b"2"]);
         queue.push(&channel, item("3", Mode::Any)).unwrap();
         drop(round);
         assert_eq!(buffer.used(), 1 + ITEM_BYTES);
+    }
+
+    #[test]
+    fn a_channel_whose_slot_moves_keeps_its_order() {
+        let cluster = Cluster::new(&["a:1".to_owned()]).unwrap();
+        let queue = queue_of(Buffer::new(usize::MAX), &cluster);
+        let channel = ChannelName::parse("a:1").unwrap();
+        let slot = Slot::of(&KeyNames::new("test", 0).shard_channel(&channel));
+        let [one, two] = [1, 2].map(|port| ServerAddress::new("a", port));
+        let places = [&one, &two].map(|server| Place::Master(server.clone()));
+        // The cluster is not known yet.
+        queue.push(&channel, item("1", Mode::Any)).unwrap();
+        assert!(queue.take(&places[0]).is_empty());
+        cluster.note_moved(slot, &one);
+        let first = queue.take(&places[0]);
+        assert_eq!(payloads(&first[0]), [b"1"]);
+        queue.push(&channel, item("2", Mode::Any)).unwrap();
+        cluster.note_moved(slot, &two);
+        // The outcome of the first write is not known: nothing follows it.
+        assert!(queue.take(&places[1]).is_empty());
+        let number = first[0].number;
+        queue.give_back([], first);
+        assert!(queue.take(&places[0]).is_empty());
+        let again = queue.take(&places[1]);
+        assert_eq!((again.len(), again[0].number), (1, number));
+        assert_eq!(payloads(&again[0]), [b"1"]);
+        queue.give_back([channel], Vec::new());
+        assert_eq!(payloads(&queue.take(&places[1])[0]), [b"2"]);
     }
 }

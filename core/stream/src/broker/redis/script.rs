@@ -23,10 +23,12 @@ pub(super) enum Script {
     Lease,
     /// Sends a question to nodes.
     Ask,
+    /// Raises the fence of a lease in a partition.
+    Fence,
 }
 
 impl Script {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Publish,
         Self::Check,
         Self::CheckReadOnly,
@@ -35,6 +37,7 @@ impl Script {
         Self::Control,
         Self::Lease,
         Self::Ask,
+        Self::Fence,
     ];
 
     fn source(self) -> Cow<'static, str> {
@@ -45,6 +48,7 @@ impl Script {
             Self::Control => include_str!("scripts/control.lua"),
             Self::Lease => include_str!("scripts/lease.lua"),
             Self::Ask => include_str!("scripts/ask.lua"),
+            Self::Fence => include_str!("scripts/fence.lua"),
         };
         match self {
             // Redis refuses all other scripts where it refuses writes.

@@ -1,8 +1,9 @@
-//! Subscription task: the connection on which this node hears of publications, its own too.
+//! Subscription task: the connection to a server on which this node hears of publications, its own too.
 //!
 //! Each channel is one `SSUBSCRIBE`, and the server may end each by itself: a `sunsubscribe` that
-//! was not asked for, as when a slot moves, is answered by another `SSUBSCRIBE`. After each
-//! `ssubscribe` the channel is compared with Redis ([`CatchUp`]).
+//! was not asked for, as when a slot moves, is answered by another `SSUBSCRIBE`. If the slot has moved
+//! to another server of a cluster, the answer says so, and that one's task subscribes to the channel.
+//! After each `ssubscribe` the channel is compared with Redis ([`CatchUp`]).
 //!
 //! The connection probes itself once a second: a ping, which the server answers, and a publication
 //! on a shard channel of its own, which shows that publishing and pub/sub work. Without them it is
@@ -28,6 +29,7 @@ use super::{
     probe,
     record::BatchMessage,
     resp::{self, Reply},
+    route::{Place, Route},
 };
 use crate::{Backoff, ChannelName, broker::LocalDelivery};
 
@@ -48,6 +50,8 @@ pub(super) struct Change(pub(super) ChannelName);
 /// The task of the connection.
 pub(super) struct SubscriptionTask<D> {
     pub(super) options: RedisOptions,
+    pub(super) route: Route,
+    pub(super) place: Place,
     pub(super) keys: KeyNames,
     pub(super) node: Arc<str>,
     pub(super) health: Arc<LinkHealth>,
@@ -61,6 +65,8 @@ pub(super) struct SubscriptionTask<D> {
 /// State of one connection.
 struct Link {
     connection: RedisConnection,
+    /// The name in the keys of the probe, and its shard channel.
+    prober: String,
     probe: Bytes,
     /// Channels to subscribe to.
     pending: VecDeque<ChannelName>,
@@ -72,32 +78,57 @@ struct Link {
 }
 
 impl<D: LocalDelivery> SubscriptionTask<D> {
-    /// Listens until the broker is dropped.
+    /// Listens until the place has no channels any more, or until it is aborted.
     pub(super) async fn run(mut self) {
         let mut backoff = backoff();
-        loop {
+        let (route, place) = (self.route.clone(), self.place.clone());
+        while !route.is_gone(&place) {
             let version = self.options.sentinels.version();
-            match self.listen(&mut backoff).await {
+            let listened = tokio::select! {
+                listened = self.listen(&mut backoff) => listened,
+                () = route.gone(&place) => return,
+            };
+            match listened {
                 Ok(()) => return,
-                Err(error) => self.health.fail(HealthLink::Subscriptions, &error),
+                Err(error) => self.health.fail(self.link(), &error),
             }
             let pause = backoff.next_pause();
-            self.options.sentinels.pause(version, pause).await;
+            tokio::select! {
+                () = self.options.sentinels.pause(version, pause) => {}
+                () = route.gone(&place) => {}
+            }
         }
+    }
+
+    fn link(&self) -> HealthLink {
+        HealthLink::Subscriptions(self.place.clone())
+    }
+
+    /// The channels of this node at the place.
+    fn names(&self) -> VecDeque<ChannelName> {
+        let mut names = self.catch_up.positions.names();
+        names.retain(|channel| self.route.of(channel) == self.place);
+        names.into()
     }
 
     async fn listen(&mut self, backoff: &mut Backoff) -> Result<(), RedisError> {
         // A new connection subscribes to all channels of the table. Changes of an outage would
         // only grow.
         while self.changes.try_recv().is_ok() {}
-        let mut connection = RedisConnection::open_master(&self.options, None).await?;
-        let probe = self.keys.probe(&self.node);
+        let master = self.place.master();
+        let mut connection = RedisConnection::open_master(&self.options, master).await?;
+        let prober = probe::name(&self.keys, &self.node, &self.route, &self.place);
+        let prober = prober.ok_or_else(|| {
+            RedisError::Connection("no name of a probe is in a slot of the server".to_owned())
+        })?;
+        let probe = self.keys.probe(&prober);
         subscribe(&mut connection, &probe).await?;
         let now = Instant::now();
         let mut link = Link {
             connection,
+            prober,
             probe,
-            pending: self.catch_up.positions.names().into(),
+            pending: self.names(),
             unconfirmed: 1,
             heard_at: now,
             probe_heard_at: now,
@@ -123,7 +154,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
                 _ = probes.tick() => self.probe(&mut link).await?,
                 _ = comparisons.tick() => {
                     self.check_eviction();
-                    for channel in self.catch_up.positions.names() {
+                    for channel in self.names() {
                         self.catch_up.start(&channel);
                     }
                 }
@@ -135,6 +166,9 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
     async fn apply(&self, link: &mut Link, channel: ChannelName) -> Result<(), RedisError> {
         if self.catch_up.positions.contains(&channel) {
             link.pending.push_back(channel);
+            return Ok(());
+        }
+        if self.route.of(&channel) != self.place {
             return Ok(());
         }
         let mut command = Vec::new();
@@ -172,6 +206,11 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
                 return match RedisError::Refused(text) {
                     // A server that cannot save refuses pings too.
                     error if error.refuses_writes() => Ok(()),
+                    // The connection has noted where the slot is. The task of that server subscribes.
+                    error if error.is_redirection() => {
+                        link.unconfirmed = link.unconfirmed.saturating_sub(1);
+                        Ok(())
+                    }
                     error => Err(error),
                 };
             }
@@ -195,7 +234,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
                 link.unconfirmed = link.unconfirmed.saturating_sub(1);
                 if name == link.probe {
                     backoff.reset();
-                    self.health.recover(HealthLink::Subscriptions);
+                    self.health.recover(&self.link());
                 } else if let Some(channel) = self.keys.channel(&name) {
                     self.catch_up.start(&channel);
                 }
@@ -250,16 +289,17 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         resp::encode(&mut ping, &["PING"]);
         link.connection.send(&ping).await?;
         self.probes += 1;
-        let [publish, ..] = probe::calls(&self.keys, &self.node, self.probes);
+        let [publish, ..] = probe::calls(&self.keys, &link.prober, self.probes);
         let (calls, health) = (self.calls.clone(), self.health.clone());
+        let writes = HealthLink::Writes(self.place.clone());
         let sent_at = link.probe_sent_at.clone();
         tokio::spawn(async move {
             match calls.script(publish).await.and_then(Reply::text) {
                 Ok(_) => {
-                    health.recover(HealthLink::Writes);
+                    health.recover(&writes);
                     *sent_at.lock() = Some(Instant::now());
                 }
-                Err(error) => health.fail(HealthLink::Writes, &error),
+                Err(error) => health.fail(writes, &error),
             }
         });
         Ok(())
@@ -269,12 +309,14 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
     /// than at the start, or have another configuration.
     fn check_eviction(&self) {
         let (calls, health) = (self.calls.clone(), self.health.clone());
+        let place = self.place.clone();
+        let link = HealthLink::Eviction(place.clone());
         tokio::spawn(async move {
             let question = RedisCommand::Plain(probe::eviction_question());
             // A server that does not answer is another fault.
-            match probe::eviction_fault(calls.call(question).await) {
-                Ok(Some(fault)) => health.fail(HealthLink::Eviction, &fault),
-                Ok(None) => health.recover(HealthLink::Eviction),
+            match probe::eviction_fault(calls.call_at(&place, question).await) {
+                Ok(Some(fault)) => health.fail(link, &fault),
+                Ok(None) => health.recover(&link),
                 Err(_) => {}
             }
         });

@@ -1,16 +1,24 @@
-//! Writer: publishes what waits in a queue, on a connection of its own.
+//! Writer: publishes what waits in a queue for one server, on a connection of its own.
 //!
 //! All batches of a round are one pipeline. A node that has lost the answer to a write repeats it
 //! under the same number: the script then returns the first answer, and nothing is published twice.
 //! It remembers as many answers of a node as a channel may have batches in a round, each in a slot.
 //! A batch names the one before it on its channel, and the script refuses it as long as that one was
 //! not done: so a channel keeps its order when an error hits a part of a pipeline alone.
+//!
+//! In a cluster, a write whose slot is moving waits, with those that follow it on its channel. Once the
+//! slot has another server, the writer of that one repeats them, under the same numbers.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidewire_proto::v1::ErrorCode;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     address::RedisOptions,
@@ -22,9 +30,10 @@ use super::{
     keys::KeyNames,
     owed::OwedEpochs,
     positions::{Positions, Top},
-    queue::{Batch, Item, Queue, Receipt},
+    queue::{Batch, Item, Queue, Receipt, Write},
     reads::fresh_lifetime,
     resp::Reply,
+    route::{Place, Route},
     script::{Digests, Script, ScriptCall},
     unavailable::Unavailable as _,
 };
@@ -50,10 +59,16 @@ const CUTS_ALONE: usize = 6;
 /// Bytes of a batch that may be given up. Redis takes smaller ones, whatever its limit.
 const LARGE: usize = 1 << 20;
 
-/// Publishes what waits in a queue.
+/// Time after which a write whose slot is moving is tried again.
+const MOVING: Duration = Duration::from_millis(20);
+
+/// Publishes what waits in a queue for one place.
+#[derive(Clone)]
 pub(super) struct Writer {
     pub(super) options: RedisOptions,
     pub(super) keys: KeyNames,
+    pub(super) route: Route,
+    pub(super) place: Place,
     /// Name of this node and this writer, unlike all others.
     pub(super) node: Bytes,
     pub(super) link: Link,
@@ -65,9 +80,8 @@ pub(super) struct Writer {
     pub(super) owed: Arc<OwedEpochs>,
     /// How many connections in a row ended while the same batches were written.
     pub(super) cuts: usize,
-    pub(super) seen: RecentPositions,
-    /// Number of the last write.
-    pub(super) number: u64,
+    /// Positions that all writers of the queue have written.
+    pub(super) seen: Arc<Mutex<RecentPositions>>,
 }
 
 /// The newest publication that a writer has written on a channel.
@@ -79,10 +93,40 @@ struct LastWrite {
     at: Instant,
 }
 
-/// A batch under its number.
-struct Write {
-    batch: Batch,
-    number: u64,
+/// Writes whose slot is moving, in the order of each channel.
+#[derive(Debug, Default)]
+struct Parked {
+    writes: Vec<Write>,
+    /// When they are tried again.
+    until: Option<Instant>,
+}
+
+impl Parked {
+    /// Parks the writes of these channels.
+    fn park(&mut self, writes: &mut Vec<Write>, channels: &HashSet<ChannelName>) {
+        if channels.is_empty() {
+            return;
+        }
+        let is_moving = |write: &mut Write| channels.contains(&write.batch.channel);
+        self.writes.extend(writes.extract_if(.., is_moving));
+        self.until.get_or_insert_with(|| Instant::now() + MOVING);
+    }
+
+    /// Waits until it is time to try them again: for ever if there are none.
+    async fn due(&self) {
+        match self.until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes those that are due.
+    fn take_due(&mut self) -> Vec<Write> {
+        match self.until.take_if(|until| *until <= Instant::now()) {
+            Some(_) => std::mem::take(&mut self.writes),
+            None => Vec::new(),
+        }
+    }
 }
 
 /// The newest positions that a writer was given, of the channels that it wrote last.
@@ -119,48 +163,91 @@ impl RecentPositions {
 }
 
 impl Writer {
-    /// Publishes until it is aborted.
+    /// A writer of the same queue for a place.
+    pub(super) fn at(&self, place: Place) -> Self {
+        let link = match &self.link {
+            Link::Publishing(_, index) => Link::Publishing(place.clone(), *index),
+            other => other.clone(),
+        };
+        Self {
+            place,
+            link,
+            ..self.clone()
+        }
+    }
+
+    /// Publishes until the place has no channels any more, or until it is aborted.
     pub(super) async fn run(mut self) {
-        let mut writes = Vec::new();
+        let (mut writes, mut parked) = (Vec::new(), Parked::default());
         let mut backoff = backoff();
         loop {
+            self.hand_over(&mut writes, &mut parked);
+            if self.route.is_gone(&self.place) {
+                if writes.is_empty() && parked.writes.is_empty() {
+                    return;
+                }
+                // It was not yet gone a moment ago.
+                continue;
+            }
             let version = self.options.sentinels.version();
-            let Err(error) = self.connect_and_write(&mut writes, &mut backoff).await;
-            self.health.fail(self.link, &error);
-            let pause = backoff.next_pause();
-            self.options.sentinels.pause(version, pause).await;
+            let written = self.connect_and_write(&mut writes, &mut parked, &mut backoff);
+            let Err(error) = written.await;
+            if !self.route.is_gone(&self.place) {
+                self.health.fail(self.link.clone(), &error);
+                let pause = backoff.next_pause();
+                tokio::select! {
+                    () = self.options.sentinels.pause(version, pause) => {}
+                    // Another server has what this one had.
+                    () = self.route.gone(&self.place) => {}
+                }
+            }
+        }
+    }
+
+    /// Gives the channels back that are at another place by now.
+    fn hand_over(&self, writes: &mut Vec<Write>, parked: &mut Parked) {
+        if !self.route.is_cluster() {
+            return;
+        }
+        let is_elsewhere = |write: &mut Write| self.route.of(&write.batch.channel) != self.place;
+        let mut others: Vec<_> = writes.extract_if(.., is_elsewhere).collect();
+        others.extend(parked.writes.extract_if(.., is_elsewhere));
+        if !others.is_empty() {
+            self.queue.give_back([], others);
         }
     }
 
     async fn connect_and_write(
         &mut self,
         writes: &mut Vec<Write>,
+        parked: &mut Parked,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, RedisError> {
-        let mut connection = RedisConnection::open_master(&self.options, None).await?;
+        let master = self.place.master();
+        let mut connection = RedisConnection::open_master(&self.options, master).await?;
         let mut digests = Digests::load(&mut connection).await?;
         if writes.is_empty() {
-            self.health.recover(self.link);
+            self.health.recover(&self.link);
             backoff.reset();
         }
         let mut pipeline = Vec::new();
         let mut is_compared = false;
         loop {
+            connection.check_master()?;
+            self.hand_over(writes, parked);
             if !is_compared {
                 is_compared = self.compare(&mut connection, &digests).await?;
             }
             if writes.is_empty() {
                 tokio::select! {
-                    () = self.queue.ready() => {}
+                    () = self.queue.ready(&self.place) => {}
+                    () = parked.due() => {}
                     // The newest writes are compared with the next server, even if nothing follows.
                     error = connection.ended() => return Err(error),
                 }
-                for batch in self.queue.take() {
-                    self.number += 1;
-                    writes.push(Write {
-                        batch,
-                        number: self.number,
-                    });
+                *writes = parked.take_due();
+                if writes.is_empty() {
+                    *writes = self.queue.take(&self.place);
                 }
                 if writes.is_empty() {
                     // All senders have given up.
@@ -188,8 +275,12 @@ impl Writer {
             let replies = match exchanged.await {
                 Ok(replies) => replies,
                 Err(error) => {
-                    self.note_cut(writes, pipeline.len(), &error);
+                    let mut channels = self.note_cut(writes, pipeline.len(), &error);
                     writes.extend(later);
+                    for write in &*writes {
+                        channels.remove(&write.batch.channel);
+                    }
+                    self.queue.give_back(channels, Vec::new());
                     return Err(error);
                 }
             };
@@ -199,47 +290,67 @@ impl Writer {
                 false => CUTS_TOGETHER,
             };
             let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
+            let (mut channels, mut moving) = (HashSet::new(), HashSet::new());
             for (write, reply) in writes.drain(..).zip(replies) {
+                let channel = write.batch.channel.clone();
                 let (unfinished, error) = self.finish(write, reply);
                 again.extend(unfinished);
-                if let Some(error) = error {
-                    is_unknown |= error.is_unknown_script();
-                    fault = Some(error);
+                match error {
+                    Some(error) if error.is_redirection() => drop(moving.insert(channel.clone())),
+                    Some(error) => {
+                        is_unknown |= error.is_unknown_script();
+                        fault = Some(error);
+                    }
+                    None => {}
                 }
+                channels.insert(channel);
             }
             *writes = again;
             writes.extend(later);
+            parked.park(writes, &moving);
+            for write in writes.iter().chain(&parked.writes) {
+                channels.remove(&write.batch.channel);
+            }
+            self.queue.give_back(channels, Vec::new());
             match fault {
                 None => {
-                    self.health.recover(self.link);
+                    self.health.recover(&self.link);
                     backoff.reset();
                 }
                 Some(_) if is_unknown => digests = Digests::load(&mut connection).await?,
                 Some(error) if error.is_transient() => return Err(error),
                 // The next probe finds out whether it is over: nobody may publish for long.
-                Some(error) => self.health.fail(Link::Writes, &error),
+                Some(error) => self.health.fail(Link::Writes(self.place.clone()), &error),
             }
         }
     }
 
     /// Notes that a connection ended while batches of so many bytes were written. Gives up a batch that
-    /// ended many of them alone.
-    fn note_cut(&mut self, writes: &mut Vec<Write>, bytes: usize, error: &RedisError) {
+    /// ended many of them alone, and returns its channel.
+    fn note_cut(
+        &mut self,
+        writes: &mut Vec<Write>,
+        bytes: usize,
+        error: &RedisError,
+    ) -> HashSet<ChannelName> {
+        let mut channels = HashSet::new();
         if !matches!(error, RedisError::Connection(_)) {
-            return;
+            return channels;
         }
         self.cuts += 1;
         if self.cuts < CUTS_ALONE || bytes < LARGE || writes.len() != 1 {
-            return;
+            return channels;
         }
         self.cuts = 0;
         for mut write in writes.drain(..) {
+            channels.insert(write.batch.channel.clone());
             let text = format!(
                 "nothing was published: Redis ended {CUTS_ALONE} connections that sent these {bytes} bytes: raise its `client-query-buffer-limit`, or publish less at once"
             );
             let error = StreamError::new(ErrorCode::ResourceExhausted, text);
             self.refuse(&mut write.batch, &error);
         }
+        channels
     }
 
     /// Compares what this writer was acknowledged lately with the server, which may have lost it.
@@ -255,8 +366,10 @@ impl Writer {
     ) -> Result<bool, RedisError> {
         let (mut pipeline, mut count) = (Vec::new(), 0);
         let node = String::from_utf8_lossy(&self.node);
-        for (channel, written) in self.seen.lately() {
-            let Some(namespace) = self.namespaces.get(channel) else {
+        for (channel, written) in self.seen.lock().lately() {
+            let namespace = self.namespaces.get(channel);
+            let is_here = self.route.of(channel) == self.place;
+            let Some(namespace) = namespace.filter(|_| is_here) else {
                 continue;
             };
             let seen = Top {
@@ -273,7 +386,7 @@ impl Writer {
                 continue;
             };
             match RedisError::Refused(text) {
-                error if error.refuses_writes() => is_compared = false,
+                error if error.refuses_writes() || error.is_redirection() => is_compared = false,
                 error if error.is_transient() || error.is_unknown_script() => return Err(error),
                 error => tracing::warn!(%error, "a channel cannot be compared with Redis"),
             }
@@ -303,7 +416,7 @@ impl Writer {
         let mut arguments = Vec::from(self.keys.of(channel));
         arguments.extend(keyed.clone().map(|(_, key)| key.name.clone()));
         let fence = batch.fence();
-        arguments.extend(fence.map(|fence| copied(&fence.lease)));
+        arguments.extend(fence.map(|fence| self.keys.lease(channel, &fence.lease)));
         let keys = arguments.len();
         arguments.extend([
             self.keys.shard_channel(channel),
@@ -322,6 +435,7 @@ impl Writer {
             previous.map_or_else(Bytes::new, |one| one.batch.slot.to_string().into()),
             previous.map_or_else(Bytes::new, |one| one.number.to_string().into()),
             fence.map_or_else(Bytes::new, |fence| copied(&fence.term)),
+            Bytes::from_static(if self.keys.has_fences() { b"1" } else { b"" }),
             batch.items.len().to_string().into(),
         ]);
         arguments.extend(batch.items.iter().map(|item| item.payload.clone()));
@@ -338,13 +452,13 @@ impl Writer {
 
     /// The newest position of a channel that this node knows of.
     fn seen(&self, channel: &ChannelName) -> Option<Position> {
-        let written = self.seen.get(channel);
+        let written = self.seen.lock().get(channel).cloned();
         match (self.positions.top(channel), written) {
             (Some(top), Some(written)) if top.epoch == written.epoch && written.seq > top.seq => {
-                Some(written.clone())
+                Some(written)
             }
             (Some(top), _) => Some(top),
-            (None, written) => written.cloned(),
+            (None, written) => written,
         }
     }
 
@@ -432,7 +546,7 @@ impl Writer {
                 number,
                 at,
             };
-            self.seen.note(&batch.channel, written);
+            self.seen.lock().note(&batch.channel, written);
         }
         (None, None)
     }

@@ -3,13 +3,15 @@
 -- fans the batch out to all nodes. Nothing of it happens, or everything.
 --
 -- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, 4… idempotency keys, then the lease
---   of the engine if there is a term.
+--   of the engine if there is a term, or its fence.
 -- ARGV: 1 shard channel, 2 node, 3 number of the write, 4 and 5 the highest position that the
 --   node has seen (epoch, seq), 6 a random epoch, 7 history size, 8 lifetime of the history,
 --   9 of the metadata, 10 of the fresh epoch, 11 of idempotency keys (all in ms), 12 mode, 13 slot
 --   of the write, 14 and 15 slot and number of the write that must have come before ("" if none),
---   16 term of the engine that publishes ("" if none), 17 number of publications n, then n payloads,
---   then for each idempotency key the index of its publication and the fingerprint of its body.
+--   16 term of the engine that publishes ("" if none), 17 "1" in a cluster, where a lease is in another
+--   slot, and its fence has the newest term that published here or was raised, 18 number of
+--   publications n, then n payloads, then for each idempotency key the index of its publication and the
+--   fingerprint of its body.
 -- Returns "unknown", "full", "fenced" (another node owns the engine by now), "early" (the write
 --   before has not been done, so this one must wait), or
 --   "<1 if the channel is new> <epoch> <seq of the first>" and, with
@@ -55,8 +57,15 @@ end
 
 local last_key = #KEYS
 if ARGV[16] ~= '' then
-  if redis.call('HGET', KEYS[last_key], 'term') ~= ARGV[16] then
-    return 'fenced'
+  local known = redis.call('HGET', KEYS[last_key], 'term')
+  if known ~= ARGV[16] then
+    local function number(term)
+      return string.match(term or '', '^%d+') or '0'
+    end
+    if ARGV[17] == '' or not is_less(number(known), number(ARGV[16])) then
+      return 'fenced'
+    end
+    redis.call('HSET', KEYS[last_key], 'term', ARGV[16])
   end
   last_key = last_key - 1
 end
@@ -94,10 +103,10 @@ elseif epoch == ARGV[4] and is_less(seq, ARGV[5]) then
   redis.call('DEL', KEYS[2])
 end
 
-local count, first = tonumber(ARGV[17]), add(seq, 1)
+local count, first = tonumber(ARGV[18]), add(seq, 1)
 local payloads, lengths, outcomes, keys = {}, {}, {}, {}
 for at = 4, last_key do
-  local index = 17 + count + 2 * (at - 4) + 1
+  local index = 18 + count + 2 * (at - 4) + 1
   keys[tonumber(ARGV[index])] = { KEYS[at], ARGV[index + 1] }
 end
 local size, mark = tonumber(ARGV[7]), stamp .. ' ' .. ARGV[2] .. ':' .. ARGV[3]
@@ -112,7 +121,7 @@ for index = 1, count do
   end
   if outcome == '+' then
     seq = add(seq, 1)
-    local payload = ARGV[17 + index]
+    local payload = ARGV[18 + index]
     payloads[#payloads + 1], lengths[#lengths + 1] = payload, #payload
     if size > 1 then
       redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], seq .. '-0', 'd', payload, 'm', mark)
