@@ -3,52 +3,13 @@
 // `ok` or `not ok` for each check.
 //
 //     node e2e/client.mjs PATH_OF_THE_TIDEWIRE_BINARY
-import { createServer } from "node:http";
-import { fileURLToPath } from "node:url";
 import { devices } from "playwright-core";
-import { rolldown } from "rolldown";
 import { assert, check, failed, openBrowser, until } from "../../console/e2e/harness.mjs";
 import { startServer } from "../../console/e2e/server.mjs";
-import { compile, filesOf } from "../scripts/compile.mjs";
+import { startPages } from "./pages.mjs";
 
-const ENTRY = "entry.js";
-
-/** The client and its tabs as one script, which puts them in `window.tidewire`. As published: what tests on the sources do not see. */
-async function bundle() {
-  const files = await compile(fileURLToPath(new URL("..", import.meta.url)));
-  files.set(ENTRY, `import * as client from "./index.js"; import * as tabs from "./tabs/index.js"; window.tidewire = { ...client, ...tabs };`);
-  const built = await rolldown({ input: ENTRY, plugins: [filesOf(files)] });
-  const { output } = await built.generate({ format: "iife" });
-  return output[0].code;
-}
-
-/** A page of an application: a button that publishes, what the channel has, and a link away. */
-const APP = `<!doctype html><meta name="viewport" content="width=device-width, initial-scale=1"><title>app</title><script src="/client.js"></script>
-<button>Send</button> <a href="/other">Away</a><ul></ul>
-<script>
-  const url = new URLSearchParams(location.search).get("url");
-  const channel = new URLSearchParams(location.search).get("channel");
-  window.client = new tidewire.WebSocketClient(url);
-  client.subscribe(channel, ({ type, data, replayed }) => {
-    const line = document.createElement("li");
-    line.textContent = type === "gap" ? "gap" : data + (replayed ? " (missed)" : "");
-    document.querySelector("ul").append(line);
-  });
-  let count = 0;
-  document.querySelector("button").onclick = () => client.publish(channel, "tap " + (count += 1));
-  client.connect();
-</script>`;
-/** A page that may share and store nothing: a frame in a sandbox. It tells its state to the page around it. */
-const SANDBOX = '<!doctype html><iframe sandbox="allow-scripts" src="/frame"></iframe>';
-
-const script = await bundle();
-const pages = createServer((request, response) => {
-  const { pathname } = new URL(request.url, "http://pages");
-  response.setHeader("content-type", pathname === "/client.js" ? "text/javascript" : "text/html");
-  response.end({ "/client.js": script, "/app": APP, "/sandbox": SANDBOX }[pathname] ?? '<!doctype html><title>test</title><script src="/client.js"></script>');
-});
-await new Promise((resolve) => pages.listen(0, "127.0.0.1", resolve));
-const origin = `http://127.0.0.1:${pages.address().port}`;
+const pages = await startPages();
+const { origin } = pages;
 // A page in place of the server's is for tests of the console: its front answers pages of its own origin alone.
 delete process.env.CONSOLE_PAGE;
 const server = await startServer(process.argv[2]);
@@ -56,8 +17,8 @@ const url = server.url.replace("http", "ws");
 const browser = await openBrowser({ ignoreDefaultArgs: ["--disable-back-forward-cache"] });
 
 /** Opens a tab whose client follows a channel. */
-async function openTab(channel, { tabs = false, path = "/" } = {}) {
-  const page = await browser.context.newPage();
+async function openTab(channel, { tabs = false, path = "/", context = browser.context } = {}) {
+  const page = await context.newPage();
   await page.goto(origin + path);
   await follow(page, channel, tabs);
   return page;
@@ -86,6 +47,13 @@ const publish = (channel, data) => call("StreamService/Publish", { channel, data
 const sockets = async () => ((await call("AdminService/ListConnections", {})).connections ?? []).length;
 const seqs = (page) => page.evaluate(() => window.seqs.join());
 const status = (page) => page.evaluate(() => window.client.state.status);
+/** Ends the process of a tab, as the system does without a word to the page. */
+const crash = async (page) => {
+  const debug = await page.context().newCDPSession(page);
+  const crashed = new Promise((resolve) => page.once("crash", resolve));
+  debug.send("Page.crash").catch(() => undefined);
+  await crashed;
+};
 const setHidden = (page, isHidden) =>
   page.evaluate((value) => {
     Object.defineProperty(document, "hidden", { value, configurable: true });
@@ -150,6 +118,33 @@ await check("the queue survives a reload, and publishes once", async () => {
   await page.close();
 });
 
+await check("a tab that crashes leaves its channels, and a leader that crashes is replaced within a second, without a gap", async () => {
+  const other = await openBrowser();
+  const open = (channel) => openTab(channel, { tabs: true, context: other.context });
+  const [leader, second, third, alone] = [await open("demo:crash"), await open("demo:crash"), await open("demo:crash"), await open("demo:alone")];
+  const followers = async () => (await call("StreamService/GetPresence", { channel: "demo:alone" })).connections ?? 0;
+  await until("one connection for all", async () => (await sockets()) === 1 && (await followers()) === 1);
+  await crash(alone);
+  await until("no follower of the channel", async () => (await followers()) === 0);
+  await publish("demo:crash", 1);
+  for (const tab of [second, third]) {
+    await until("message 1", async () => (await seqs(tab)) === "1");
+    await tab.evaluate(() => window.client.on("state", ({ status }) => status === "connected" && (window.connectedAt ??= Date.now())));
+  }
+  const crashedAt = Date.now();
+  await crash(leader);
+  await publish("demo:crash", 2);
+  for (const tab of [second, third]) {
+    await until("message 2", async () => (await seqs(tab)) === "1,2");
+  }
+  const took = (await Promise.all([second, third].map((tab) => tab.evaluate(() => window.connectedAt)))).map((at) => at - crashedAt);
+  console.log(`# connected again ${took.join(" and ")} ms after the leader crashed`);
+  assert(Math.min(...took) <= 1_000, `expected a new leader within a second, got ${took.join(" and ")} ms`);
+  assert((await sockets()) === 1, "expected one connection");
+  await other.close();
+  await until("no connection", async () => (await sockets()) === 0);
+});
+
 await check("a page that returns from the back-forward cache resumes", async () => {
   const page = await openTab("demo:cache");
   await publish("demo:cache", 1);
@@ -202,6 +197,25 @@ await check("a hidden tab costs at least 95 % fewer bytes", async () => {
   const hidden = await bytesOf(5_000);
   console.log(`# ${shown} bytes in 5 s while shown, ${hidden} while hidden`);
   assert(shown > 0 && hidden <= shown * 0.05, `expected at most 5 % of ${shown} bytes, got ${hidden}`);
+  await page.close();
+  await sample.close();
+});
+
+await check("a browser that saves data gets latest channels every five seconds", async () => {
+  const sample = await startServer(process.argv[2], { isSample: true });
+  const page = await browser.context.newPage();
+  const emulation = await browser.context.newCDPSession(page);
+  await emulation.send("Emulation.setDataSaverOverride", { dataSaverEnabled: true });
+  await page.goto(origin);
+  assert(await page.evaluate(() => navigator.connection.saveData), "expected a browser that saves data");
+  await follow(page, "prices:BTC-USD", false, sample.url.replace("http", "ws"));
+  // The first value, and perhaps another before the server is asked for fewer.
+  await until("the first price", async () => (await seqs(page)) !== "");
+  await page.waitForTimeout(500);
+  const first = await page.evaluate(() => window.seqs.length);
+  await page.waitForTimeout(6_000);
+  const later = (await page.evaluate(() => window.seqs.length)) - first;
+  assert(first <= 3 && later >= 1 && later <= 2, `expected one or two prices in six seconds, got ${first} and then ${later}`);
   await page.close();
   await sample.close();
 });
