@@ -96,6 +96,36 @@ async fn a_replica_that_lags_counts_as_none() {
     assert_eq!(node.publish(&name, "2").await.seq, 2);
 }
 
+/// A write that a lost connection left is refused by the server that comes back. Nobody publishes any
+/// more: a load balancer asks whether the node is ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_ready_after_its_last_write_was_refused() {
+    let mut redis = RedisServer::start().await;
+    let node = Node::start(&redis).await;
+    let name = channel("orders:1");
+    node.publish(&name, "1").await;
+    redis.pause();
+    let (outcome, ()) = tokio::join!(node.try_publish(&name, "\"left\"", None), async {
+        eventually("a write under way", async || {
+            let link = node.broker.link()?;
+            (link.waiting_bytes > 0).then_some(())
+        })
+        .await;
+        redis.kill();
+        redis.restart_with(&["--min-replicas-to-write", "1"]).await;
+    });
+    outcome.unwrap_err();
+    let named = async || {
+        node.fault()
+            .filter(|fault| fault.contains("min-replicas-to-write"))
+    };
+    eventually("the fault", named).await;
+    redis
+        .command(&["CONFIG", "SET", "min-replicas-to-write", "0"])
+        .await;
+    works(&node).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_cannot_save_is_read() {
     let redis = RedisServer::start().await;

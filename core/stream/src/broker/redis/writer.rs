@@ -319,8 +319,13 @@ impl Writer {
                 }
                 Some(_) if is_unknown => digests = Digests::load(&mut connection).await?,
                 Some(error) if error.is_transient() => return Err(error),
-                // The next probe finds out whether it is over: nobody may publish for long.
-                Some(error) => self.health.fail(Link::Writes(self.place.clone()), &error),
+                Some(error) => {
+                    // The connection works. Nobody may publish for long, so the next probe finds out
+                    // whether writes work again.
+                    self.health.recover(&self.link);
+                    backoff.reset();
+                    self.health.fail(Link::Writes(self.place.clone()), &error);
+                }
             }
         }
     }
