@@ -87,7 +87,10 @@ fn setting(path: &str, key: &str) -> String {
 async fn every_yaml_and_json_file_parses() {
     let mut paths = files("deploy", "yaml");
     paths.extend(files("deploy/kubernetes", "yaml"));
-    paths.push("examples/proxies/envoy.yaml".to_owned());
+    paths.extend(files("deploy/cluster", "yaml"));
+    paths.extend(files("deploy/cluster/kubernetes", "yaml"));
+    paths.extend(files("examples/proxies", "yaml"));
+    paths.extend(files("examples/proxies/cluster", "yaml"));
     assert!(paths.len() > 8, "{paths:?}");
     for path in paths {
         for document in documents(&path).await {
@@ -104,6 +107,8 @@ async fn every_yaml_and_json_file_parses() {
 async fn the_server_accepts_every_configuration() {
     let mut paths = files("deploy", "toml");
     paths.extend(files("deploy/kubernetes", "toml"));
+    paths.extend(files("deploy/cluster", "toml"));
+    paths.extend(files("deploy/cluster/kubernetes", "toml"));
     assert!(paths.len() > 3, "{paths:?}");
     for path in paths {
         let folder = TempDir::new().unwrap();
@@ -127,6 +132,10 @@ fn variables_of_the_kit_set_keys() {
     let mut paths = files("deploy", "yaml");
     paths.extend(files("deploy", "toml"));
     paths.extend(files("deploy/kubernetes", "yaml"));
+    paths.extend(files("deploy/cluster", "yaml"));
+    paths.extend(files("deploy/cluster", "toml"));
+    paths.extend(files("deploy/cluster/kubernetes", "yaml"));
+    paths.extend(files("deploy/cluster/kubernetes", "toml"));
     paths.extend(["deploy/README.md", "deploy/tidewire.service"].map(str::to_owned));
     let mut count = 0;
     for path in paths {
@@ -199,13 +208,23 @@ async fn every_alert_has_a_runbook() {
 #[tokio::test]
 async fn every_drain_ends_before_the_process_is_killed() {
     let compose = document("deploy/compose.yaml").await;
+    let cluster = document("deploy/cluster/compose.yaml").await;
     let stateful_set = document("deploy/kubernetes/statefulset.yaml").await;
     let grace = &stateful_set["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
     let compose = &compose["services"]["tidewire"]["stop_grace_period"];
+    let cluster = &cluster["x-server"]["stop_grace_period"];
     let unit = setting("deploy/tidewire.service", "TimeoutStopSec");
     for (configuration, grace) in [
         ("deploy/compose.toml", seconds(compose.as_str().unwrap())),
+        (
+            "deploy/cluster/compose.toml",
+            seconds(cluster.as_str().unwrap()),
+        ),
         ("deploy/kubernetes/tidewire.toml", grace.as_u64().unwrap()),
+        (
+            "deploy/cluster/kubernetes/tidewire.toml",
+            grace.as_u64().unwrap(),
+        ),
         ("deploy/tidewire.toml", seconds(&unit)),
     ] {
         let drain = seconds(&setting(configuration, "drain"));

@@ -1,6 +1,6 @@
 // Test of the proxies of docs/deployment.md: `node e2e/proxies.mjs BINARY`. It starts a server, and
-// nginx and Caddy with the files of examples/proxies in front of it, and Caddy with that of deploy/. It prints a
-// line for each check.
+// nginx and Caddy with the files of examples/proxies in front of it, and Caddy with that of deploy/. Envoy is run if
+// there is a program `envoy`, or ENVOY names one. It prints a line for each check.
 import { spawn } from "node:child_process";
 import { connect } from "node:http2";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -76,6 +76,24 @@ writeFileSync(join(folder, "Kitfile"), `{\n\tadmin off\n\tservers {\n\t\tprotoco
 const addresses = { SITE_ADDRESS: `:${String(kitPort)}`, UPSTREAM: upstream };
 await start("caddy", ["run", "--adapter", "caddyfile", "--config", "Kitfile"], /serving initial configuration/, addresses);
 
+const fronts = [["nginx", nginxPort, "/tidewire"], ["Caddy", caddyPort, "/tidewire"], ["Caddy of the kit", kitPort, ""]];
+const envoyPort = await freePort();
+const [host, upstreamPort] = upstream.split(":");
+const envoy = readFileSync(new URL("envoy.yaml", examples), "utf8")
+  .replaceAll("address: 127.0.0.1, port_value: 8080", `address: ${host}, port_value: ${upstreamPort}`)
+  .replaceAll("port_value: 8002", `port_value: ${String(envoyPort)}`)
+  .replaceAll("75s", "3s");
+writeFileSync(join(folder, "envoy.yaml"), envoy);
+try {
+  await start(process.env.ENVOY ?? "envoy", ["-c", "envoy.yaml", "--concurrency", "2", "--use-dynamic-base-id"], /starting main dispatch loop/);
+  fronts.push(["Envoy", envoyPort, "/tidewire"]);
+} catch (error) {
+  if (error.code !== "ENOENT") {
+    throw error;
+  }
+  console.log("# Envoy is not run: there is no such program");
+}
+
 /** Reads a stream until `isEnough` says so. Returns the text. */
 async function read(url, isEnough) {
   const stop = new AbortController();
@@ -92,7 +110,7 @@ async function read(url, isEnough) {
 }
 
 const browser = await openBrowser();
-for (const [name, port, path] of [["nginx", nginxPort, "/tidewire"], ["Caddy", caddyPort, "/tidewire"], ["Caddy of the kit", kitPort, ""]]) {
+for (const [name, port, path] of fronts) {
   const origin = `http://localhost:${String(port)}`;
   const url = `${origin}${path}`;
 
