@@ -290,3 +290,29 @@ fn the_image_is_built_with_the_toolchain_of_the_workspace() {
     let image = format!("FROM rust:{}-", version.trim_matches('"'));
     assert!(text("deploy/Dockerfile").contains(&image), "{image}");
 }
+
+#[test]
+fn redis_has_the_rights_and_settings_of_the_page() {
+    let page = text("docs/cluster.md");
+    let mut lines = page.lines();
+    let rights = lines
+        .find_map(|line| line.trim().strip_prefix("user tidewire on >PASSWORD "))
+        .expect("the page has the line of the user");
+    for path in [
+        "deploy/cluster/redis.sh",
+        "deploy/cluster/kubernetes/redis.yaml",
+    ] {
+        assert!(text(path).contains(rights), "{path} lacks {rights}");
+    }
+    let configuration = text("deploy/cluster/redis.conf");
+    for setting in [
+        "maxmemory-policy noeviction",
+        "min-replicas-to-write 1",
+        "min-replicas-max-lag 10",
+        "repl-diskless-sync-delay 0",
+    ] {
+        let is_set = configuration.lines().any(|line| line == setting);
+        assert!(is_set, "deploy/cluster/redis.conf: {setting}");
+        assert!(page.contains(setting), "docs/cluster.md: {setting}");
+    }
+}
