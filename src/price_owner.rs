@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tidewire_price::PriceEngine;
-use tidewire_service::PublishedPrices;
+use tidewire_service::PriceRpc;
 use tidewire_store::{Candidacy, EngineLease, EngineTerm, Ownership, Preference, Tenure as _};
 use tidewire_stream::{Namespaces, StreamCore, broker::Fence};
 use tokio::sync::watch;
@@ -115,6 +115,22 @@ impl PriceOwner {
         }
     }
 
+    /// Tells the service of each change of the owner until cancelled: requests go to it.
+    pub(crate) async fn tell(self: Arc<Self>, prices: PriceRpc, cancel: CancellationToken) {
+        let mut ownership = self.lease.ownership();
+        loop {
+            prices.set_owner(&ownership.borrow_and_update());
+            tokio::select! {
+                changed = ownership.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = cancel.cancelled() => return,
+            }
+        }
+    }
+
     fn fence(&self, term: &EngineTerm) -> Arc<Fence> {
         Arc::new(Fence {
             lease: self.key.clone(),
@@ -130,17 +146,6 @@ impl PriceOwner {
     /// Why no prices can be published for all nodes. None if another node does it.
     pub(crate) fn fault(&self) -> Option<String> {
         self.lease.fault().map(|error| error.to_string())
-    }
-
-    /// The prices that other nodes publish, for a node that does not run the engine.
-    pub(crate) fn published(self: &Arc<Self>, stream: &Arc<StreamCore>) -> PublishedPrices {
-        let owner = self.clone();
-        PublishedPrices::new(stream.clone(), move || {
-            match &*owner.lease.ownership().borrow() {
-                Ownership::Other { node, .. } => Some(node.clone()),
-                _ => None,
-            }
-        })
     }
 
     /// Stops to publish, and ends the lease: another node takes over at once.

@@ -356,10 +356,13 @@ impl Server {
             }
             None => None,
         };
-        let published = price_owner.as_ref().filter(|_| !self.follows_venues());
-        let price = PriceRpc::new(self.prices.clone(), self.candles.clone())
-            .in_place_of(self.tried.clone())
-            .from_published(published.map(|owner| owner.published(&self.stream)));
+        let price = PriceRpc::new(self.prices.clone(), self.candles.clone());
+        let price = price.in_place_of(self.tried.clone());
+        let price = match &price_owner {
+            Some(_) if self.follows_venues() => price.shared(&self.stream),
+            Some(_) => price.shared_without_engine(&self.stream),
+            None => price,
+        };
         let delivery = match &self.store {
             Some(_) => DeliveryChannels::new(&self.config.delivery, &self.stream, &self.clock)?,
             None => None,
@@ -391,11 +394,11 @@ impl Server {
         let alert = AlertRpc::new(self.stream.clone());
         let file = command_hint::config_file(&self.config);
         let series = ServerSeries::of_server(file.as_deref().and_then(Path::to_str));
-        let forwarded = ForwardedCalls::register(&self.stream, &notify, &alert, &watches);
+        let forwarded = ForwardedCalls::register(&self.stream, &notify, &alert, &watches, &price);
         let router = Router::new(&self.stream, &price, &watches, &notify, &alert);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
-            price,
+            price: price.clone(),
             watch: watches.clone(),
             admin: AdminRpc::new(
                 self.stream.clone(),
@@ -457,6 +460,7 @@ impl Server {
         let prices = self.running_prices();
         if let Some(owner) = &price_owner {
             tasks.spawn(owner.clone().run(self.prices.clone(), halt.clone()));
+            tasks.spawn(owner.clone().tell(price, halt.clone()));
         }
         if let Some(owners) = &chain_owners {
             owners.run(tasks, halt);

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use tidewire_proto::v1::ErrorCode;
-use tidewire_store::SharedStore;
+use tidewire_store::{EngineTerm, SharedStore};
 use tidewire_stream::StreamError;
 use tokio::sync::watch;
 
@@ -21,8 +21,45 @@ pub(crate) struct EngineSlot<E> {
 
 struct OpenEngine<E> {
     engine: E,
+    title: Title,
+}
+
+/// The right of a node to an engine.
+pub(crate) enum Title {
     /// The store that the engine is open on.
-    store: SharedStore,
+    Store(SharedStore),
+    /// The term of the engine's lease.
+    Term(EngineTerm),
+}
+
+impl Title {
+    /// Whether no other node can have taken over.
+    fn is_current(&self) -> bool {
+        match self {
+            Self::Store(store) => store.is_current(),
+            Self::Term(term) => term.is_valid(),
+        }
+    }
+
+    /// Whether it is over for good.
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Store(store) => store.has_ended(),
+            Self::Term(term) => term.has_ended(),
+        }
+    }
+}
+
+impl From<SharedStore> for Title {
+    fn from(store: SharedStore) -> Self {
+        Self::Store(store)
+    }
+}
+
+impl From<EngineTerm> for Title {
+    fn from(term: EngineTerm) -> Self {
+        Self::Term(term)
+    }
 }
 
 /// Why there is no engine, and where to look for it.
@@ -99,8 +136,9 @@ impl<E: Clone> EngineSlot<E> {
         &self.property
     }
 
-    pub(crate) fn set(&self, engine: E, store: SharedStore) {
-        self.replace(Ok(OpenEngine { engine, store }));
+    pub(crate) fn set(&self, engine: E, title: impl Into<Title>) {
+        let title = title.into();
+        self.replace(Ok(OpenEngine { engine, title }));
     }
 
     fn replace(&self, next: Result<OpenEngine<E>, Absence>) {
@@ -126,16 +164,16 @@ impl<E: Clone> EngineSlot<E> {
         state.as_ref().ok().map(|open| open.engine.clone())
     }
 
-    /// Whether the engine is here, on a store that has not ended.
+    /// Whether the engine is here, and this node's right to it has not ended.
     pub(crate) fn is_open(&self) -> bool {
         let state = self.state.borrow();
-        state.as_ref().is_ok_and(|open| !open.store.has_ended())
+        state.as_ref().is_ok_and(|open| !open.title.has_ended())
     }
 
     /// Where the engine is.
     pub(crate) fn locate(&self) -> Location<E> {
         match &*self.state.borrow() {
-            Ok(open) if open.store.is_current() => Location::Here(open.engine.clone()),
+            Ok(open) if open.title.is_current() => Location::Here(open.engine.clone()),
             Ok(_) => Location::Later(format!(
                 "this node has not confirmed its lease of {}",
                 self.property

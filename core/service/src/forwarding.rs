@@ -1,7 +1,8 @@
-//! Forwarding: requests that another node carries out, because it owns the shared store, or a chain.
+//! Forwarding: requests that another node carries out, because it owns the shared store, a chain, or the
+//! price engine.
 //!
 //! A node that does not own the store has no hub and no alert engine, and one that does not own a chain
-//! has no engine for it. It checks the caller, passes the request on to the owner with the caller, and
+//! has no engine for it. The price engine of one that does not own the prices publishes nothing. The node checks the caller, passes the request on to the owner with the caller, and
 //! returns the owner's response. The owner never passes such a request on again: if it does not own
 //! what is needed any more, it says this, and the node that asks looks at the lease again.
 //!
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep};
 use tonic::{Request, Response};
 
 use crate::{
-    AlertRpc, NotifyRpc, WatchRpc,
+    AlertRpc, NotifyRpc, PriceRpc, WatchRpc,
     engine_slot::{Changes, EngineSlot, Location},
     from_status,
 };
@@ -37,6 +38,9 @@ pub(crate) const NOTIFY: &str = "NotifyService";
 
 /// The service of RPCs about alerts.
 pub(crate) const ALERT: &str = "AlertService";
+
+/// The service of RPCs about prices.
+pub(crate) const PRICE: &str = "PriceService";
 
 /// Requests that need the hub and that no RPC has in this form: messages of sessions, and parts of the
 /// server.
@@ -72,6 +76,8 @@ pub(crate) struct Call<'a, Q> {
     request: &'a Q,
     is_repeatable: bool,
     time: Duration,
+    /// Longest wait for another owner, after the first failed attempt.
+    patience: Duration,
 }
 
 impl<'a, Q: Message> Call<'a, Q> {
@@ -88,6 +94,7 @@ impl<'a, Q: Message> Call<'a, Q> {
             request,
             is_repeatable: false,
             time: TIME,
+            patience: TAKEOVER,
         }
     }
 
@@ -108,6 +115,14 @@ impl<'a, Q: Message> Call<'a, Q> {
         }
     }
 
+    /// The same request, which waits for no other owner: something else answers it then.
+    pub(crate) fn without_waiting(self) -> Self {
+        Self {
+            patience: Duration::ZERO,
+            ..self
+        }
+    }
+
     /// The same request, which may take so long.
     pub(crate) fn within(self, time: Duration) -> Self {
         Self { time, ..self }
@@ -120,6 +135,23 @@ pub(crate) enum Reached<E, A> {
     Here(E),
     /// It was carried out on another node, which answered this.
     Answered(A),
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// It was refused.
+    Refused(StreamError),
+    /// Nobody carried it out in time, as far as this node knows.
+    Absent(StreamError),
+}
+
+impl From<Unanswered> for StreamError {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Refused(error) | Unanswered::Absent(error) => error,
+        }
+    }
 }
 
 /// The engine of a request that is carried out here. Otherwise returns the answer of the other node.
@@ -152,14 +184,27 @@ impl Relay {
         slot: &EngineSlot<E>,
         call: Call<'_, Q>,
     ) -> Result<Reached<E, A>, StreamError> {
+        Ok(self.try_reach(slot, call).await?)
+    }
+
+    /// The same, for a request that something else may answer.
+    ///
+    /// # Errors
+    /// Says whether the request was refused.
+    pub(crate) async fn try_reach<E: Clone, Q: Message, A: Message + Default>(
+        &self,
+        slot: &EngineSlot<E>,
+        call: Call<'_, Q>,
+    ) -> Result<Reached<E, A>, Unanswered> {
+        use Unanswered::{Absent, Refused};
         // Most requests are carried out here, and need none of the rest.
         if let Location::Here(engine) = slot.locate() {
             return Ok(Reached::Here(engine));
         }
         let Self::Forward(stream) = self else {
-            return slot.get().map(Reached::Here);
+            return slot.get().map(Reached::Here).map_err(Absent);
         };
-        let mut wait = Wait::new(slot, call.time);
+        let mut wait = Wait::new(slot, (call.time, call.patience));
         let mut is_in_doubt = false;
         let mut is_first = true;
         let body = Bytes::from(call.request.encode_to_vec());
@@ -169,11 +214,11 @@ impl Relay {
                 && let Err(error) = stream.authenticator().check_again(&call.caller.identity)
             {
                 let text = format!("{}{}", error.message(), doubt(is_in_doubt));
-                return Err(StreamError::new(error.code(), text));
+                return Err(Refused(StreamError::new(error.code(), text)));
             }
             let reason = match slot.locate() {
                 Location::Here(engine) => return Ok(Reached::Here(engine)),
-                Location::Nowhere(reason) => return Err(slot.absence(&reason)),
+                Location::Nowhere(reason) => return Err(Absent(slot.absence(&reason))),
                 Location::Later(reason) => reason,
                 Location::Elsewhere(node) => {
                     let forwarded = ForwardedCall {
@@ -183,9 +228,12 @@ impl Relay {
                         body: body.clone(),
                         time: wait.left(),
                     };
-                    match ask(stream, slot, &node, forwarded).await? {
-                        CallOutcome::Response(body) => return decode(body).map(Reached::Answered),
-                        CallOutcome::Refused(error) => return Err(error),
+                    let asked = ask(stream, slot, &node, forwarded).await;
+                    match asked.map_err(Absent)? {
+                        CallOutcome::Response(body) => {
+                            return decode(body).map(Reached::Answered).map_err(Refused);
+                        }
+                        CallOutcome::Refused(error) => return Err(Refused(error)),
                         CallOutcome::NotBegun(reason) => reason,
                         CallOutcome::InDoubt(reason) => {
                             is_in_doubt = true;
@@ -197,7 +245,7 @@ impl Relay {
             let may_repeat = call.is_repeatable || !is_in_doubt;
             if !may_repeat || !wait.pause().await {
                 let error = slot.absence(&format!("{reason}{}", doubt(is_in_doubt)));
-                return Err(error.with_retry_after_ms(RETRY_AFTER_MS));
+                return Err(Absent(error.with_retry_after_ms(RETRY_AFTER_MS)));
             }
         }
     }
@@ -207,7 +255,7 @@ impl Relay {
     /// # Errors
     /// There is none, or none in time.
     pub(crate) async fn find<E: Clone>(&self, slot: &EngineSlot<E>) -> Result<(), StreamError> {
-        let mut wait = Wait::new(slot, TAKEOVER);
+        let mut wait = Wait::new(slot, (TAKEOVER, TAKEOVER));
         loop {
             let reason = match slot.locate() {
                 Location::Here(_) | Location::Elsewhere(_) => return Ok(()),
@@ -227,14 +275,16 @@ struct Wait<E> {
     end: Instant,
     /// The end of the wait for another owner, which begins with the first failed attempt.
     takeover: Option<Instant>,
+    patience: Duration,
 }
 
 impl<E: Clone> Wait<E> {
-    fn new(slot: &EngineSlot<E>, time: Duration) -> Self {
+    fn new(slot: &EngineSlot<E>, (time, patience): (Duration, Duration)) -> Self {
         Self {
             changes: slot.changes(),
             end: Instant::now() + time,
             takeover: None,
+            patience,
         }
     }
 
@@ -246,7 +296,7 @@ impl<E: Clone> Wait<E> {
     /// Waits before the next attempt. Returns false if there is no time for one.
     async fn pause(&mut self) -> bool {
         let now = Instant::now();
-        let takeover = *self.takeover.get_or_insert(now + TAKEOVER);
+        let takeover = *self.takeover.get_or_insert(now + self.patience);
         if now >= takeover.min(self.end) {
             return false;
         }
@@ -309,6 +359,7 @@ pub struct ForwardedCalls {
     notify: NotifyRpc,
     alert: AlertRpc,
     watch: WatchRpc,
+    price: PriceRpc,
 }
 
 impl ForwardedCalls {
@@ -319,14 +370,23 @@ impl ForwardedCalls {
         notify: &NotifyRpc,
         alert: &AlertRpc,
         watch: &WatchRpc,
+        price: &PriceRpc,
     ) -> Arc<Self> {
         let calls = Arc::new(Self {
             notify: notify.for_other_nodes(),
             alert: alert.for_other_nodes(),
             watch: watch.clone(),
+            price: price.for_other_nodes(),
         });
         let handler: Arc<dyn CallHandler> = calls.clone();
-        for service in [NOTIFY, ALERT, INTERNAL_NOTIFY, INTERNAL_ALERT, CHAINS] {
+        for service in [
+            NOTIFY,
+            ALERT,
+            INTERNAL_NOTIFY,
+            INTERNAL_ALERT,
+            CHAINS,
+            PRICE,
+        ] {
             stream.register_call_handler(service, Arc::downgrade(&handler));
         }
         calls
@@ -336,11 +396,11 @@ impl ForwardedCalls {
         if call.service == CHAINS {
             return self.watch.answer_call(call).await;
         }
-        let is_alert = [ALERT, INTERNAL_ALERT].contains(&&*call.service);
         // The engine of a term that may have ended does not begin it.
-        let absence = match is_alert {
-            true => self.alert.absence(),
-            false => self.notify.absence(),
+        let absence = match &*call.service {
+            PRICE => self.price.absence(),
+            ALERT | INTERNAL_ALERT => self.alert.absence(),
+            _ => self.notify.absence(),
         };
         if let Some(absence) = absence {
             return Err(CallRefusal::NotOwner(absence.message().to_owned()));
@@ -348,20 +408,23 @@ impl ForwardedCalls {
         let answered = match &*call.service {
             INTERNAL_NOTIFY => self.notify.answer_internal(&call).await,
             INTERNAL_ALERT => self.alert.answer_internal(&call).await,
-            _ => {
-                let method = call.method;
-                let mut request = Request::new(call.body);
-                request.extensions_mut().insert(call.caller);
-                let answered = match is_alert {
-                    true => protobuf::alert_service(&self.alert, &method, request).await,
-                    false => protobuf::notify_service(&self.notify, &method, request).await,
-                };
-                answered
-                    .map(Response::into_inner)
-                    .map_err(|status| from_status(&status).into())
-            }
+            _ => self.answer_rpc(call).await,
         };
         answered.map_err(CallRefusal::Error)
+    }
+
+    async fn answer_rpc(&self, call: ForwardedCall) -> Result<Vec<u8>, StreamError> {
+        let method = call.method;
+        let mut request = Request::new(call.body);
+        request.extensions_mut().insert(call.caller);
+        let answered = match &*call.service {
+            PRICE => protobuf::price_service(&self.price, &method, request).await,
+            ALERT => protobuf::alert_service(&self.alert, &method, request).await,
+            _ => protobuf::notify_service(&self.notify, &method, request).await,
+        };
+        answered
+            .map(Response::into_inner)
+            .map_err(|status| from_status(&status).into())
     }
 }
 

@@ -1,17 +1,26 @@
 //! `PriceService`: prices, market overview and sources.
+//!
+//! Where the nodes share prices, the owner of the price engine answers on all of them: see
+//! [`SharedPrices`].
 
+use std::sync::Arc;
+
+use prost::Message;
 use tidewire_price::{Candles, CandlesError, ConfigError, PriceEngine, SourceConfig, VenueKind};
 use tidewire_proto::v1::{
-    AddSourceRequest, AddSourceResponse, GetCandlesRequest, GetCandlesResponse,
+    AddSourceRequest, AddSourceResponse, ErrorCode, GetCandlesRequest, GetCandlesResponse,
     GetMarketOverviewRequest, GetPriceRequest, ListSourcesRequest, ListSourcesResponse,
     MarketOverview, PriceUpdate, RemoveSourceRequest, RemoveSourceResponse,
     price_service_server::PriceService,
 };
-use tidewire_stream::{CallQuota, Scope, StreamError};
+use tidewire_store::{EngineTerm, Ownership};
+use tidewire_stream::{CallQuota, Scope, StreamCore, StreamError};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    PublishedPrices, caller_of,
+    caller_of,
+    forwarding::Reached,
+    shared_prices::{Newest, SharedPrices},
     status::{identity_of, refusal, require_field, status_of},
 };
 
@@ -20,8 +29,8 @@ use crate::{
 pub struct PriceRpc {
     engine: PriceEngine,
     tried: Option<PriceEngine>,
-    /// The prices of another node, if this one does not run the engine.
-    published: Option<PublishedPrices>,
+    /// The way to the owner, if one node owns the engine for all.
+    shared: Option<SharedPrices>,
     candles: Candles,
 }
 
@@ -32,7 +41,7 @@ impl PriceRpc {
         Self {
             engine,
             tried: None,
-            published: None,
+            shared: None,
             candles,
         }
     }
@@ -44,19 +53,95 @@ impl PriceRpc {
         Self { tried, ..self }
     }
 
-    /// The service over an engine that does not run on this node: prices are those that another
-    /// one `published`.
+    /// The service on one of several nodes of which one owns the engine: it answers.
     #[must_use]
-    pub fn from_published(self, published: Option<PublishedPrices>) -> Self {
-        Self { published, ..self }
+    pub fn shared(self, stream: &Arc<StreamCore>) -> Self {
+        Self {
+            shared: Some(SharedPrices::new(stream)),
+            ..self
+        }
     }
 
-    /// Refuses a request that only a node with a running engine can answer.
-    fn require_engine(&self) -> Result<(), Status> {
-        match &self.published {
-            Some(published) => Err(status_of(&published.refusal())),
-            None => Ok(()),
+    /// The same on a node whose own engine does not run.
+    #[must_use]
+    pub fn shared_without_engine(self, stream: &Arc<StreamCore>) -> Self {
+        Self {
+            shared: Some(SharedPrices::new(stream).without_engine(stream)),
+            ..self
         }
+    }
+
+    /// The same service for requests that come from other nodes: it passes none on.
+    pub(crate) fn for_other_nodes(&self) -> Self {
+        Self {
+            shared: self.shared.as_ref().map(SharedPrices::for_other_nodes),
+            ..self.clone()
+        }
+    }
+
+    /// Sets the owner of the engine. Requests go to it.
+    pub fn set_owner(&self, owner: &Ownership<EngineTerm>) {
+        if let Some(shared) = &self.shared {
+            shared.set_owner(owner);
+        }
+    }
+
+    /// Why this node is not the owner of the engine. None if it is.
+    pub(crate) fn absence(&self) -> Option<StreamError> {
+        match &self.shared {
+            Some(shared) => shared.absence(),
+            None => Some(StreamError::new(
+                ErrorCode::Unavailable,
+                "this server does not share its prices",
+            )),
+        }
+    }
+
+    /// Whether some node brings prices up to date, as far as this one knows.
+    fn has_owner(&self) -> bool {
+        self.shared.as_ref().is_none_or(SharedPrices::has_owner)
+    }
+
+    /// Reaches what answers a request that reads.
+    async fn read<A: Message + Default, T: Message>(
+        &self,
+        method: &'static str,
+        request: &Request<T>,
+    ) -> Result<Reached<(), A>, Status> {
+        let Some(shared) = &self.shared else {
+            return Ok(Reached::Here(()));
+        };
+        let caller = caller_of(request);
+        let reached = shared.read(method, &caller, request.get_ref()).await;
+        reached.map_err(|error| status_of(&error))
+    }
+
+    /// Reaches what answers a request for the newest value of a channel.
+    async fn newest<A: Message + Default, T: Message>(
+        &self,
+        method: &'static str,
+        request: &Request<T>,
+    ) -> Result<Newest<'_, A>, Status> {
+        let Some(shared) = &self.shared else {
+            return Ok(Newest::Engine);
+        };
+        let caller = caller_of(request);
+        let newest = shared.newest(method, &caller, request.get_ref()).await;
+        newest.map_err(|error| status_of(&error))
+    }
+
+    /// Reaches the owner of the engine for a change.
+    async fn change<A: Message + Default, T: Message>(
+        &self,
+        method: &'static str,
+        request: &Request<T>,
+    ) -> Result<Reached<(), A>, Status> {
+        let Some(shared) = &self.shared else {
+            return Ok(Reached::Here(()));
+        };
+        let caller = caller_of(request);
+        let reached = shared.change(method, &caller, request.get_ref()).await;
+        reached.map_err(|error| status_of(&error))
     }
 }
 
@@ -112,13 +197,22 @@ impl PriceService for PriceRpc {
         admit(&request)?;
         let symbol = &request.get_ref().symbol;
         require_field("symbol", symbol, SYMBOL)?;
+        let newest = self.newest("GetPrice", &request).await?;
+        if let Newest::Owner(price) = newest {
+            return Ok(Response::new(price));
+        }
         let price = self.engine.get_price(symbol);
         let price = price.map_err(|error| refusal(Code::NotFound, &error))?;
-        let Some(published) = &self.published else {
+        let Newest::Published(published) = newest else {
             return Ok(Response::new(price));
         };
         let price = published.price(&price.symbol).await;
-        price.map(Response::new).map_err(|error| status_of(&error))
+        let price = price.map_err(|error| status_of(&error))?;
+        Ok(Response::new(PriceUpdate {
+            // Without an owner, nobody brings it up to date.
+            stale: price.stale || !self.has_owner(),
+            ..price
+        }))
     }
 
     async fn get_market_overview(
@@ -126,10 +220,11 @@ impl PriceService for PriceRpc {
         request: Request<GetMarketOverviewRequest>,
     ) -> Result<Response<MarketOverview>, Status> {
         admit(&request)?;
-        let Some(published) = &self.published else {
-            return Ok(Response::new(self.engine.overview()));
+        let overview = match self.newest("GetMarketOverview", &request).await? {
+            Newest::Owner(overview) => Ok(overview),
+            Newest::Engine => Ok(self.engine.overview()),
+            Newest::Published(published) => published.overview().await,
         };
-        let overview = published.overview().await;
         overview
             .map(Response::new)
             .map_err(|error| status_of(&error))
@@ -140,22 +235,23 @@ impl PriceService for PriceRpc {
         request: Request<GetCandlesRequest>,
     ) -> Result<Response<GetCandlesResponse>, Status> {
         admit(&request)?;
-        let quota = request.extensions().get::<CallQuota>().cloned();
         let GetCandlesRequest {
             symbol,
             interval,
             since,
             limit,
-        } = request.into_inner();
-        require_field("symbol", &symbol, SYMBOL)?;
-        require_field("interval", &interval, "one of 1m, 5m, 1h, 1d")?;
-        self.require_engine()?;
-        // The call itself was charged as one message.
-        if let Some(quota) = quota {
-            let days = Candles::days_of_page(&interval, limit);
+        } = request.get_ref();
+        require_field("symbol", symbol, SYMBOL)?;
+        require_field("interval", interval, "one of 1m, 5m, 1h, 1d")?;
+        // The call itself was charged as one message. The node of the client alone charges it.
+        if let Some(quota) = request.extensions().get::<CallQuota>() {
+            let days = Candles::days_of_page(interval, *limit);
             quota.charge_messages(days.saturating_sub(1));
         }
-        let items = self.candles.get(&symbol, &interval, since, limit).await;
+        if let Reached::Answered(answer) = self.read("GetCandles", &request).await? {
+            return Ok(Response::new(answer));
+        }
+        let items = self.candles.get(symbol, interval, *since, *limit).await;
         let items = items.map_err(|error| candles_status(&error))?;
         Ok(Response::new(GetCandlesResponse { items }))
     }
@@ -165,7 +261,9 @@ impl PriceService for PriceRpc {
         request: Request<ListSourcesRequest>,
     ) -> Result<Response<ListSourcesResponse>, Status> {
         admit(&request)?;
-        self.require_engine()?;
+        if let Reached::Answered(answer) = self.read("ListSources", &request).await? {
+            return Ok(Response::new(answer));
+        }
         Ok(Response::new(ListSourcesResponse {
             sources: self.engine.sources(),
             tried: self
@@ -181,10 +279,12 @@ impl PriceService for PriceRpc {
         request: Request<AddSourceRequest>,
     ) -> Result<Response<AddSourceResponse>, Status> {
         admit_operator(&request)?;
-        self.require_engine()?;
-        let request = request.into_inner();
         let kinds = format!("one of {}", VenueKind::ALL.map(VenueKind::name).join(", "));
-        require_field("kind", &request.kind, &kinds)?;
+        require_field("kind", &request.get_ref().kind, &kinds)?;
+        if let Reached::Answered(answer) = self.change("AddSource", &request).await? {
+            return Ok(Response::new(answer));
+        }
+        let request = request.into_inner();
         let kind =
             VenueKind::parse_name(&request.kind).map_err(|error| config_status(&error.into()))?;
         let source = SourceConfig {
@@ -204,9 +304,11 @@ impl PriceService for PriceRpc {
         request: Request<RemoveSourceRequest>,
     ) -> Result<Response<RemoveSourceResponse>, Status> {
         admit_operator(&request)?;
-        self.require_engine()?;
+        require_field("name", &request.get_ref().name, "the name of a source")?;
+        if let Reached::Answered(answer) = self.change("RemoveSource", &request).await? {
+            return Ok(Response::new(answer));
+        }
         let RemoveSourceRequest { name } = request.into_inner();
-        require_field("name", &name, "the name of a source")?;
         let removed = self.engine.remove_source(&name);
         removed.map_err(|error| config_status(&error))?;
         Ok(Response::new(RemoveSourceResponse { name }))

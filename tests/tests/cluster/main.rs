@@ -1,7 +1,8 @@
 //! Several servers that share their channels over Redis.
 //!
 //! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`,
-//! `forwarding`, `prices`, `chains`, `rolling` and `stalls` run the binary, the others drive the broker alone.
+//! `forwarding`, `prices`, `price_requests`, `chains`, `chain_requests`, `rolling` and `stalls` run the binary, the others
+//! drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,6 +24,7 @@ mod forwarding;
 mod losses;
 mod node;
 mod operators;
+mod price_requests;
 mod prices;
 mod redis_cluster;
 mod replicas;

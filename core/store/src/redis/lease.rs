@@ -73,6 +73,12 @@ impl EngineTerm {
         self.0.is_valid()
     }
 
+    /// Whether it is over. It does not begin again.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.end().is_some()
+    }
+
     /// Ends the term and the lease: the engine cannot run here, and another node may be able to run it. This
     /// node takes part in the lease again after half a minute.
     pub fn give_up(&self) {
