@@ -3,12 +3,16 @@
  *
  * A build of an application minifies what it gets, and two things remain that it can not do: it does not know which
  * properties nobody else reads, and it keeps a function of its own for what is called once. Both are done here, over
- * all of a package. A property whose name begins with `_` gets a short one.
+ * all of a package. A property whose name begins with `_` gets a short one, and `flatten.mjs` does the other.
  */
 import { readFileSync } from "node:fs";
 import { join, posix } from "node:path";
 import { rolldown } from "rolldown";
 import { minify } from "terser";
+import { flatten } from "./flatten.mjs";
+
+/** Entries that share no file with others. */
+const APART = ["reconnection-manager"];
 
 /** A plugin of Rolldown that bundles the files of this package for browsers, by their path in `dist`. */
 export function filesOf(files) {
@@ -23,13 +27,20 @@ export function filesOf(files) {
 export async function compile(root) {
   const { exports, imports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const sources = [...JSON.stringify({ exports, imports }).matchAll(/"tidewire:source":"\.\/src\/([^"]+)\.ts"/g)].map(([, name]) => name);
-  const bundle = await rolldown({
-    input: Object.fromEntries(sources.map((name) => [name, join(root, "src", `${name}.ts`)])),
-    // `#runtime` stays: the application's bundler or runtime chooses it.
-    external: /^[^./]/,
-    logLevel: "silent",
-  });
-  const { output } = await bundle.generate({ dir: join(root, "dist"), format: "es", sourcemap: true, chunkFileNames: "shared/[name].js" });
+  const output = [];
+  // What the client and an entry for others both use is in each of them, so that it can be a part of the client.
+  for (const group of [sources.filter((name) => !APART.includes(name)), sources.filter((name) => APART.includes(name))]) {
+    if (group.length) {
+      const bundle = await rolldown({
+        input: Object.fromEntries(group.map((name) => [name, join(root, "src", `${name}.ts`)])),
+        // `#runtime` stays: the application's bundler or runtime chooses it.
+        external: /^[^./]/,
+        logLevel: "silent",
+        plugins: [flatten()],
+      });
+      output.push(...(await bundle.generate({ dir: join(root, "dist"), format: "es", sourcemap: true, chunkFileNames: "shared/[name].js" })).output);
+    }
+  }
   const files = new Map();
   let props;
   for (const { type, fileName, code, map } of output) {
@@ -39,7 +50,7 @@ export async function compile(root) {
       const result = await minify(code, {
         module: true,
         ecma: 2022,
-        compress: { directives: false, sequences: false, join_vars: false },
+        compress: { inline: 1, passes: 2, directives: false, sequences: false, join_vars: false },
         mangle: { properties: { regex: /^_[a-z]/ } },
         nameCache,
         format: { beautify: true, preserve_annotations: true },

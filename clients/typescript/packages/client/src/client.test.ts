@@ -113,6 +113,53 @@ describe("connection", () => {
     expect(fake.sockets.length > 1).toBe(status === "reconnecting");
   });
 
+  it.each([
+    [4500, "unauthenticated"],
+    [4503, "permission_denied"],
+    [4504, "unauthenticated"],
+    [1007, "invalid_argument"],
+  ])("after close code %i ready() rejects with %s", async (end, code) => {
+    await goLive();
+    fake.socket.end(end, "why");
+    await expect(client.ready()).rejects.toMatchObject({ code, message: "why" });
+  });
+
+  it.each(["the network comes back", "recoverState is called"])("starts an attempt that hangs anew when %s", async (event) => {
+    client.connect();
+    await settle();
+    if (event === "recoverState is called") {
+      void client.recoverState();
+    } else {
+      fake.fire("online");
+    }
+    await settle();
+    expect(fake.sockets.map(({ closedWith }) => closedWith)).toEqual([1000, undefined]);
+    // A page that is shown says nothing of the network.
+    fake.show(false);
+    fake.show(true);
+    await settle();
+    expect(fake.sockets).toHaveLength(2);
+    fake.socket.welcome();
+    expect(client.state.status).toBe("connected");
+  });
+
+  it("a request that is larger than the server takes rejects, and the session goes on", async () => {
+    await goLive();
+    fake.socket.pong();
+    const small = expect(client.request("get_price", { symbol: "BTC-USD" })).rejects.toMatchObject({ code: "unavailable" });
+    const large = expect(client.publish("demo:a", "b".repeat(70_000), { queue: false })).rejects.toMatchObject({ code: "invalid_argument" });
+    fake.socket.end(1009, "Frame is too large");
+    await small;
+    await large;
+    expect(client.state.status).toBe("reconnecting");
+  });
+
+  it("a publication without a form in JSON rejects with a code", async () => {
+    await expect(client.publish("demo:a", undefined as never)).rejects.toMatchObject({ name: "TidewireError", code: "invalid_argument" });
+    await goLive();
+    await expect(client.publish("demo:a", 1n as never, { queue: false })).rejects.toMatchObject({ code: "invalid_argument" });
+  });
+
   it("reconnects at the time that a draining server names, not before", async () => {
     await goLive();
     fake.socket.receive({ type: "reconnect", data: { reason: "draining", afterMs: 3_000 } });

@@ -1,7 +1,7 @@
 /**
  * Client: one session with a server that survives the loss of its connection.
  * Its parts: a connection in `link.ts`, channels in `subscriptions.ts`, when to
- * connect in `reconnection._ts`, publications that wait in `queue.ts`.
+ * connect in `reconnection.ts`, publications that wait in `queue.ts`.
  *
  * The methods are functions over the variables of the constructor. They need no
  * `this`, and the variables' names do not stay in the minified code.
@@ -12,10 +12,10 @@ import { webSocketUrl } from "./endpoint.ts";
 import { environmentWith } from "./environment.ts";
 import { failure, reasonOf, textOf, type TidewireError } from "./errors.ts";
 import { FALLBACK_ATTEMPTS, LEAVING_MS, LONGEST_RETURN_MS, LONGEST_WELCOME_MS, PATIENT_ATTEMPTS, PING_INTERVAL_MS, RETURN_MS, TOO_BIG, WELCOME_TIMEOUT_MS } from "./limits.ts";
-import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.ts";
+import { ABNORMAL_CLOSE, type ConnectionEnd, openLinks } from "./link.ts";
 import { openListeners } from "./listeners.ts";
-import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
-import { openQueue } from "./queue.ts";
+import type { ClientMessage, ReplyOf, Requests, RequestType, ServerData, ServerMessage, ServerType } from "./messages.ts";
+import { startQueue } from "./queue.ts";
 import { whenConnected } from "./ready.ts";
 import { openReconnection, shouldReconnect } from "./reconnection.ts";
 import { openRequests, promiseOf } from "./requests.ts";
@@ -103,16 +103,11 @@ export class WebSocketClient {
     const self = this as { -readonly [Name in keyof this]: this[Name] };
     const target = webSocketUrl(url);
     const environment = environmentWith(options);
-    const { clock, fetch, webSocket, eventStream = openEventStream } = environment;
+    const { clock, page, random, fetch, webSocket, eventStream = openEventStream } = environment;
     const [on, off, emit, call] = openListeners();
-    const subscriptions = openSubscriptions(call);
-    const [find, all, , addHandler, , applyServerSide, dispatch, cursor] = subscriptions;
+    const [find, all, has, addHandler, forget, applyServerSide, dispatch, cursor] = openSubscriptions(call);
     const [fetchToken, forgetToken] = tokenSource(clock);
-    let link: Link | undefined;
-    /** A WebSocket that is tried while an event stream works. */
-    let candidate: Link | undefined;
-    /** The event stream that a WebSocket replaced, until it has answered. */
-    let leaving: Link | undefined;
+    let { state } = self;
     /** The transport in use is an event stream. */
     let isStream = false;
     /** Attempts of this transport since its last `welcome`. */
@@ -128,8 +123,7 @@ export class WebSocketClient {
 
     const nameOf = (stream: boolean): TransportName => (stream ? "sse" : "websocket");
     const prefersStream = (): boolean => options.transports?.[0] === nameOf(true);
-    const isOpen = (): boolean => !!link?._isOpen;
-    const getQuality = (): Quality => reconnection._getQuality(isOpen());
+    const getQuality = (): Quality => qualityOf(isOpen());
     const request: this["request"] = (type, data) =>
       promiseOf((done) => {
         start(type, data, done);
@@ -140,9 +134,9 @@ export class WebSocketClient {
       emit(...event);
       return mine === generation;
     };
-    const setState = (state: ClientState): boolean => {
-      self.state = state;
-      return emitHere("state", state);
+    const setState = (next: ClientState): boolean => {
+      self.state = state = next;
+      return emitHere("state", next);
     };
     const report = (code: ErrorCode, number: number, cause?: unknown): void => {
       emit("error", { code, message: textOf(number, cause), cause });
@@ -151,11 +145,11 @@ export class WebSocketClient {
     const send = (message: ClientMessage): boolean => {
       // What a subscription was called before comes after it: its own publication, for example.
       flush();
-      return link?._send(JSON.stringify(message)) ?? false;
+      return transmit(JSON.stringify(message));
     };
-    const [start, settle, failAll, hasPending] = openRequests(clock, () => options.requestTimeoutMs, send, () => isStream);
+    const [start, settle, failAll, hasPending, failLargest] = openRequests(clock, () => options.requestTimeoutMs, send, () => isStream);
     const [subscribeSoon, flush, remove] = openSubscribing(
-      clock, subscriptions, start, isOpen, () => generation, () => !isStream,
+      clock, has, forget, start, () => isOpen(), () => generation, () => !isStream,
       () => options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData,
     );
     const ping = (): void => {
@@ -169,7 +163,7 @@ export class WebSocketClient {
         if (pong) {
           self.clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
         }
-        reconnection._onPing(pong && rttMs);
+        onPing(pong && rttMs);
         if (isOpen()) {
           // A ping that is lost with its link ends within the change to another state, which says it.
           emit("quality", getQuality());
@@ -179,61 +173,50 @@ export class WebSocketClient {
     /** Pings now, and every few seconds while somebody looks. */
     const pingLoop = (): void => {
       setPingTimer();
-      if (reconnection._isVisible && isOpen()) {
+      if (isVisible() && isOpen()) {
         ping();
         setPingTimer(PING_INTERVAL_MS, pingLoop);
       }
     };
-    const queue =
-      options.queue === false
-        ? undefined
-        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, report, (request, done) => {
-            const mine = generation;
-            start("publish", request, (error, position) => {
-              // A lost link is the queue's own matter: it sends again.
-              if (!error || mine === generation) {
-                done(error, position);
-              }
-            });
-          });
+    const [enqueue, openQueue, closeQueue] = startQueue(
+      clock, random, target, options.queue, options.getToken || options.token ? undefined : "", report, () => generation, start,
+    );
 
+    /** Ends a stream that was replaced: once nothing has to be answered, or late. */
+    const endOthersSoon = (): void => {
+      setReturnTimer(hasPending() ? LEAVING_MS : 0, endOthers);
+    };
     /** Drops the connection, its timers and its requests. `isOver`: the session ends. `isReplaced`: its requests may still be answered. */
     const drop = (isOver = false, isReplaced = false): void => {
       generation += 1;
-      reconnection._cancel();
+      cancelRetry();
       setPingTimer();
       setReturnTimer();
-      const links = isReplaced ? [leaving] : [link, candidate, leaving];
-      // Before they are closed: no end of theirs counts any more.
-      leaving = isReplaced ? link : undefined;
-      link = candidate = undefined;
-      for (const old of links) {
-        old?._end();
-      }
-      queue?._close(isOver);
+      // Before the links are closed: no end of theirs counts any more.
+      release();
+      closeQueue(isOver);
       for (const subscription of all()) {
         subscription._onDisconnect();
       }
       if (!isReplaced) {
+        endOthers();
         failAll();
       }
     };
-    /** Closes the event stream that was replaced: once nothing has to be answered, or late. */
-    const leaveNow = (): void => {
-      leaving?._end();
-      leaving = undefined;
-    };
-    const stop = (state: ClientState): void => {
-      reconnection._stop();
+    const stop = (next: ClientState): void => {
+      stopWaking();
       drop(true);
-      if (self.state.status !== state.status) {
-        setState(state);
+      if (state.status !== next.status) {
+        setState(next);
       }
     };
     const onEnd = ({ code, reason }: ConnectionEnd, isFatal = !shouldReconnect(code)): void => {
-      // Without the publication that the server can not take, another connection would not end the same way.
-      isFatal &&= !(code === TOO_BIG && queue?._dropLargest());
-      const wasConnected = self.state.status === "connected";
+      // Without the request that the server can not take, another connection would not end the same way.
+      if (code === TOO_BIG) {
+        const isDropped = failLargest();
+        isFatal &&= !isDropped;
+      }
+      const wasConnected = isOpen();
       // The server's error before a close says more than the reason of the close.
       const end = { code, reason: wasConnected && code < 4000 ? reason : hint || reason };
       drop();
@@ -245,7 +228,7 @@ export class WebSocketClient {
       if (!wasConnected && ++failures >= (hasUsedWebSocket ? PATIENT_ATTEMPTS : FALLBACK_ATTEMPTS)) {
         failures = 0;
         if (options.transports?.includes(nameOf(!isStream)) ?? true) {
-          isStream = !isStream;
+          isStream = !webSocket || !isStream;
         }
         if (!hasUsedWebSocket && !hint) {
           void diagnose?.(fetch, target).then((found) => {
@@ -256,14 +239,15 @@ export class WebSocketClient {
           });
         }
       }
-      const delayMs = reconnection._schedule(code);
-      setState({ status: "reconnecting", retryAt: clock.wallTime() + delayMs, attempt: reconnection._attempt, end });
+      const delayMs = schedule(code);
+      setState({ status: "reconnecting", retryAt: clock.wallTime() + delayMs, attempt: attempts(), end });
     };
     /** Fetches a token, and calls `use` unless another connection was opened meanwhile. A failure does no harm to the connection that it is fetched beside. */
     const withToken = (use: (token: string | undefined) => unknown, isBeside = false): void => {
       const mine = generation;
       let hasToken = false;
-      fetchToken(options)
+      const fetched = fetchToken(options);
+      fetched
         .then((token) => {
           hasToken = true;
           return mine === generation && use(token);
@@ -281,50 +265,23 @@ export class WebSocketClient {
           }
         });
     };
-    const connectBy = (stream: boolean, token: string | undefined): Link => {
-      const self = openLink(
-        clock,
+    const connectBy = (stream: boolean, isBeside: boolean, token: string | undefined): void => {
+      openLink(
+        stream,
+        isBeside,
+        Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** attempts()),
         (options.parse ?? JSON.parse) as (frame: string) => ServerMessage,
-        Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection._attempt),
         (onOpen, onFrame, onClose) =>
-          stream || !webSocket
-            ? eventStream(fetch, target.href.replace("ws", "http").replace(/ws(\?|$)/, "sse$1"), token, cursor, onFrame, onClose)
-            : openWebSocket(webSocket, target.href, token, onOpen, onFrame, onClose),
-        (message) => {
-          if (self === candidate && message.type === "welcome") {
-            candidate = undefined;
-            drop(false, true);
-            setReturnTimer(hasPending() ? LEAVING_MS : 0, leaveNow);
-            link = self;
-            isStream = false;
-          }
-          if (self === link) {
-            onMessage(message);
-          } else if (self === leaving) {
-            // Of its pushes, the WebSocket has what follows the last one.
-            settle(message);
-            setReturnTimer(hasPending() ? LEAVING_MS : 0, leaveNow);
-          }
-        },
-        report,
-        ping,
-        (end) => {
-          if (self === candidate) {
-            candidate = undefined;
-            returnLater();
-          } else if (self === link) {
-            onEnd(end);
-          }
-        },
-        stream || !webSocket,
+          stream
+            ? eventStream(fetch, target.replace("ws", "http").replace(/ws(\?|$)/, "sse$1"), token, cursor, onFrame, onClose)
+            : openWebSocket(webSocket, target, token, onOpen, onFrame, onClose),
       );
-      return self;
     };
     const open = (): void => {
       drop();
-      if (setState({ status: "connecting", attempt: reconnection._attempt })) {
+      if (setState({ status: "connecting", attempt: attempts() })) {
         withToken((token) => {
-          link = connectBy(isStream, token);
+          connectBy(isStream, false, token);
         });
       }
     };
@@ -332,10 +289,10 @@ export class WebSocketClient {
     const returnLater = (): void => {
       if (isStream && !prefersStream() && isOpen()) {
         setReturnTimer(returnMs, () => {
-          if (reconnection._isVisible) {
+          if (isVisible()) {
             returnMs = Math.min(LONGEST_RETURN_MS, returnMs * 2);
             withToken((token) => {
-              candidate = connectBy(false, token);
+              connectBy(false, true, token);
             }, true);
           } else {
             returnLater();
@@ -343,20 +300,21 @@ export class WebSocketClient {
         });
       }
     };
-    const onWake = (): void => {
+    const onWake = (isOnline: boolean): void => {
       if (isOpen()) {
-        link?._probe();
-      } else if (self.state.status === "reconnecting") {
-        const delayMs = reconnection._hurry();
+        probe();
+      } else if (state.status === "reconnecting" || (isOnline && state.status === "connecting")) {
+        // An attempt over the network of before may hang until its time is over.
+        const delayMs = hurry();
         if (delayMs > 0) {
-          setState({ ...self.state, retryAt: clock.wallTime() + delayMs });
+          setState({ ...state, retryAt: clock.wallTime() + delayMs } as ClientState);
         } else {
           open();
         }
       }
     };
     const onVisibility = (): void => {
-      start("visibility", { state: reconnection._isVisible ? "active" : "background" });
+      start("visibility", { state: isVisible() ? "active" : "background" });
       pingLoop();
     };
     const onSleep = (): void => {
@@ -365,31 +323,16 @@ export class WebSocketClient {
         onEnd({ code: 1001, reason: textOf(PAGE_LEFT) });
       }
     };
-    const reconnection = openReconnection(environment, open, onWake, onSleep, onVisibility);
+    const [attempts, isVisible, schedule, onReconnect, bar, hurry, startWaking, stopWaking, cancelRetry, onConnected, onPing, qualityOf] = openReconnection(
+      clock, page, random, open, onWake, onSleep, onVisibility,
+    );
     const onMessage = (message: ServerMessage): void => {
       const { id, type, data } = message;
       if (!emitHere("message", message)) {
         return;
       }
-      if (type === "welcome") {
-        onWelcome(data);
-      } else if (type === "authenticated") {
-        applyServerSide(data.subscriptions);
-        // The new token may read more.
-        subscribeSoon(all().filter((subscription) => subscription._isRefused()));
-      } else if (type === "pong" || type === "visibility") {
-        const { heartbeatMs } = data;
-        link?._setHeartbeat(heartbeatMs);
-        if (self.state.status === "connected" && self.state.heartbeatMs !== heartbeatMs) {
-          setState({ ...self.state, heartbeatMs });
-        }
-      } else if (type === "reconnect") {
-        reconnection._onReconnect(data.afterMs);
-      } else if (type === "token_expiring" && options.getToken) {
-        withToken((token) => token && request("auth", { token }), true);
-      } else if (type === "status") {
-        emit("status", data);
-      }
+      // Of what this client does not know, nothing happens here.
+      (HANDLERS as Partial<Record<string, (data: never) => void>>)[type]?.(data as never);
       if (settle(message) || (id && type !== "subscribed")) {
         // A reply, perhaps one that came too late. The server keeps the channels of a late `subscribed`.
       } else if (type === "subscribed") {
@@ -406,7 +349,7 @@ export class WebSocketClient {
         dispatch(message);
       } else if (!message.channel) {
         hint = data.message;
-        reconnection._bar(data.retryAfterMs ?? 0);
+        bar(data.retryAfterMs ?? 0);
         emit("error", data);
       }
     };
@@ -416,37 +359,82 @@ export class WebSocketClient {
       failures = 0;
       hint = "";
       returnMs = isStream ? returnMs : RETURN_MS;
-      reconnection._onConnected();
+      onConnected();
       applyServerSide(welcome.subscriptions);
-      self.state = { status: "connected", welcome, heartbeatMs, transport: nameOf(isStream) };
+      self.state = state = { status: "connected", welcome, heartbeatMs, transport: nameOf(isStream) };
       self.clockOffsetMs = welcome.serverTime - clock.wallTime();
-      if (!reconnection._isVisible) {
+      if (!isVisible()) {
         onVisibility();
       }
       // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
       subscribeSoon(all().filter((subscription) => !subscription._isResumed()));
       // Before the event: a listener that publishes at once then receives its own publication.
       flush();
-      queue?._open(welcome.userId ?? "");
-      emit("state", self.state);
+      openQueue(welcome.userId ?? "");
+      emit("state", state);
       pingLoop();
       returnLater();
     };
 
+    const onHeartbeat = ({ heartbeatMs }: { readonly heartbeatMs: number }): void => {
+      setHeartbeat(heartbeatMs);
+      if ("welcome" in state && state.heartbeatMs !== heartbeatMs) {
+        setState({ ...state, heartbeatMs });
+      }
+    };
+    /** What a message does to the session, before it is a reply or a push to a channel. */
+    const HANDLERS = {
+      welcome: onWelcome,
+      authenticated({ subscriptions }) {
+        applyServerSide(subscriptions);
+        // The new token may read more.
+        subscribeSoon(all().filter((subscription) => subscription._isRefused()));
+      },
+      pong: onHeartbeat,
+      visibility: onHeartbeat,
+      reconnect({ afterMs }) {
+        onReconnect(afterMs);
+      },
+      token_expiring() {
+        if (options.getToken) {
+          withToken((token) => token && request("auth", { token }), true);
+        }
+      },
+      status(data) {
+        emit("status", data);
+      },
+    } satisfies { [Type in ServerType]?: (data: ServerData[Type]) => void };
+
+    const [openLink, release, endOthers, isOpen, transmit, probe, setHeartbeat] = openLinks(
+      clock, () => isStream, onMessage,
+      (message) => {
+        // Of its pushes, the WebSocket has what follows the last one.
+        settle(message);
+        endOthersSoon();
+      },
+      (stream) => {
+        drop(false, true);
+        isStream = stream;
+        endOthersSoon();
+      },
+      ping, onEnd, returnLater, report,
+    );
     Object.assign(self, {
       on,
       off,
       getQuality,
       request,
-      ready: () => whenConnected(self),
+      ready() {
+        return whenConnected(self);
+      },
       connect() {
-        if (!self.state.status.startsWith("connect")) {
+        if (!state.status.startsWith("connect")) {
           if (prefersStream()) {
             isStream = true;
           } else if (!webSocket) {
             throw new TypeError(textOf(NO_WEB_SOCKET));
           }
-          reconnection._start();
+          startWaking();
           open();
         }
       },
@@ -455,7 +443,7 @@ export class WebSocketClient {
         stop({ status: "disconnected" });
       },
       recoverState() {
-        onWake();
+        onWake(true);
         return self.ready();
       },
       setOptions(next) {
@@ -481,10 +469,10 @@ export class WebSocketClient {
           }
         }
       },
-      publish: (channel, data, { idempotencyKey, queue: isQueued = true } = {}) =>
+      publish: (channel, data, { idempotencyKey, queue = options.queue !== false } = {}) =>
         promiseOf((done) => {
-          if (queue && isQueued) {
-            queue._add(channel, data, idempotencyKey, done);
+          if (queue) {
+            enqueue(channel, data, idempotencyKey, done);
           } else {
             start("publish", { channel, data, idempotencyKey }, done);
           }

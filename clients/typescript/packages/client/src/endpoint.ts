@@ -6,21 +6,17 @@ import { BAD_URL } from "./texts.ts";
  * Returns the WebSocket's URL: `http` becomes `ws`, and an empty path the usual one.
  * Throws a `TypeError` for a URL that can not work.
  */
-export function webSocketUrl(url: string | URL): URL {
-  let parsed: URL | undefined;
+export function webSocketUrl(url: string | URL): string {
+  let href = "";
   try {
     // In a page, a URL may be relative to it.
-    parsed = new URL(url, (globalThis as { readonly location?: { readonly href: string } }).location?.href);
-    parsed.protocol = parsed.protocol.replace("http", "ws");
+    href = new URL(url, (globalThis as { readonly location?: { readonly href: string } }).location?.href).href;
   } catch {
     // Named below.
   }
-  if (!parsed || !/^wss?:$/.test(parsed.protocol)) {
+  const [, rest] = /^(?:http|ws)(s?:[^#]*)/.exec(href) ?? [];
+  if (!rest) {
     throw new TypeError(textOf(BAD_URL, String(url)));
   }
-  if (parsed.pathname === "/") {
-    parsed.pathname = "/v1/ws";
-  }
-  parsed.hash = "";
-  return parsed;
+  return `ws${rest.replace(/^(s?:..[^/]+.)(?=$|\?)/, "$1v1/ws")}`;
 }

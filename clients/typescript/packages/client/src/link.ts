@@ -1,12 +1,15 @@
 /**
- * Link: one connection from opening to its end, with the heartbeat that detects
- * a dead one. What carries the frames is a wire. Reconnecting is the client's part.
+ * Links: connections from opening to their end, with the heartbeat that detects a dead one. What
+ * carries the frames is a wire. Reconnecting is the client's part.
+ *
+ * One link is in use. Beside an event stream a WebSocket is tried. Once it works, it is in use, and the
+ * stream remains until it has answered.
  */
 import type { Clock } from "./environment.ts";
 import { textOf } from "./errors.ts";
 import type { ServerMessage } from "./messages.ts";
 import { BAD_MESSAGE, NO_PONG, NO_WELCOME } from "./texts.ts";
-import { openTimer } from "./timer.ts";
+import { openTimer, type SetTimer } from "./timer.ts";
 import type { ErrorCode } from "./types/common.ts";
 import type { OnEnd, OnFrame, Wire } from "./wires.ts";
 
@@ -25,56 +28,55 @@ export interface ConnectionEnd {
   readonly reason: string;
 }
 
-/** An open or opening connection. */
-export interface Link {
-  /** Whether `welcome` came and the link has not ended. */
-  _isOpen: boolean;
-  /** Sends a frame. Returns `false` if the link is not open. */
-  readonly _send: (frame: string) => boolean;
-  /** Requests a ping now, and ends an open link unless a frame comes in time. */
-  readonly _probe: () => void;
-  /** Sets the silence in milliseconds after which a ping is due. */
-  readonly _setHeartbeat: (ms: number) => void;
-  /** Ends the link: normally, unless with another code. */
-  readonly _end: (code?: number, reason?: string) => void;
-}
+/** Ends a link: normally, unless with another code. With `isClosed`, its wire has ended. */
+type End = (code?: number, reason?: string, isClosed?: boolean) => void;
+
+/** Opens a link. `isBeside`: it is tried beside the one in use. `welcomeMs` limits the time from the start of the handshake to `welcome`. */
+export type OpenLink = (
+  stream: boolean,
+  isBeside: boolean,
+  welcomeMs: number,
+  parse: (frame: string) => ServerMessage,
+  connect: (onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd) => Wire,
+) => void;
 
 /**
- * Opens a link. `welcomeMs` limits the time from the start of the handshake to
- * `welcome`. `parse` throws for what is no message. `onSilence` must send a
- * ping. Nothing is called after `onEnd`. With `isStream` a reply, which has an id,
- * takes another way and is no proof of life: the server's own `ping` is one.
+ * Opens the links of a client. `onMessage` gets what comes on the link in use, and `onOther` on another.
+ * `onReplace`: a link that was tried will be in use. `ping` must send one. `onEnd`: the link in use ended by
+ * itself, `onLost`: another one. On a stream (`isStream`) a reply, which has an id, takes another way and
+ * is no proof of life: the server's own `ping` is one.
+ *
+ * Returns `[open, release, endOthers, isOpen, transmit, probe, setHeartbeat]`. `release`: no link is in use. `transmit`
+ * returns `false` where none is open. `probe` requests a ping now, and ends the link unless a frame comes in time.
  */
-export function openLink(
+export function openLinks(
   clock: Clock,
-  parse: (frame: string) => ServerMessage,
-  welcomeMs: number,
-  open: (onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd) => Wire,
+  isStream: () => boolean,
   onMessage: (message: ServerMessage) => void,
-  report: (code: ErrorCode, number: number, cause: unknown) => void,
-  onSilence: () => void,
+  onOther: (message: ServerMessage) => void,
+  onReplace: (stream: boolean) => void,
+  ping: () => void,
   onEnd: (end: ConnectionEnd) => void,
-  isStream: boolean,
-): Link {
-  let hasEnded = false;
+  onLost: () => void,
+  report: (code: ErrorCode, number: number, cause: unknown) => void,
+): [
+  open: OpenLink,
+  release: () => void,
+  endOthers: () => void,
+  isOpen: () => boolean,
+  transmit: (frame: string) => boolean,
+  probe: () => void,
+  setHeartbeat: (ms: number) => void,
+] {
+  let inUse: End | undefined;
+  /** The wire of the link in use, from `welcome` on. */
+  let open: Wire | undefined;
+  let links: readonly (End | undefined)[] = [];
   let heartbeatMs = 0;
   let lastFrameAt = 0;
-  const setTimer = openTimer(clock);
+  const setBeatTimer = openTimer(clock);
 
-  /** Ends the link. With `isClosed`, the wire has ended. */
-  const end = (code = 1000, reason = "", isClosed = false): void => {
-    // At once: a dead peer answers no close handshake, and some browsers never fire `close`.
-    if (!hasEnded) {
-      hasEnded = true;
-      link._isOpen = false;
-      setTimer();
-      if (!isClosed) {
-        wire.close(code === 1000 ? code : undefined);
-      }
-      onEnd({ code, reason });
-    }
-  };
-  const wait = (delayMs: number, run: () => void): void => {
+  const wait = (setTimer: SetTimer, delayMs: number, run: () => void): void => {
     const due = clock.now() + delayMs;
     setTimer(delayMs, () => {
       if (clock.now() - due > LATE_MS) {
@@ -87,86 +89,130 @@ export function openLink(
   };
   const probe = (): void => {
     lastFrameAt = -1;
-    wait(PONG_TIMEOUT_MS, () => {
+    wait(setBeatTimer, PONG_TIMEOUT_MS, () => {
       if (lastFrameAt < 0) {
-        end(ABNORMAL_CLOSE, textOf(NO_PONG));
+        inUse?.(ABNORMAL_CLOSE, textOf(NO_PONG));
       } else {
         watch();
       }
     });
-    onSilence();
+    ping();
   };
   /** Waits for the end of the heartbeat. A frame only stores its time, so a busy link resets no timers. */
   const watch = (): void => {
     const left = lastFrameAt + heartbeatMs - clock.now();
     if (left > 0) {
-      wait(left, watch);
+      wait(setBeatTimer, left, watch);
     } else {
       probe();
     }
   };
-  const link: Link = {
-    _isOpen: false,
-    _probe() {
-      if (isStream) {
+  const setHeartbeat = (ms: number): void => {
+    heartbeatMs = ms || HEARTBEAT_MS;
+    // A probe goes on: its own pong sets the heartbeat.
+    if (lastFrameAt >= 0) {
+      watch();
+    }
+  };
+
+  return [
+    (stream, isBeside, welcomeMs, parse, connect) => {
+      let hasEnded = false;
+      const setTimer = openTimer(clock);
+      const end: End = (code = 1000, reason = "", isClosed = false) => {
+        // At once: a dead peer answers no close handshake, and some browsers never fire `close`.
+        if (!hasEnded) {
+          hasEnded = true;
+          setTimer();
+          if (!isClosed) {
+            wire.close(code === 1000 ? code : undefined);
+          }
+          if (end === inUse) {
+            onEnd({ code, reason });
+          } else {
+            onLost();
+          }
+        }
+      };
+      const wire = connect(
+        () => {
+          // Some runtimes open a socket that was closed before.
+          if (hasEnded) {
+            wire.close();
+          }
+        },
+        (frame) => {
+          if (!hasEnded) {
+            try {
+              const message = parse(frame as string);
+              const isWelcome = message.type === "welcome";
+              if (isWelcome) {
+                setTimer();
+                if (end !== inUse) {
+                  onReplace(stream);
+                  inUse = end;
+                }
+                open = wire;
+              }
+              if (end === inUse) {
+                if (!stream || !message.id) {
+                  lastFrameAt = clock.now();
+                }
+                if (isWelcome) {
+                  setHeartbeat(message.data.heartbeatMs);
+                }
+                onMessage(message);
+              } else {
+                onOther(message);
+              }
+            } catch (error) {
+              report("invalid_argument", BAD_MESSAGE, error);
+            }
+          }
+        },
+        (code = ABNORMAL_CLOSE, reason) => {
+          end(code, reason, true);
+        },
+      );
+      wait(setTimer, welcomeMs, () => {
+        end(ABNORMAL_CLOSE, textOf(NO_WELCOME));
+      });
+      links = [inUse, end];
+      if (!isBeside) {
+        inUse = end;
+      }
+    },
+    () => {
+      inUse = open = undefined;
+      setBeatTimer();
+    },
+    () => {
+      for (const end of links) {
+        if (end !== inUse) {
+          end?.();
+        }
+      }
+    },
+    () => !!open,
+    (frame) => {
+      try {
+        open?.send(frame);
+        return !!open;
+      } catch {
+        // The socket is closing: its end is on the way.
+        return false;
+      }
+    },
+    () => {
+      if (isStream()) {
         // The server is silent for a heartbeat before it sends a `ping`.
         lastFrameAt = clock.now();
         watch();
-        onSilence();
+        ping();
       } else {
         probe();
       }
     },
-    _send(frame) {
-      try {
-        if (link._isOpen) {
-          wire.send(frame);
-          return true;
-        }
-      } catch {
-        // The socket is closing: its end is on the way.
-      }
-      return false;
-    },
-    _setHeartbeat(ms) {
-      heartbeatMs = ms || HEARTBEAT_MS;
-      // A probe goes on: its own pong sets the heartbeat.
-      if (lastFrameAt >= 0) {
-        watch();
-      }
-    },
-    _end: end,
-  };
-  const wire = open(
-    () => {
-      // Some runtimes open a socket that was closed before.
-      if (hasEnded) {
-        wire.close();
-      }
-    },
-    (frame) => {
-      if (!hasEnded) {
-        try {
-          const message = parse(frame as string);
-          if (!isStream || !message.id) {
-            lastFrameAt = clock.now();
-          }
-          if (message.type === "welcome") {
-            link._isOpen = true;
-            link._setHeartbeat(message.data.heartbeatMs);
-          }
-          onMessage(message);
-        } catch (error) {
-          report("invalid_argument", BAD_MESSAGE, error);
-        }
-      }
-    },
-    (code = ABNORMAL_CLOSE, reason) => {
-      end(code, reason, true);
-    },
-  );
-  wait(welcomeMs, () => {
-    end(ABNORMAL_CLOSE, textOf(NO_WELCOME));
-  });
-  return link;
+    setHeartbeat,
+  ];
 }

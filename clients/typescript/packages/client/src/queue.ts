@@ -5,10 +5,10 @@
  * publishes it once.
  */
 import type { QueueOptions, QueueStorage } from "./api.ts";
-import type { Environment } from "./environment.ts";
+import type { Clock } from "./environment.ts";
 import { failure, type TidewireError } from "./errors.ts";
-import type { Done } from "./requests.ts";
-import { NOT_STORED, OTHER_USER, QUEUE_FULL, SENT_ELSEWHERE, STORED_DAMAGED, STORED_FAILED, TOO_LARGE, WAITED_TOO_LONG } from "./texts.ts";
+import type { Done, StartRequest } from "./requests.ts";
+import { NOT_STORED, OTHER_USER, QUEUE_FULL, SENT_ELSEWHERE, STORED_DAMAGED, STORED_FAILED, WAITED_TOO_LONG } from "./texts.ts";
 import { openTimer } from "./timer.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, PublishRequest } from "./types/session.ts";
@@ -32,49 +32,49 @@ interface Entry {
   sentAt?: number;
   /** The user, "" for none, `undefined` until it is known. */
   _owner: string | undefined;
-  /** The link that it was sent on: 0 for none of this page. */
+  /** The link that it was sent on, 0 for none of this page. */
   _link: number;
   /** It is in the storage, unless another tab took it out. */
   _isStored?: boolean;
   readonly _done: Done<ActiveSubscription>;
 }
 
-/** The publications that wait for the server. */
-export interface PublishQueue {
-  /** Adds a publication behind all others. Calls back with its position, or why it is refused. */
-  _add(channel: string, data: Json, idempotencyKey: string | undefined, done: Done<ActiveSubscription>): void;
-  /** A connection of a user is open: sends what waits, and what was stored before a reload. */
-  _open(user: string): void;
-  /** The link is lost: what has no reply is sent again on the next one. With `isOver`, the session ends, and another user may sign in. */
-  _close(isOver: boolean): void;
-  /** The server refused a frame for its size: the largest publication on the way goes. Returns whether there was one. */
-  _dropLargest(): boolean;
-}
-
 /**
- * Opens the queue of a client. `url` tells the queues of several servers apart. `report`
- * gets what no promise of this page tells: a stored publication that is damaged or refused, a
- * storage that fails. `send` sends a publication now, and calls back unless the link is lost.
+ * Opens the queue of a client: `[add, open, close]`. `add` puts a publication behind all others, and
+ * calls back with its position, or why it is refused. `open`: a connection of a user is open. It sends
+ * what waits, and what was stored before a reload. `close`: the link is lost, and what has no reply is
+ * sent again on the next one. With `isOver`, the session ends, and another user may sign in.
+ *
+ * `url` tells the queues of several servers apart. `report` gets what no promise of this page tells: a
+ * stored publication that is damaged or refused, a storage that fails. `start` sends a request on the
+ * link of the number `linkNow`.
  */
-export function openQueue(
-  { clock, random }: Environment,
+export function startQueue(
+  clock: Clock,
+  random: () => number,
   url: string,
-  options: QueueOptions | undefined,
+  options: QueueOptions | false | undefined,
+  noUser: string | undefined,
   report: (code: ErrorCode, number: number, cause?: unknown) => void,
-  send: (request: PublishRequest, done: Done<ActiveSubscription>) => void,
-): PublishQueue {
-  let storage = options?.storage;
+  linkNow: () => number,
+  start: StartRequest,
+): [
+  add: (channel: string, data: Json, idempotencyKey: string | undefined, done: Done<ActiveSubscription>) => void,
+  open: (user: string) => void,
+  close: (isOver: boolean) => void,
+] {
+  const { storage: given, maxEntries = MAX_ENTRIES, user: firstOwner = noUser } = { ...(options as QueueOptions | undefined) };
+  let storage: QueueStorage | undefined;
   try {
-    storage ??= globalThis.localStorage;
+    storage = options === false ? undefined : (given ?? globalThis.localStorage);
   } catch {
     // A page without the right to store.
   }
   const entries = new Set<Entry>();
   /** Tells the keys of two tabs apart that publish in the same millisecond. */
   const tab = random().toString(36).slice(2);
-  let owner = options?.user;
+  let owner = firstOwner;
   let isOpen = false;
-  let link = 1;
   let lastAt = 0;
   let hasStorageFailed = false;
   /** The server could not take all: until the queue is empty one is sent at a time, also on the next link, so that none overtakes another. */
@@ -117,6 +117,7 @@ export function openQueue(
   };
   const pump = (): void => {
     for (const entry of isOpen && !isWaiting ? [...entries].sort((a, b) => a.at - b.at) : []) {
+      const link = linkNow();
       if (entry._link !== link) {
         const { sentAt, at, request } = entry;
         const now = clock.wallTime();
@@ -136,8 +137,10 @@ export function openQueue(
         entry._link = link;
         entry.sentAt ??= now;
         save(entry);
-        send(request, (error, position) => {
-          if (error && ["unavailable", "resource_exhausted"].includes(error.code)) {
+        start("publish", request, (error, position) => {
+          if (error && link !== linkNow()) {
+            // It is sent again on the next one.
+          } else if (error && ["unavailable", "resource_exhausted"].includes(error.code)) {
             entry._link = 0;
             isSlow = isWaiting = true;
             setTimer(error.retryAfterMs ?? RETRY_MS, () => {
@@ -159,21 +162,21 @@ export function openQueue(
     }
   };
 
-  return {
-    _add(channel, data, idempotencyKey, done) {
-      if (entries.size >= (options?.maxEntries ?? MAX_ENTRIES)) {
+  return [
+    (channel, data, idempotencyKey, done) => {
+      if (entries.size >= maxEntries) {
         done(failure("resource_exhausted", QUEUE_FULL, entries.size));
-        return;
+      } else {
+        // Now, and not when it is sent: it may change meanwhile, or have no form in JSON, which throws.
+        const sent = JSON.parse(JSON.stringify(data)) as Json;
+        const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
+        const entry: Entry = { request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, _owner: owner, _link: 0, _done: done };
+        entries.add(entry);
+        save(entry);
+        pump();
       }
-      // Now, and not when it is sent: it may change meanwhile, or have no form in JSON, which throws.
-      const sent = JSON.parse(JSON.stringify(data)) as Json;
-      const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
-      const entry: Entry = { request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, _owner: owner, _link: 0, _done: done };
-      entries.add(entry);
-      save(entry);
-      pump();
     },
-    _open(user) {
+    (user) => {
       owner = user;
       isOpen = true;
       for (const entry of entries) {
@@ -222,20 +225,10 @@ export function openQueue(
       });
       pump();
     },
-    _close(isOver) {
+    (isOver) => {
       isOpen = isWaiting = false;
-      link += 1;
-      owner = isOver ? options?.user : owner;
+      owner = isOver ? firstOwner : owner;
       setTimer();
     },
-    _dropLargest() {
-      const sizeOf = ({ request, _link: on }: Entry): number => (on === link ? JSON.stringify(request).length : 0);
-      const [largest] = [...entries].sort((a, b) => sizeOf(b) - sizeOf(a));
-      const isSent = !!largest && sizeOf(largest) > 0;
-      if (isSent) {
-        finish(largest, failure("invalid_argument", TOO_LARGE));
-      }
-      return isSent;
-    },
-  };
+  ];
 }

@@ -17,67 +17,68 @@ export class ReconnectionManager {
    * woke, or the network came back; the link may be dead. `onSleep`: the page
    * goes away, perhaps into the browser's cache. `onVisibility`: it was shown or hidden.
    */
-  constructor(environment: Environment, onRetry: () => void, onWake: () => void, onSleep: () => void, onVisibility: () => void) {
-    this.#inner = openReconnection(environment, onRetry, onWake, onSleep, onVisibility);
+  constructor({ clock, page, random }: Environment, onRetry: () => void, onWake: () => void, onSleep: () => void, onVisibility: () => void) {
+    this.#inner = openReconnection(clock, page, random, onRetry, onWake, onSleep, onVisibility);
   }
 
   /** Attempts since the last steady connection. */
   get attempt(): number {
-    return this.#inner._attempt;
+    return this.#inner[0]();
   }
 
   /** Whether the page is visible. */
   get isVisible(): boolean {
-    return this.#inner._isVisible;
+    return this.#inner[1]();
   }
 
   /** Plans the next attempt after an end with this code. Returns its delay in milliseconds. */
   schedule(code: number): number {
-    return this.#inner._schedule(code);
+    return this.#inner[2](code);
   }
 
   /** The server asked to come back after `afterMs`. Hidden pages leave the first places to visible ones. */
   onReconnect(afterMs: number): void {
-    this.#inner._onReconnect(afterMs);
+    this.#inner[3](afterMs);
   }
 
   /** The server refuses connections for this time in milliseconds. */
   bar(forMs: number): void {
-    this.#inner._bar(forMs);
+    this.#inner[4](forMs);
   }
 
   /** Plans the next attempt for the earliest time that the server allows. Returns its delay in milliseconds, below 0 for none. */
   hurry(): number {
-    return this.#inner._hurry();
+    return this.#inner[5]();
   }
 
   /** Listens to the page from now on. */
   start(): void {
-    this.#inner._start();
+    this.#inner[6]();
   }
 
   /** Forgets the page, the timer and the attempts: what the application asked for outranks events. */
   stop(): void {
-    this.#inner._stop();
+    this.#inner[8]();
+    this.#inner[7]();
   }
 
   /** Cancels the next attempt. */
   cancel(): void {
-    this.#inner._cancel();
+    this.#inner[8]();
   }
 
   /** A connection works. */
   onConnected(): void {
-    this.#inner._onConnected();
+    this.#inner[9]();
   }
 
   /** Counts a ping: its round trip in milliseconds, or `undefined` if it was lost. */
   onPing(rttMs: number | undefined): void {
-    this.#inner._onPing(rttMs);
+    this.#inner[10](rttMs);
   }
 
   /** The quality of the link now. */
   getQuality(isConnected: boolean): Quality {
-    return this.#inner._getQuality(isConnected);
+    return this.#inner[11](isConnected);
   }
 }

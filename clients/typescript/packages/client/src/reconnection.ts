@@ -7,7 +7,7 @@
  * (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
  */
 import type { Quality } from "./api.ts";
-import type { Environment } from "./environment.ts";
+import type { Clock, Page } from "./environment.ts";
 import { openTimer } from "./timer.ts";
 
 const FIRST_DELAY_MS = 250;
@@ -32,51 +32,55 @@ export function shouldReconnect(code: number): boolean {
 }
 
 /** Decides when to connect again, and measures the link. It opens nothing itself. */
-export interface Reconnection {
-  /** Attempts since the last steady connection. */
-  _attempt: number;
-  /** Whether the page is visible. */
-  _isVisible: boolean;
+export type Reconnection = readonly [
+  /** Returns the attempts since the last steady connection. */
+  attempts: () => number,
+  /** Returns whether the page is visible. */
+  isVisible: () => boolean,
   /** Plans the next attempt after an end with this code. Returns its delay in milliseconds. */
-  readonly _schedule: (code: number) => number;
+  schedule: (code: number) => number,
   /** The server asked to come back after `afterMs`. Hidden pages leave the first places to visible ones. */
-  readonly _onReconnect: (afterMs: number) => void;
+  onReconnect: (afterMs: number) => void,
   /** The server refuses connections for this time in milliseconds. */
-  readonly _bar: (forMs: number) => void;
+  bar: (forMs: number) => void,
   /** Plans the next attempt for the earliest time that the server allows. Returns its delay in milliseconds, below 0 for none. */
-  readonly _hurry: () => number;
+  hurry: () => number,
   /** Listens to the page from now on. */
-  readonly _start: () => void;
+  start: () => void,
   /** Forgets the page, the timer and the attempts: what the application asked for outranks events. */
-  readonly _stop: () => void;
+  stop: () => void,
   /** Cancels the next attempt. */
-  readonly _cancel: () => void;
+  cancel: () => void,
   /** A connection works. */
-  readonly _onConnected: () => void;
+  onConnected: () => void,
   /** Counts a ping: its round trip in milliseconds, or `undefined` if it was lost. */
-  readonly _onPing: (rttMs: number | undefined) => void;
-  /** The quality of the link now. */
-  readonly _getQuality: (isConnected: boolean) => Quality;
-}
+  onPing: (rttMs: number | undefined) => void,
+  /** Returns the quality of the link now. */
+  getQuality: (isConnected: boolean) => Quality,
+];
 
 /**
  * Opens what decides. `onRetry`: the time for the next connection has come. `onWake`: the page
- * woke, or the network came back; the link may be dead. `onSleep`: the page
+ * woke, or the network came back, for which `isOnline` is set; the link may be dead. `onSleep`: the page
  * goes away, perhaps into the browser's cache. `onVisibility`: it was shown or hidden.
  */
 export function openReconnection(
-  { clock, page, random }: Environment,
+  clock: Clock,
+  page: Page,
+  random: () => number,
   onRetry: () => void,
-  onWake: () => void,
+  onWake: (isOnline: boolean) => void,
   onSleep: () => void,
   onVisibility: () => void,
 ): Reconnection {
+  let attempts = 0;
+  let isVisible = true;
   /** The start of a connection, unless there was none. */
   let connectedAt = NaN;
   /** The earliest time of the next connection that the server allows, by the clock. */
-  let notBefore = 0;
-  /** The earliest time of it while the page is hidden. */
-  let notBeforeHidden = 0;
+  let notBefore = -Infinity;
+  /** How much later it is while the page is hidden. */
+  let spreadMs = 0;
   const setTimer = openTimer(clock);
   let removeListener: (() => void) | undefined;
   let rttMs: number | undefined;
@@ -85,6 +89,7 @@ export function openReconnection(
   let pings: (number | undefined)[] = [];
 
   const isSteady = (): boolean => clock.now() - connectedAt >= STEADY_MS;
+  const jitter = (mostMs: number): number => mostMs * random();
   /** Plans the next attempt. */
   const wait = (delayMs: number): number => {
     setTimer(delayMs, onRetry);
@@ -93,58 +98,59 @@ export function openReconnection(
   const bar = (forMs: number): void => {
     notBefore = clock.now() + forMs;
   };
-  const self: Reconnection = {
-    _attempt: 0,
-    _isVisible: true,
-    _bar: bar,
-    _cancel: setTimer,
-    _hurry: () => wait(notBefore - clock.now()),
-    _start() {
-      self._isVisible = page.isVisible();
+  return [
+    () => attempts,
+    () => isVisible,
+    (code) => {
+      if (isSteady()) {
+        attempts = 0;
+      }
+      connectedAt = NaN;
+      const first = [4004, 1013].includes(code) ? OVERLOAD_DELAY_MS : FIRST_DELAY_MS;
+      const longest = Math.min(isVisible ? VISIBLE_DELAY_MS : HIDDEN_DELAY_MS, first * 2 ** attempts++);
+      const barMs = notBefore - clock.now() + (isVisible ? 0 : spreadMs);
+      return wait(barMs > 0 ? barMs : Math.round(jitter(longest)));
+    },
+    (afterMs) => {
+      attempts = isSteady() ? 0 : attempts + 1;
+      spreadMs = isVisible ? 0 : jitter(HIDDEN_DELAY_MS);
+      // A server that says so to each new connection gets no storm of them.
+      bar((afterMs = Math.max(afterMs, Math.min(VISIBLE_DELAY_MS, FIRST_DELAY_MS * (2 ** attempts - 1)))));
+      wait(afterMs + spreadMs);
+    },
+    bar,
+    () => wait(notBefore - clock.now()),
+    () => {
+      isVisible = page.isVisible();
       removeListener ??= page.onChange((event) => {
-        const wasVisible = self._isVisible;
-        self._isVisible = page.isVisible();
-        if (wasVisible !== self._isVisible) {
+        const wasVisible = isVisible;
+        const isOnline = event === "online";
+        isVisible = page.isVisible();
+        if (wasVisible !== isVisible) {
           onVisibility();
         }
         if (event === "pagehide") {
           onSleep();
-        } else if (event !== "freeze" && (self._isVisible || event === "online")) {
-          onWake();
+        } else if (event !== "freeze" && (isVisible || isOnline)) {
+          onWake(isOnline);
         }
       });
     },
-    _stop() {
+    () => {
       removeListener?.();
       removeListener = undefined;
-      setTimer();
-      self._attempt = notBefore = notBeforeHidden = 0;
+      attempts = 0;
+      notBefore = -Infinity;
     },
-    _onConnected() {
+    setTimer,
+    () => {
       connectedAt = clock.now();
-      notBefore = notBeforeHidden = jitterMs = 0;
+      notBefore = -Infinity;
+      jitterMs = 0;
       rttMs = undefined;
       pings = [];
     },
-    _schedule(code) {
-      if (isSteady()) {
-        self._attempt = 0;
-      }
-      connectedAt = NaN;
-      const first = [4004, 1013].includes(code) ? OVERLOAD_DELAY_MS : FIRST_DELAY_MS;
-      const longest = Math.min(self._isVisible ? VISIBLE_DELAY_MS : HIDDEN_DELAY_MS, first * 2 ** self._attempt++);
-      const barMs = (self._isVisible ? notBefore : Math.max(notBefore, notBeforeHidden)) - clock.now();
-      return wait(barMs > 0 ? barMs : Math.round(longest * random()));
-    },
-    _onReconnect(afterMs) {
-      const spreadMs = self._isVisible ? 0 : HIDDEN_DELAY_MS * random();
-      self._attempt = isSteady() ? 0 : self._attempt + 1;
-      // A server that says so to each new connection gets no storm of them.
-      bar((afterMs = Math.max(afterMs, Math.min(VISIBLE_DELAY_MS, FIRST_DELAY_MS * (2 ** self._attempt - 1)))));
-      notBeforeHidden = notBefore + spreadMs;
-      wait(afterMs + spreadMs);
-    },
-    _onPing(ms) {
+    (ms) => {
       pings = [...pings, ms].slice(-LOSS_PINGS);
       if (ms !== undefined) {
         const change = ms - (rttMs ??= ms);
@@ -153,12 +159,11 @@ export function openReconnection(
         rttMs += change / 8;
       }
     },
-    _getQuality(isConnected) {
+    (isConnected) => {
       const loss = pings.filter((one) => one === undefined).length / (pings.length || 1);
       // The wait that a user feels: the usual one, its changes, and each lost ping as a second.
       const feltMs = (rttMs ?? 0) + 2 * jitterMs + 1_000 * loss;
       return { rttMs, jitterMs, loss, grade: !isConnected ? "offline" : feltMs < 100 ? "excellent" : feltMs < 250 ? "good" : feltMs < 600 ? "fair" : "poor" };
     },
-  };
-  return self;
+  ];
 }

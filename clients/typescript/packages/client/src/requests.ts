@@ -3,9 +3,11 @@ import type { Clock } from "./environment.ts";
 import { failure, TidewireError } from "./errors.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
 import { openTimer } from "./timer.ts";
-import { CONNECTION_LOST, NO_REPLY, NOT_CONNECTED } from "./texts.ts";
+import { CONNECTION_LOST, NO_JSON, NO_REPLY, NOT_CONNECTED, TOO_LARGE } from "./texts.ts";
 
 const REQUEST_TIMEOUT_MS = 10_000;
+/** No server refuses so few characters: its limit is 1,024 bytes at least. */
+const LEAST_LIMIT = 300;
 
 /** Called once, with an error or a value. */
 export type Done<Value> = (error: TidewireError | undefined, value?: Value) => void;
@@ -16,47 +18,53 @@ export type Done<Value> = (error: TidewireError | undefined, value?: Value) => v
  */
 export type StartRequest = <Type extends RequestType>(type: Type, data: Requests[Type]["data"], done?: Done<ReplyOf<Type>>) => void;
 
-/** Returns a promise of what `run` calls back with. */
+/** Returns a promise of what `run` calls back with. What has no form in JSON makes it throw. */
 export function promiseOf<Value>(run: (done: Done<Value>) => void): Promise<Value> {
   return new Promise((resolve, reject) => {
-    run((error, value) => {
-      if (error) {
-        reject(error);
-      } else {
-        resolve(value as Value);
-      }
-    });
+    try {
+      run((error, value) => {
+        if (error) {
+          reject(error);
+        } else {
+          resolve(value as Value);
+        }
+      });
+    } catch (error) {
+      reject(failure("invalid_argument", NO_JSON, error));
+    }
   });
 }
 
 /**
  * Opens the requests of a client: `[start, settle, failAll, hasPending]`. `settle` takes a
  * message, and returns whether it replies to a pending request. `failAll` is
- * for a lost connection: the effects of its requests are unknown.
+ * for a lost connection: the effects of its requests are unknown. `failLargest` is for a frame
+ * that the server refused for its size: the largest on the way is it. Returns whether there was one.
  */
 export function openRequests(
   clock: Clock,
   limitMs: () => number | undefined,
   send: (message: ClientMessage) => boolean,
   isStream?: () => boolean,
-): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void, hasPending: () => boolean] {
-  const pending = new Map<string, Done<never>>();
+): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void, hasPending: () => boolean, failLargest: () => boolean] {
+  const pending = new Map<string, readonly [done: Done<never>, message: ClientMessage]>();
   let lastId = 0;
   let lastReplyAt = -Infinity;
   /** Settles a request. Returns whether it was pending. */
   const finish = (id: string, error: TidewireError | undefined, data?: unknown): boolean => {
-    const done = pending.get(id);
+    const request = pending.get(id);
     // Before the call: it may start other requests.
     pending.delete(id);
     // The protocol fixes the reply type of each request.
-    done?.(error, data as never);
-    return !!done;
+    request?.[0](error, data as never);
+    return !!request;
   };
 
   return [
     (type, data, done) => {
       const id = `${++lastId}`;
-      if (send({ type, id, data } as ClientMessage)) {
+      const message = { type, id, data } as ClientMessage;
+      if (send(message)) {
         const ms = limitMs() ?? REQUEST_TIMEOUT_MS;
         const setTimer = openTimer(clock);
         const expire = (): void => {
@@ -69,10 +77,13 @@ export function openRequests(
           }
         };
         setTimer(ms, expire);
-        pending.set(id, (error, reply) => {
-          setTimer();
-          done?.(error, reply);
-        });
+        pending.set(id, [
+          (error, reply) => {
+            setTimer();
+            done?.(error, reply);
+          },
+          message,
+        ]);
       } else {
         done?.(failure("unavailable", NOT_CONNECTED));
       }
@@ -87,5 +98,18 @@ export function openRequests(
       }
     },
     () => pending.size > 0,
+    () => {
+      let largest = "";
+      let length = LEAST_LIMIT;
+      for (const [id, [, message]] of pending) {
+        const size = JSON.stringify(message).length;
+        // Each connection subscribes again: a `subscribe` that is too large would end each.
+        if (size > length && message.type !== "subscribe") {
+          length = size;
+          largest = id;
+        }
+      }
+      return finish(largest, failure("invalid_argument", TOO_LARGE));
+    },
   ];
 }

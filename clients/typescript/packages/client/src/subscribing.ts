@@ -16,7 +16,8 @@ const SAVE_DATA_MS = 5_000;
  */
 export function openSubscribing(
   clock: Clock,
-  [, , has, , drop]: Subscriptions,
+  has: Subscriptions[2],
+  drop: Subscriptions[4],
   start: StartRequest,
   isOpen: () => boolean,
   linkNow: () => number,

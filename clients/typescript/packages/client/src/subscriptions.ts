@@ -53,12 +53,14 @@ type Call = <Event>(listener: ((event: Event) => void) | undefined, event: Event
 /** A channel that the application subscribes to. */
 export type Subscription = ReturnType<typeof openSubscription>;
 
-function openSubscription(name: string, options: Subscriber, call: Call, onRename: () => void) {
-  let { since: position, minIntervalMs } = options;
-  const subscribers = new Set([options]);
+function openSubscription(name: string, call: Call, onRename: () => void) {
+  /** The position to resume from. */
+  let position: Position | undefined;
+  let minIntervalMs: number | undefined;
+  const subscribers = new Set<Subscriber>();
   let canonical = name;
-  /** The highest seq delivered in the epoch of `position`, which is the one to resume from. */
-  let lastSeq = position?.seq ?? 0;
+  /** The highest seq delivered in the epoch of `position`. */
+  let lastSeq = 0;
   /** The channel's seq when the subscription took effect: messages up to it are replayed. */
   let top = 0;
   /**
@@ -282,28 +284,21 @@ export type Subscriptions = [
 export function openSubscriptions(call: Call): Subscriptions {
   const byName = new Map<string, Subscription>();
   /**
-   * The channels by canonical name, and for batches by ":" and the part after
-   * the namespace: an update names no channel. Made when it is needed.
+   * The channels that were found by canonical name, and for batches by ":" and the part after the
+   * namespace: an update names no channel.
    */
-  let index: Map<string, Subscription[]> | undefined;
+  let index: Record<string, readonly Subscription[]> = {};
   const reindex = (): void => {
-    index = undefined;
+    index = {};
   };
-  const find = (key: string): readonly Subscription[] => {
-    if (!index) {
-      index = new Map();
-      for (const subscription of byName.values()) {
-        const canonical = subscription._canonical();
-        for (const name of [canonical, canonical.slice(canonical.indexOf(":"))]) {
-          index.set(name, [...(index.get(name) ?? []), subscription]);
-        }
-      }
-    }
-    return index.get(key) ?? [];
-  };
+  const all = (): Subscription[] => [...byName.values()];
+  const find = (key: string): readonly Subscription[] =>
+    (index[key] ??= all().filter((subscription) => {
+      const canonical = subscription._canonical();
+      return key === canonical || key === canonical.slice(canonical.indexOf(":"));
+    }));
   /** The channels that the server subscribes each connection to, as the user's own one. */
   const serverSide = new Set<string>();
-  const all = (): Subscription[] => [...byName.values()];
   const has = (subscription: Subscription): boolean => byName.get(subscription._name) === subscription;
 
   return [
@@ -312,14 +307,14 @@ export function openSubscriptions(call: Call): Subscriptions {
     has,
 
     (name, subscriber) => {
-      let subscription = byName.get(name);
-      if (subscription) {
-        return [subscription, subscription._add(subscriber)];
+      const isKnown = byName.has(name);
+      if (!isKnown) {
+        const made = openSubscription(name, call, reindex);
+        byName.set(name, made);
+        reindex();
       }
-      subscription = openSubscription(name, subscriber, call, reindex);
-      byName.set(name, subscription);
-      reindex();
-      return [subscription, true];
+      const subscription = byName.get(name) as unknown as Subscription;
+      return [subscription, subscription._add(subscriber) || !isKnown];
     },
 
     (subscription) => {

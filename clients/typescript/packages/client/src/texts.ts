@@ -30,3 +30,4 @@ export const WRONG_PATH = 25;
 export const PLAIN_TEXT = 26;
 export const TLS = 27;
 export const TOO_LARGE = 28;
+export const NO_JSON = 29;

@@ -1,6 +1,6 @@
 /** Wires: a WebSocket, and Server-Sent Events with one POST for each message of the client. */
 import type { Fetch, WebSocketConstructor } from "./environment.ts";
-import { reasonOf, textOf } from "./errors.ts";
+import { reasonOf, TidewireError, textOf } from "./errors.ts";
 import type { ServerMessageOf } from "./messages.ts";
 import { HTTP_STATUS, STREAM_ENDED } from "./texts.ts";
 import type { ErrorData } from "./types/common.ts";
@@ -22,9 +22,9 @@ export type OpenEventStream = (fetch: Fetch, url: string, token: string | undefi
 /** A response with a body. */
 type Loaded = Response & { readonly body: NonNullable<Response["body"]> };
 
-/** Opens a WebSocket. Throws what the constructor throws: no retry would help. */
-export function openWebSocket(webSocket: WebSocketConstructor, url: string, token: string | undefined, onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd): Wire {
-  const socket = new webSocket(url, ["tidewire.v1.json", ...(token ? [`tidewire.bearer.${token}`] : [])]);
+/** Opens a WebSocket, of which there must be a class. Throws what the constructor throws: no retry would help. */
+export function openWebSocket(webSocket: WebSocketConstructor | undefined, url: string, token: string | undefined, onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd): Wire {
+  const socket = new (webSocket as unknown as WebSocketConstructor)(url, ["tidewire.v1.json", ...(token ? [`tidewire.bearer.${token}`] : [])]);
   let failure = "";
   socket.addEventListener("open", onOpen);
   socket.addEventListener("message", ({ data }) => {
@@ -63,32 +63,25 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
       onFrame(text);
     }
   };
-  /** Fetches what has a body, and uses it. Calls back with why that failed: the error that any other answer holds, or its status, since a proxy may answer with anything. */
-  const load = async (to: string, body: string | undefined, use: (response: Loaded) => Promise<void>, onError: (error: ErrorData) => void): Promise<void> => {
-    let error: ErrorData | undefined;
-    try {
-      const response = await fetch(to, {
-        ...(body && { method: "POST", body }),
-        headers: { ...(token && { authorization: `Bearer ${token}` }), ...(!body && cursor && { "last-event-id": cursor }) },
-        signal: abort.signal,
-      });
-      if (response.ok && response.body) {
-        await use(response as Loaded);
-        return;
-      }
-      error = { code: "unavailable", message: textOf(HTTP_STATUS, response.status) };
+  /** Fetches a response. Throws the error that any other answer holds, or its status, since a proxy may answer with anything. */
+  const load = async (to: string, body?: string): Promise<Loaded> => {
+    const response = await fetch(to, {
+      ...(body && { method: "POST", body }),
+      headers: { ...(token && { authorization: `Bearer ${token}` }), ...(!body && cursor && { "last-event-id": cursor }) },
+      signal: abort.signal,
+    });
+    if (!response.ok) {
       // As JSON RPC has it, or as the message `error`.
-      const answer = (await response.json()) as ErrorData & { data?: ErrorData };
-      error = { ...error, ...(answer.data ?? answer) };
-    } catch (reason) {
-      error ??= { code: "unavailable", message: reasonOf(reason) };
+      const answer = (await response.json().catch(() => undefined)) as (ErrorData & { data?: ErrorData }) | undefined;
+      throw new TidewireError({ code: "unavailable", message: textOf(HTTP_STATUS, response.status), ...(answer?.data ?? answer) });
     }
-    onError(error);
+    return response as Loaded;
   };
-  void load(
-    url,
-    undefined,
-    async ({ body }) => {
+  /** Calls back with why something failed. */
+  const dataOf = (error: unknown): ErrorData => ({ code: "unavailable", message: reasonOf(error), ...(error as Partial<ErrorData>) });
+
+  load(url)
+    .then(async ({ body }) => {
       const reader = body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
       for (;;) {
@@ -101,26 +94,19 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
         rest = events.pop() ?? "";
         events.forEach(onEvent);
       }
-    },
-    ({ code, message }) => {
+    })
+    .catch((error: unknown) => {
+      const { code, message } = dataOf(error);
       // By the server's own word: a proxy, or the page of a hotel's network, may answer 403 for a while.
       onEnd(["unauthenticated", "permission_denied"].includes(code) ? 4500 : 1006, message);
-    },
-  );
+    });
   return {
     send(frame) {
-      posted = posted.then(() =>
-        load(
-          target,
-          frame,
-          async (response) => {
-            onFrame(await response.text());
-          },
-          (data) => {
-            onFrame(JSON.stringify({ ...JSON.parse(frame), type: "error", data }));
-          },
-        ),
-      );
+      posted = posted
+        .then(() => load(target, frame))
+        .then((response) => response.text())
+        .catch((error: unknown) => JSON.stringify({ ...JSON.parse(frame), type: "error", data: dataOf(error) }))
+        .then(onFrame);
     },
     close() {
       abort.abort();

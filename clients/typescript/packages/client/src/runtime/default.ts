@@ -12,7 +12,7 @@ export function say(code: number, detail: string): string {
 }
 
 /** Searches for the reason why nothing connects. Resolves to its text. */
-export type Diagnose = (fetch: Fetch, url: URL) => Promise<string | undefined>;
+export type Diagnose = (fetch: Fetch, url: string) => Promise<string | undefined>;
 
 /** A wrong URL is found while an application is developed. */
 export const diagnose: Diagnose | undefined = undefined;

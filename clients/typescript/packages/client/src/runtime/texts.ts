@@ -31,6 +31,7 @@ export const TEXTS: Readonly<Record<number, (detail: string) => string>> = {
   [texts.PLAIN_TEXT]: () => "the server speaks plain text: use ws:, not wss:",
   [texts.TLS]: () => "the server speaks TLS: use wss:, not ws:",
   [texts.TOO_LARGE]: () => "the frame is larger than the server takes",
+  [texts.NO_JSON]: (reason) => `it has no form in JSON: ${reason}`,
 };
 
 /** Returns the text of a failure. */
