@@ -1,10 +1,9 @@
 /** Alerts hook: the user's rules, the newest times that they fired, and changes to them. */
-import { type AlertDraft, type AlertEvent, type AlertRule, TidewireError, type WebSocketClient } from "@tidewire/client";
-import { useRefusal } from "./connection.ts";
-import { follow } from "./follow.ts";
-import type { Show } from "./live.ts";
+import type { AlertDraft, AlertEvent, AlertLog, AlertPage, AlertRule, TidewireError } from "@tidewire/client";
+import { stateSource, type Value } from "./follow.ts";
 import { notStarted } from "./notifications.ts";
-import { type Source, useSource } from "./session.ts";
+import type { Source } from "./live.ts";
+import { useValue } from "./value.ts";
 
 /** Rules that are loaded, and fires that are kept. */
 const MAX_ITEMS = 100;
@@ -32,7 +31,13 @@ export interface Alerts {
   readonly remove: (id: string) => Promise<void>;
 }
 
-const INITIAL: Alerts = { alerts: [], fires: [], loading: true, error: undefined, register: notStarted, update: notStarted, remove: notStarted };
+/** The rules and fires. */
+type State = Pick<Alerts, "alerts" | "fires">;
+
+const NONE: State = { alerts: [], fires: [] };
+
+/** What components have of it. */
+type Shown = Omit<Alerts, "loading" | "error">;
 
 /** Returns the fires with a newer one. A retraction replaces what it takes back. */
 function withFire(fires: readonly AlertFire[], fire: AlertFire): readonly AlertFire[] {
@@ -40,64 +45,57 @@ function withFire(fires: readonly AlertFire[], fire: AlertFire): readonly AlertF
   return [fire, ...others].sort((a, b) => b.timestamp - a.timestamp).slice(0, MAX_ITEMS);
 }
 
-function start(client: WebSocketClient, show: Show<Alerts>): () => void {
-  let current = INITIAL;
-  const set = (change: Partial<Alerts>): void => {
-    current = { ...current, ...change };
-    show(() => current);
-  };
-  /** Shows a rule. A fire holds its rule as it was then, perhaps older than the one that is shown. */
-  const put = (rule: AlertRule): AlertRule => {
-    const { alerts } = current;
-    const old = alerts.find(({ id }) => id === rule.id);
-    if (!old) {
-      set({ alerts: [...alerts, rule] });
-    } else if ((rule.version ?? 0) >= (old.version ?? 0)) {
-      set({ alerts: alerts.map((each) => (each === old ? rule : each)) });
-    }
-    return rule;
-  };
-  set({
-    register: (rule) => client.request("alert_register", rule).then(put),
-    update: (rule) => client.request("alert_update", rule).then(put),
-    remove: (id) =>
-      client.request("alert_delete", { id }).then(() => {
-        set({ alerts: current.alerts.filter((rule) => rule.id !== id) });
-      }),
-  });
-  return follow(client, {
-    _reset: (channel) => {
-      const error = channel ? undefined : new TidewireError({ code: "unauthenticated", message: "no user is signed in" });
-      set({ alerts: [], fires: [], loading: !error, error });
-    },
-    _load: () => Promise.all([client.request("alerts", { limit: MAX_ITEMS }), client.request("alert_log", { limit: MAX_ITEMS })]),
-    _onPage: ([{ items: alerts }, { items }]) => {
-      // A fire that came meanwhile may be missing in the log.
-      const loaded = items.map((item) => ({ ...item, replayed: true }));
-      set({ alerts, fires: current.fires.reduceRight(withFire, loaded), loading: false, error: undefined });
-    },
-    onError: (error) => {
-      set({ loading: false, error });
-    },
-    _onMessage: ({ type, data, replayed = false }) => {
-      if (type === "alert") {
-        const { rule } = data;
-        set({ fires: withFire(current.fires, { ...data, replayed }) });
-        // A deleted rule may still fire once: it does not come back.
-        if (rule && current.alerts.some(({ id }) => id === rule.id)) {
-          put(rule);
-        }
-      }
-      return true;
-    },
-  });
+/** Returns the state with a rule. A fire holds its rule as it was then, perhaps older than the one that is shown. */
+function withRule(state: State, rule: AlertRule): State {
+  const old = state.alerts.find(({ id }) => id === rule.id);
+  return { ...state, alerts: old ? state.alerts.map((each) => (each === old && (rule.version ?? 0) >= (old.version ?? 0) ? rule : each)) : [...state.alerts, rule] };
 }
 
-const ALERTS: readonly [Source<Alerts>] = [{ _key: "alerts", _initial: INITIAL, _start: start }];
+const ALERTS: readonly [Source<Value<Shown>>] = [
+  /* @__PURE__ */ stateSource<State, readonly [AlertPage, AlertLog], Shown>(
+    "alerts",
+    NONE,
+    (client, change) => {
+      const put = (rule: AlertRule): AlertRule => {
+        change((state) => withRule(state, rule));
+        return rule;
+      };
+      const actions = {
+        register: (rule: AlertDraft) => client.request("alert_register", rule).then(put),
+        update: (rule: AlertDraft & { readonly id: string }) => client.request("alert_update", rule).then(put),
+        remove: (id: string) =>
+          client.request("alert_delete", { id }).then(() => {
+            change((state) => ({ ...state, alerts: state.alerts.filter((rule) => rule.id !== id) }));
+          }),
+      };
+      return {
+        _load: () => Promise.all([client.request("alerts", { limit: MAX_ITEMS }), client.request("alert_log", { limit: MAX_ITEMS })]),
+        _onPage: ([{ items: alerts }, { items }], { fires }) => ({
+          alerts,
+          // A fire that came meanwhile may be missing in the log.
+          fires: fires.reduceRight(
+            withFire,
+            items.map((item) => ({ ...item, replayed: true })),
+          ),
+        }),
+        _next(state, { type, data, replayed = false }) {
+          if (type !== "alert") {
+            return state;
+          }
+          const { rule } = data;
+          const next = { ...state, fires: withFire(state.fires, { ...data, replayed }) };
+          // A deleted rule may still fire once: it does not come back.
+          return rule && state.alerts.some(({ id }) => id === rule.id) ? withRule(next, rule) : next;
+        },
+        _view: (state) => ({ ...state, ...actions }),
+      };
+    },
+    { ...NONE, register: notStarted, update: notStarted, remove: notStarted },
+  ),
+];
 
 /** The user's alerts. */
 export function useAlerts(): Alerts {
-  const alerts = useSource(ALERTS);
-  const refusal = useRefusal();
-  return refusal ? { ...alerts, loading: false, error: refusal } : alerts;
+  const { data, loading, error } = useValue(ALERTS);
+  return { ...data, loading, error } as Alerts;
 }

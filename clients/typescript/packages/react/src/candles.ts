@@ -1,9 +1,9 @@
 /** Candles hook: the candles of a symbol, the forming one included. */
-import type { Candle, CandleInterval, TidewireError } from "@tidewire/client";
+import type { Candle, CandleInterval, CandlePage, TidewireError } from "@tidewire/client";
 import { useMemo } from "react";
-import { follow } from "./follow.ts";
-import type { Source } from "./session.ts";
-import { useValue, type Value, valueSource } from "./value.ts";
+import { stateSource, type Value } from "./follow.ts";
+import type { Source } from "./live.ts";
+import { useValue } from "./value.ts";
 
 /** Candles that are loaded and kept, unless the hook is told otherwise. */
 const DEFAULT_LIMIT = 100;
@@ -38,31 +38,23 @@ function withCandle(candles: readonly Candle[], candle: Candle, limit: number): 
  * Loads the candles, and follows their channel. The channel sends only the newest candle, so a slow
  * or interrupted connection may miss the end of one, and whole ones: then they are loaded again.
  */
-function candleSource(symbol: string, interval: CandleInterval, limit: number): Source<Value<readonly Candle[]>> {
+function candleSource(symbol: string, interval: CandleInterval, limit: number): Source<Value<readonly Candle[] | undefined>> {
   const channel = `candles:${symbol}:${interval}`;
-  return valueSource(`${channel} ${limit}`, (client, set) => {
-    let candles: readonly Candle[] | undefined;
-    return follow(client, {
-      _channel: channel,
-      _load: () => client.request("get_candles", { symbol, interval, limit }),
-      _onPage: ({ items }, meanwhile) => {
-        candles = meanwhile.reduce<readonly Candle[]>((all, { type, data }) => (type === "candle" ? withCandle(all, data, limit) : all), items);
-        set(candles);
-      },
-      onError: (error) => {
-        set(candles, error);
-      },
-      _onMessage: ({ type, data }) => {
-        if (type !== "candle" || !candles) {
-          return true;
-        }
-        const last = candles.at(-1);
-        candles = withCandle(candles, data, limit);
-        set(candles);
-        return !last || data.start <= last.start || (last.closed && data.start - last.start <= (LENGTHS[interval] ?? 0));
-      },
-    });
-  });
+  return stateSource<readonly Candle[] | undefined, CandlePage>(`${channel} ${limit}`, undefined, (client) => ({
+    _channel: channel,
+    _load: () => client.request("get_candles", { symbol, interval, limit }),
+    _onPage: ({ items }) => items,
+    _next(candles, { type, data }, reload) {
+      if (type !== "candle" || !candles) {
+        return candles;
+      }
+      const last = candles.at(-1);
+      if (last && data.start > last.start && !(last.closed && data.start - last.start <= (LENGTHS[interval] ?? 0))) {
+        reload();
+      }
+      return withCandle(candles, data, limit);
+    },
+  }));
 }
 
 /**

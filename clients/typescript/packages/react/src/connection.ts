@@ -1,13 +1,14 @@
 /** Connection hook: the state of the connection, why it ended, and its quality. */
 import { type ClientState, type Quality, TidewireError } from "@tidewire/client";
-import { type Source, useSource } from "./session.ts";
+import type { Source } from "./live.ts";
+import { useSource } from "./session.ts";
 
 /**
  * The connection as components see it: the client's state, whose `status` says which other fields
  * it has, and more.
  */
 export type Connection = ClientState & {
-  /** Why the connection ended, while reconnecting or closed. */
+  /** Why the connection ended, while reconnecting or closed. Its code is `unauthenticated` for a token that was refused. */
   readonly error: TidewireError | undefined;
   /** Round trip, jitter, loss and grade of the link. */
   readonly quality: Quality | undefined;
@@ -17,6 +18,11 @@ export type Connection = ClientState & {
   readonly disconnect: () => void;
 };
 
+/** The close code for no token, or one that the server refused. */
+const BAD_TOKEN = 4500;
+
+const NO_END = { code: 0, reason: "" };
+
 const nothing = (): void => undefined;
 
 const CONNECTION: readonly [Source<Connection>] = [
@@ -25,18 +31,17 @@ const CONNECTION: readonly [Source<Connection>] = [
     _initial: { status: "disconnected", error: undefined, quality: undefined, connect: nothing, disconnect: nothing },
     _start(client, show) {
       const { connect, disconnect, getQuality, on } = client;
-      let error: TidewireError | undefined;
       const update = (): void => {
-        const { state } = client;
-        error = "end" in state ? new TidewireError({ code: "unavailable", message: state.end.reason || `closed with code ${state.end.code}` }) : undefined;
-        refresh();
-      };
-      const refresh = (): void => {
-        show(() => ({ ...client.state, error, quality: getQuality(), connect, disconnect }));
+        show(() => {
+          const { state } = client;
+          const { code, reason } = ("end" in state && state.end) || NO_END;
+          const error = code ? new TidewireError({ code: code === BAD_TOKEN ? "unauthenticated" : "unavailable", message: reason || `closed with code ${code}` }) : undefined;
+          return { ...state, error, quality: getQuality(), connect, disconnect };
+        });
       };
       update();
       const offState = on("state", update);
-      const offQuality = on("quality", refresh);
+      const offQuality = on("quality", update);
       return () => {
         offState();
         offQuality();

@@ -1,10 +1,11 @@
 /**
- * State that is loaded once, and then follows a channel.
+ * State of a channel: it is loaded once, if there is something to load, and then follows the channel.
  *
  * The channel may depend on the connection: another user has another one, and then the state begins
  * again. After a `gap`, or a message from which the state does not follow, it is loaded again.
  */
-import type { ChannelMessage, ClientState, TidewireError, WebSocketClient } from "@tidewire/client";
+import { type ChannelMessage, type ClientState, TidewireError, type WebSocketClient } from "@tidewire/client";
+import type { Source } from "./live.ts";
 
 /** Pushes that are kept for a page that is loaded. After more, it is loaded again. */
 const MAX_MEANWHILE = 1_000;
@@ -12,105 +13,188 @@ const MAX_MEANWHILE = 1_000;
 const RETRY_MS = 1_000;
 const LONGEST_RETRY_MS = 60_000;
 
-/** What follows a channel. */
-export interface Follower<Page> {
-  /** The channel. By default that of the connection's user: another connection may change it, and without a user the state stays empty. */
-  readonly _channel?: string;
-  /** The first channel, or another one: everything of the one before must go. */
-  readonly _reset?: (channel: string | undefined) => void;
-  readonly _load: () => Promise<Page>;
-  /** `meanwhile` was pushed since the request for the page, and was given to `onMessage` too. */
-  readonly _onPage: (page: Page, meanwhile: readonly ChannelMessage[]) => void;
-  /** The channel or the page is refused. */
-  readonly onError?: (error: TidewireError) => void;
-  /** Returns whether the state follows from the message. If not, it is loaded again. */
-  readonly _onMessage: (message: ChannelMessage) => boolean;
+/** A state as hooks see it. */
+export interface Value<T> {
+  readonly data: T;
+  /** Why there is no data, or why it is not what it was asked to be: the channel or the page is refused. */
+  readonly error?: TidewireError | undefined;
+  /** Neither data nor an error came so far. */
+  readonly loading: boolean;
 }
 
-/** Follows a channel. Returns a function that ends it. */
-export function follow<Page>(client: WebSocketClient, { _channel: fixed, _reset: reset, _load: load, _onPage: onPage, onError, _onMessage: onMessage }: Follower<Page>): () => void {
-  let unsubscribe: (() => void) | undefined;
-  // `null`: not known yet, other than a connection without a channel.
-  let channel: string | null | undefined = null;
-  let isStale = false;
-  /** The page was refused: only time or another connection makes another try, and no push. */
-  let isRefused = false;
-  /** The pushes since a request for a page. Another list than that of a reply: the reply comes too late. */
-  let meanwhile: ChannelMessage[] | undefined;
-  let refusals = 0;
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const read = (): void => {
-    if (!isStale || meanwhile || isRefused) {
-      return;
-    }
-    const own: ChannelMessage[] = (meanwhile = []);
-    isStale = false;
-    load()
-      .then((page) => {
-        if (own === meanwhile) {
-          // It throws for a page of another form.
-          onPage(page, own);
-          meanwhile = undefined;
-          refusals = 0;
-          isStale ||= own.length >= MAX_MEANWHILE;
-          read();
+/** How a state follows a channel. */
+export interface Follower<State, Page, T> {
+  /** The channel. By default that of the connection's user: another connection may change it, and without a user the state stays empty. */
+  readonly _channel?: string;
+  /** Whether a refused channel is an `error` event of the client. */
+  readonly _isReported?: boolean;
+  readonly _load?: () => Promise<Page>;
+  /** Returns the state of a page. Messages that were pushed since the request for it follow. */
+  readonly _onPage?: (page: Page, state: State) => State;
+  /** Returns the state after a message. If it returns nothing or calls `reload`, the state does not follow from it, and is loaded again. */
+  readonly _next: (state: State, message: ChannelMessage, reload: () => void) => State | undefined;
+  /** Returns the data of a state: by default, the state. */
+  readonly _view?: (state: State) => T;
+}
+
+/** Returns the source of a state. `create` says how it follows its channel, and gets what changes the state otherwise. */
+export function stateSource<State, Page = never, T = State>(
+  key: string,
+  initial: State,
+  create: (client: WebSocketClient, change: (next?: (state: State) => State) => void) => Follower<State, Page, T>,
+  data?: T,
+): Source<Value<T>> {
+  return {
+    _key: key,
+    _initial: { data: data as T, loading: true },
+    _start(client, show) {
+      let state = initial;
+      let error: TidewireError | undefined;
+      let loading = true;
+      const update = (): void => {
+        show(() => ({ data: view(state), error, loading }));
+      };
+      const set = (next: State, failure?: TidewireError): void => {
+        state = next;
+        error = failure;
+        loading = false;
+        update();
+      };
+      const {
+        _channel: fixed,
+        _isReported: isReported,
+        _load: load,
+        _onPage: onPage,
+        _next: next,
+        _view: view = (state) => state as unknown as T,
+      } = create(client, (next = (state) => state) => {
+        state = next(state);
+        update();
+      });
+      let unsubscribe: (() => void) | undefined;
+      // `null`: not known yet, other than a connection without a channel.
+      let channel: string | null | undefined = null;
+      let isStale = false;
+      /** The page was refused: only time or another connection makes another try, and no push. */
+      let isRefused = false;
+      /** The pushes since a request for a page. Another list than that of a reply: the reply comes too late. */
+      let meanwhile: ChannelMessage[] | undefined;
+      let refusals = 0;
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const read = (): void => {
+        if (!load || !isStale || meanwhile || isRefused) {
+          return;
         }
-      })
-      .catch((error: unknown) => {
-        if (own === meanwhile) {
-          meanwhile = undefined;
-          // The next connection reads again. A lost one refused nothing.
-          isStale = true;
-          if (client.state.status === "connected") {
-            const { code, retryAfterMs } = error as Partial<TidewireError>;
-            isRefused = true;
-            if (["unavailable", "resource_exhausted", "deadline_exceeded", "internal"].includes(code ?? "")) {
-              timer = setTimeout(retry, retryAfterMs ?? Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** refusals++));
+        const own: ChannelMessage[] = (meanwhile = []);
+        isStale = false;
+        load()
+          .then((page) => {
+            if (own === meanwhile) {
+              // It throws for a page of another form.
+              set((onPage as (page: Page, state: State) => State)(page, state));
+              meanwhile = undefined;
+              refusals = 0;
+              isStale ||= own.length >= MAX_MEANWHILE;
+              own.forEach(step);
+              read();
             }
-            onError?.(error as TidewireError);
+          })
+          .catch((failure: unknown) => {
+            if (own === meanwhile) {
+              meanwhile = undefined;
+              // The next connection reads again. A lost one refused nothing.
+              isStale = true;
+              if (client.state.status === "connected") {
+                const { code, retryAfterMs } = failure as Partial<TidewireError>;
+                isRefused = true;
+                if (["unavailable", "resource_exhausted", "deadline_exceeded", "internal"].includes(code ?? "")) {
+                  timer = setTimeout(retry, retryAfterMs ?? Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** refusals++));
+                }
+                set(state, failure as TidewireError);
+              }
+            }
+          });
+      };
+      const retry = (): void => {
+        clearTimeout(timer);
+        isRefused = false;
+        read();
+      };
+      const reload = (): void => {
+        isStale = true;
+      };
+      const step = (message: ChannelMessage): void => {
+        const after = next(state, message, reload);
+        if (after === undefined) {
+          reload();
+        } else if (after !== state) {
+          const isLoading = loading && !!load;
+          set(after, isRefused ? error : undefined);
+          loading = isLoading;
+        }
+      };
+      const receive = (message: ChannelMessage): void => {
+        if (message.type === "gap") {
+          reload();
+        }
+        if (meanwhile && meanwhile.length < MAX_MEANWHILE) {
+          meanwhile.push(message);
+        }
+        if (!meanwhile || state !== undefined) {
+          step(message);
+        }
+        read();
+      };
+      const move = (to: string | undefined): void => {
+        if (to === channel) {
+          return;
+        }
+        if (!fixed) {
+          set(initial, to ? undefined : new TidewireError({ code: "unauthenticated", message: "no user is signed in" }));
+          loading = !!to;
+        }
+        unsubscribe?.();
+        clearTimeout(timer);
+        meanwhile = undefined;
+        channel = to;
+        reload();
+        unsubscribe = to
+          ? client.subscribe(
+              to,
+              receive,
+              isReported
+                ? undefined
+                : {
+                    onError: (error) => {
+                      set(state, error);
+                    },
+                  },
+            )
+          : undefined;
+      };
+      const onState = (now: ClientState): void => {
+        if (now.status === "connected") {
+          const { userId } = now.welcome;
+          move(fixed ?? (userId && `user:${userId}`));
+          if (channel) {
+            retry();
           }
         }
-      });
-  };
-  const retry = (): void => {
-    clearTimeout(timer);
-    isRefused = false;
-    read();
-  };
-  const receive = (message: ChannelMessage): void => {
-    if (meanwhile && meanwhile.length < MAX_MEANWHILE) {
-      meanwhile.push(message);
-    }
-    isStale = message.type === "gap" || !onMessage(message) || isStale;
-    read();
-  };
-  const onState = (state: ClientState): void => {
-    if (state.status !== "connected") {
-      return;
-    }
-    const { userId } = state.welcome;
-    const next = fixed ?? (userId && `user:${userId}`);
-    if (next !== channel) {
-      unsubscribe?.();
-      clearTimeout(timer);
-      meanwhile = undefined;
-      channel = next;
-      isStale = true;
-      reset?.(next);
-      unsubscribe = next ? client.subscribe(next, receive, onError && { onError }) : undefined;
-    }
-    if (next) {
-      retry();
-    }
-  };
-  onState(client.state);
-  const off = client.on("state", onState);
-  return () => {
-    off();
-    clearTimeout(timer);
-    // No reply counts any more, and nothing is read.
-    meanwhile = undefined;
-    isStale = false;
-    unsubscribe?.();
+      };
+      if (fixed) {
+        move(fixed);
+      } else {
+        update();
+      }
+      onState(client.state);
+      const off = client.on("state", onState);
+      return () => {
+        off();
+        clearTimeout(timer);
+        // No reply counts any more.
+        meanwhile = undefined;
+        unsubscribe?.();
+      };
+    },
   };
 }

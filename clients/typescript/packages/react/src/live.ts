@@ -5,6 +5,7 @@
  * The work ends a while after the last one left, so that a remount (StrictMode, hot reload) or a
  * change of symbols and back sends nothing to the server.
  */
+import type { WebSocketClient } from "@tidewire/client";
 import { frames } from "./frame.ts";
 
 /** Time in milliseconds from the last component's leave to the end of the work. */
@@ -12,6 +13,16 @@ const LINGER_MS = 500;
 
 /** Shows what `compute` returns, from the next frame on: it is called once, however often the value changes until then. */
 export type Show<T> = (compute: () => T) => void;
+
+/** A kind of live value: how it begins, and the work that keeps it current. Sources of one key are the same. */
+export interface Source<T> {
+  /** Names the value among all of a session. */
+  readonly _key: string;
+  /** The value before the work has a result. A server renders it, and so does hydration. */
+  readonly _initial: T;
+  /** Starts the work. Returns a function that ends it. */
+  readonly _start: (client: WebSocketClient, show: Show<T>) => () => void;
+}
 
 interface Entry {
   _shown: unknown;
@@ -21,22 +32,22 @@ interface Entry {
   _timer: ReturnType<typeof setTimeout> | undefined;
 }
 
-/** The live values of one client, by key. */
+/** The live values of one client. */
 export interface LiveValues {
   /** The value that components show now. Reading starts nothing: React may drop a render. */
-  readonly _read: <T>(key: string, initial: T) => T;
-  /** Keeps a value current for `listener`. `start` returns what ends the work. Returns a function that ends it for this listener. */
-  readonly _watch: <T>(key: string, initial: T, start: (show: Show<T>) => () => void, listener: () => void) => () => void;
+  readonly _read: <T>(source: Source<T>) => T;
+  /** Keeps a value current for `listener`. Returns a function that ends it for this listener. */
+  readonly _watch: <T>(source: Source<T>, listener: () => void) => () => void;
   /** Ends all work at once. */
   readonly _stopAll: () => void;
 }
 
 /** Creates the live values of one client. */
-export function liveValues(): LiveValues {
+export function liveValues(client: () => WebSocketClient): LiveValues {
   const nextFrame = frames();
   const entries = new Map<string, Entry>();
 
-  const open = <T>(shown: T, start: (show: Show<T>) => () => void): Entry => {
+  const open = <T>({ _initial: initial, _start: start }: Source<T>): Entry => {
     let newest: () => T;
     const commit = (): void => {
       const next = newest();
@@ -47,11 +58,11 @@ export function liveValues(): LiveValues {
         }
       }
     };
-    const stop = start((compute) => {
+    const stop = start(client(), (compute) => {
       newest = compute;
       nextFrame(commit);
     });
-    const entry: Entry = { _shown: shown, _listeners: new Set(), _stop: stop, _timer: undefined };
+    const entry: Entry = { _shown: initial, _listeners: new Set(), _stop: stop, _timer: undefined };
     return entry;
   };
   const end = (key: string, { _timer: timer, _stop: stop }: Entry): void => {
@@ -61,15 +72,17 @@ export function liveValues(): LiveValues {
   };
 
   return {
-    _read: <T>(key: string, initial: T) => (entries.get(key)?._shown ?? initial) as T,
-    _watch(key, initial, start, listener) {
-      const entry = entries.get(key) ?? open(initial, start);
+    _read: <T>({ _key: key, _initial: initial }: Source<T>) => (entries.get(key)?._shown ?? initial) as T,
+    _watch(source, listener) {
+      const { _key: key } = source;
+      const entry = entries.get(key) ?? open(source);
+      const { _listeners: listeners } = entry;
       entries.set(key, entry);
-      entry._listeners.add(listener);
+      listeners.add(listener);
       clearTimeout(entry._timer);
       return () => {
-        entry._listeners.delete(listener);
-        if (!entry._listeners.size && entries.get(key) === entry) {
+        listeners.delete(listener);
+        if (!listeners.size && entries.get(key) === entry) {
           entry._timer = setTimeout(end, LINGER_MS, key, entry);
         }
       };

@@ -1,10 +1,10 @@
 /** Notifications hook: the user's inbox, live, with changes that show at once. */
-import { TidewireError, type WebSocketClient } from "@tidewire/client";
-import { follow } from "./follow.ts";
-import { apply, change, EMPTY, firstPage, type InboxChange, type InboxItem } from "./inbox.ts";
-import type { Show } from "./live.ts";
+import { type NotificationPage, TidewireError } from "@tidewire/client";
+import { stateSource, type Value } from "./follow.ts";
+import { apply, change, EMPTY, firstPage, type Inbox, type InboxChange, type InboxItem } from "./inbox.ts";
 import type { Names } from "./selection.ts";
-import { type Source, useSource } from "./session.ts";
+import type { Source } from "./live.ts";
+import { useSource } from "./session.ts";
 
 /** Notifications of the page that is loaded first. */
 const PAGE_ITEMS = 50;
@@ -34,79 +34,61 @@ export function notStarted(): Promise<never> {
   return quiet(Promise.reject(new TidewireError({ code: "unavailable", message: "not connected" })));
 }
 
-function start(client: WebSocketClient, showNext: Show<Notifications>): () => void {
-  let inbox = EMPTY;
-  /** Changes that the server has not answered, in their order. A new set for another user. */
-  let unconfirmed = new Set<InboxChange>();
+const INBOX: readonly [Source<Value<Notifications>>] = [
+  /* @__PURE__ */ stateSource<Inbox, NotificationPage, Notifications>(
+    "inbox",
+    EMPTY,
+    (client, update) => {
+      /** Changes that the server has not answered, in their order. They go with their connection, and so before another user comes. */
+      const unconfirmed = new Set<InboxChange>();
+      let newest: string | undefined;
 
-  const act = (made: InboxChange, request: () => Promise<unknown>): Promise<void> => {
-    const own = unconfirmed.add(made);
-    show();
-    return quiet(
-      request()
-        .then(() => {
-          // A push may have brought it already, with the exact count.
-          inbox = own === unconfirmed ? change(inbox, made) : inbox;
-        })
-        .finally(() => {
-          own.delete(made);
-          show();
-        }),
-    );
-  };
-  const byIds =
-    (kind: InboxChange[0], type: "mark_read" | "dismiss") =>
-    (names: Names): Promise<void> => {
-      const ids = [names].flat();
-      return act([kind, (id) => ids.includes(id)], () => client.request(type, { ids }));
-    };
-  const actions = {
-    markAsRead: byIds("read", "mark_read"),
-    markAllRead: () => {
-      const upTo = inbox.items[0]?.id;
-      return upTo ? act(["read", (id: string) => id <= upTo], () => client.request("mark_all_read", { upTo })) : Promise.resolve();
+      const act = (made: InboxChange, request: () => Promise<unknown>): Promise<void> => {
+        unconfirmed.add(made);
+        update();
+        return quiet(
+          request()
+            .then(() => {
+              // A push may have brought it already, with the exact count.
+              update((inbox) => change(inbox, made));
+            })
+            .finally(() => {
+              unconfirmed.delete(made);
+              update();
+            }),
+        );
+      };
+      const byIds =
+        (kind: InboxChange[0], type: "mark_read" | "dismiss") =>
+        (names: Names): Promise<void> => {
+          const ids = [names].flat();
+          return act([kind, (id) => ids.includes(id)], () => client.request(type, { ids }));
+        };
+      const actions = {
+        markAsRead: byIds("read", "mark_read"),
+        markAllRead: () => {
+          const upTo = newest;
+          return upTo ? act(["read", (id: string) => id <= upTo], () => client.request("mark_all_read", { upTo })) : Promise.resolve();
+        },
+        dismiss: byIds("dismissed", "dismiss"),
+      };
+      return {
+        _load: () => client.request("notifications", { limit: PAGE_ITEMS }),
+        _onPage: firstPage,
+        _next: apply,
+        _view(inbox) {
+          const now = Date.now() + client.clockOffsetMs;
+          const { items, unreadCount } = [...unconfirmed].reduce((shown, made) => change(shown, made), inbox);
+          newest = inbox.items[0]?.id;
+          return { notifications: items.filter(({ expiresAt }) => !expiresAt || expiresAt > now), unreadCount, ...actions };
+        },
+      };
     },
-    dismiss: byIds("dismissed", "dismiss"),
-  };
-  const show = (): void => {
-    showNext(() => {
-      const now = Date.now() + client.clockOffsetMs;
-      const { items, unreadCount } = [...unconfirmed].reduce((shown, made) => change(shown, made), inbox);
-      return { notifications: items.filter(({ expiresAt }) => !expiresAt || expiresAt > now), unreadCount, ...actions };
-    });
-  };
-  show();
-  return follow(client, {
-    _reset: () => {
-      inbox = EMPTY;
-      unconfirmed = new Set();
-      show();
-    },
-    _load: () => client.request("notifications", { limit: PAGE_ITEMS }),
-    _onPage: (page, meanwhile) => {
-      inbox = meanwhile.reduce((before, message) => apply(before, message) ?? before, firstPage(page));
-      show();
-    },
-    // Refused only on the first connection of another user, before the subscription ends.
-    onError: () => undefined,
-    _onMessage: (message) => {
-      const next = apply(inbox, message);
-      inbox = next ?? inbox;
-      show();
-      return !!next;
-    },
-  });
-}
-
-const INBOX: readonly [Source<Notifications>] = [
-  {
-    _key: "inbox",
-    _initial: { notifications: [], unreadCount: 0, markAsRead: notStarted, markAllRead: notStarted, dismiss: notStarted },
-    _start: start,
-  },
+    { notifications: [], unreadCount: 0, markAsRead: notStarted, markAllRead: notStarted, dismiss: notStarted },
+  ),
 ];
 
 /** The user's inbox. It is empty without a token. */
 export function useNotifications(): Notifications {
-  return useSource(INBOX);
+  return useSource(INBOX, ({ data }) => data);
 }

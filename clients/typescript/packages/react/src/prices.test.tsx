@@ -124,6 +124,30 @@ describe("usePriceStream", () => {
     app.unmount();
   });
 
+  it("keeps nothing of the symbols that its component added and removed, and remembers a removed one that it is called with", async () => {
+    const app = new Application();
+    let stream: PriceStream | undefined;
+    const render = (symbols: string[]): void => {
+      app.render(<Capture symbols={symbols} to={(value) => (stream = value)} />);
+    };
+    render(["BTC-USD"]);
+    await app.welcome();
+    flushSync(() => stream?.unsubscribe("BTC-USD"));
+    for (let number = 0; number < 100; number += 1) {
+      flushSync(() => stream?.subscribe(`S${number}-USD`));
+      flushSync(() => stream?.unsubscribe(`S${number}-USD`));
+    }
+    // What was removed is forgotten: the caller may show it after all.
+    render(["BTC-USD", "S7-USD"]);
+    await app.idle();
+    for (const symbol of ["BTC-USD", "S7-USD"]) {
+      app.push(price(symbol, 1));
+    }
+    await app.idle();
+    expect([...(stream?.prices.keys() ?? [])]).toEqual(["S7-USD"]);
+    app.unmount();
+  });
+
   it("a remount under StrictMode and 300 switches of the symbol: no churn on the wire, one subscription left", async () => {
     const app = new Application();
     const choose = await openSwitch(app);

@@ -3,8 +3,10 @@ import type { MarketOverview, PriceUpdate, TidewireError } from "@tidewire/clien
 import { useMemo, useState } from "react";
 import { useRefusal } from "./connection.ts";
 import { type Names, useSelection } from "./selection.ts";
-import { type Source, useSources } from "./session.ts";
-import { channelSource, useValue, type Value } from "./value.ts";
+import type { Value } from "./follow.ts";
+import type { Source } from "./live.ts";
+import { useSources } from "./session.ts";
+import { channelSource, useValue } from "./value.ts";
 
 /** Prices of symbols. */
 export interface PriceStream {
@@ -26,7 +28,7 @@ export interface PriceStreamOptions {
   readonly initial?: readonly PriceUpdate[] | undefined;
 }
 
-function priceSource(symbol: string): Source<Value<PriceUpdate>> {
+function priceSource(symbol: string): Source<Value<PriceUpdate | undefined>> {
   return channelSource(`prices:${symbol}`, (message) => (message.type === "price" ? message.data : undefined));
 }
 

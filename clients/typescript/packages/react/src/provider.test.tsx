@@ -194,7 +194,7 @@ describe("WebSocketProvider", () => {
       const connection = useConnection();
       return (
         <>
-          {loading ? "loading" : error?.message} / {connection.status} {connection.error?.message}
+          {loading ? "loading" : `${error?.code} ${error?.message}`} / {connection.status} {connection.error?.code}
         </>
       );
     }
@@ -203,7 +203,7 @@ describe("WebSocketProvider", () => {
     app.push({ type: "error", data: { code: "unauthenticated", message: "the token has expired" } });
     app.socket.end(4500, "the token has expired");
     await app.idle();
-    expect(app.text).toBe("the token has expired / closed the token has expired");
+    expect(app.text).toBe("unauthenticated the token has expired / closed unauthenticated");
     expect(seen).toContain("the token has expired");
     app.unmount();
   });
@@ -259,6 +259,22 @@ describe("useConnection", () => {
 });
 
 describe("ConnectionStatus", () => {
+  it("says of no connection that never was that it is lost", async () => {
+    const app = new Application();
+    app.render(<ConnectionStatus />);
+    await app.idle();
+    for (let attempt = 0; attempt < 5; attempt += 1) {
+      app.socket.end(1006);
+      await app.pass(1_500);
+      expect(app.text).toBe("Connecting…");
+      await app.environment.clock.advance(10_000);
+      await app.pass(1_500);
+    }
+    await app.welcome();
+    expect(app.text).toBe("Connected");
+    app.unmount();
+  });
+
   it("is a polite live region that shows each lasting state, and no short interruption", async () => {
     const app = new Application();
     app.render(<ConnectionStatus className="state" labels={{ connected: "Live" }} />);

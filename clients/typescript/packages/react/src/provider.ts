@@ -43,7 +43,10 @@ export function WebSocketProvider({ url, options, client, onError, children }: W
   // Before the effects of the components below it, which may connect again.
   useInsertionEffect(() => {
     // An option that these leave out goes too: the token of a user who signed out.
-    const gone: Partial<ClientOptions> = Object.fromEntries(Object.keys(session._options ?? {}).map((name) => [name, undefined]));
+    const gone: Record<string, undefined> = {};
+    for (const name in session._options) {
+      gone[name] = undefined;
+    }
     session._client().setOptions({ ...gone, ...options });
     session._options = options;
   }, [session, options]);

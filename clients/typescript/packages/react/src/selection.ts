@@ -1,6 +1,6 @@
 /** Selection: the names that a hook was called with, and those that its component adds and removes. */
 import { useMemo, useState } from "react";
-import type { Source } from "./session.ts";
+import type { Source } from "./live.ts";
 
 /** One name or several. */
 export type Names = string | readonly string[];
@@ -13,7 +13,7 @@ export function useSelection<T>(
   given: Names,
   sourceOf: (name: string) => Source<T>,
 ): readonly [sources: readonly Named<T>[], subscribe: (names: Names) => void, unsubscribe: (names: Names) => void] {
-  const [changes, setChanges] = useState<ReadonlyMap<string, boolean>>(new Map());
+  const [changes, setChanges] = useState(new Map<string, boolean>());
   const [subscribe, unsubscribe] = useMemo(
     () =>
       [true, false].map((isChosen) => (names: Names) => {
@@ -25,7 +25,10 @@ export function useSelection<T>(
   const sources = useMemo(() => {
     const names = new Set([given].flat());
     for (const [name, isChosen] of changes) {
-      names[isChosen ? "add" : "delete"](name);
+      // Nothing is left of a name that was removed, and that the hook is not called with.
+      if (!names[isChosen ? "add" : "delete"](name)) {
+        changes.delete(name);
+      }
     }
     return [...names].map((name) => ({ ...sourceOf(name), name }));
     // The key stands for `given`.

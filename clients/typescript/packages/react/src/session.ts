@@ -1,7 +1,7 @@
 /** Session: a client, and the live values that components show of it. Hooks find it in a context. */
 import type { ClientOptions, WebSocketClient } from "@tidewire/client";
 import { createContext, useContext, useMemo, useSyncExternalStore } from "react";
-import { type LiveValues, liveValues, type Show } from "./live.ts";
+import { type LiveValues, liveValues, type Source } from "./live.ts";
 
 /** A client and its live values. */
 export interface Session {
@@ -17,7 +17,8 @@ export interface Session {
 /** Creates a session. */
 export function openSession(create: () => WebSocketClient): Session {
   let client: WebSocketClient | undefined;
-  return { _client: () => (client ??= create()), _values: liveValues(), _mounts: 0 };
+  const get = (): WebSocketClient => (client ??= create());
+  return { _client: get, _values: liveValues(get), _mounts: 0 };
 }
 
 /** The session of the nearest `WebSocketProvider`. */
@@ -39,16 +40,6 @@ export function useClient(): WebSocketClient {
   return useSession()._client();
 }
 
-/** A kind of live value: how it begins, and the work that keeps it current. Sources of one key are the same. */
-export interface Source<T> {
-  /** Names the value among all of a session. */
-  readonly _key: string;
-  /** The value before the work has a result. A server renders it, and so does hydration. */
-  readonly _initial: T;
-  /** Starts the work. Returns a function that ends it. */
-  readonly _start: (client: WebSocketClient, show: Show<T>) => () => void;
-}
-
 /**
  * Shows what `select` returns of some values, which are kept current while the component is
  * mounted. It renders when one of the results changes. `sources` must be the same list until it changes.
@@ -56,26 +47,26 @@ export interface Source<T> {
 export function useSources<T, Part = T>(sources: readonly Source<T>[], select: (value: T) => Part = (value) => value as unknown as Part): readonly Part[] {
   const session = useSession();
   const [subscribe, read, readInitial] = useMemo(() => {
-    const { _client: client, _values: values } = session;
+    const { _read: read, _watch: watch } = session._values;
     /** Returns the same list while its items are the same. */
-    const list = (valueOf: (key: string, initial: T) => T): (() => readonly Part[]) => {
+    const list = (valueOf: (source: Source<T>) => T): (() => readonly Part[]) => {
       let last: readonly Part[] | undefined;
       return () => {
-        const next = sources.map(({ _key: key, _initial: initial }) => select(valueOf(key, initial)));
+        const next = sources.map((source) => select(valueOf(source)));
         return last && next.every((item, index) => item === last?.[index]) ? last : (last = next);
       };
     };
     return [
       (listener: () => void) => {
-        const stops = sources.map(({ _key: key, _initial: initial, _start: start }) => values._watch(key, initial, (show: Show<T>) => start(client(), show), listener));
+        const stops = sources.map((source) => watch(source, listener));
         return () => {
           for (const stop of stops) {
             stop();
           }
         };
       },
-      list(values._read),
-      list((_key, initial) => initial),
+      list(read),
+      list(({ _initial: initial }) => initial),
     ] as const;
     // `select` is the same function for one hook.
   }, [session, sources]);

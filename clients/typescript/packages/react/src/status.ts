@@ -35,7 +35,8 @@ export function ConnectionStatus({ className, labels, delayMs = 1_000 }: Connect
     setShown(status);
   }
   useEffect(() => {
-    const timer = setTimeout(setShown, delayMs, status);
+    // The attempts of a first connection are no lost one.
+    const timer = setTimeout(setShown, delayMs, (before: typeof status) => (status === "reconnecting" && before === "connecting" ? before : status));
     return () => {
       clearTimeout(timer);
     };

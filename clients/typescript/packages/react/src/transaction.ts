@@ -1,9 +1,9 @@
 /** Transaction hook: the state of a transaction on its way into a final block. */
 import type { TidewireError, TransactionStatus, Watching } from "@tidewire/client";
 import { useMemo } from "react";
-import { follow } from "./follow.ts";
-import type { Source } from "./session.ts";
-import { useValue, type Value, valueSource } from "./value.ts";
+import { stateSource, type Value } from "./follow.ts";
+import type { Source } from "./live.ts";
+import { useValue } from "./value.ts";
 
 /** The state of a transaction. */
 export interface Transaction {
@@ -12,35 +12,20 @@ export interface Transaction {
   readonly error: TidewireError | undefined;
 }
 
+/** A reply and a push may overtake each other. */
+function newest(state: TransactionStatus | undefined, status: Watching): TransactionStatus | undefined {
+  return "timestamp" in status && !(status.timestamp < (state?.timestamp ?? 0)) ? status : state;
+}
+
 /** Reads the transaction's state from the chain, and follows its channel. */
-function transactionSource(txHash: string, chain: number): Source<Value<TransactionStatus>> {
+function transactionSource(txHash: string, chain: number): Source<Value<TransactionStatus | undefined>> {
   const channel = `tx:${chain}:${txHash.toLowerCase()}`;
-  return valueSource(channel, (client, set) => {
-    let newest = 0;
-    const put = (status: Watching): void => {
-      // A reply and a push may overtake each other.
-      if ("timestamp" in status && status.timestamp >= newest) {
-        newest = status.timestamp;
-        set(status);
-      } else {
-        set();
-      }
-    };
-    return follow(client, {
-      _channel: channel,
-      _load: () => client.request("watch", { chain, txHash }),
-      _onPage: put,
-      onError: (error) => {
-        set(undefined, error);
-      },
-      _onMessage: (message) => {
-        if (message.type === "transaction") {
-          put(message.data);
-        }
-        return true;
-      },
-    });
-  });
+  return stateSource<TransactionStatus | undefined, Watching>(channel, undefined, (client) => ({
+    _channel: channel,
+    _load: () => client.request("watch", { chain, txHash }),
+    _onPage: (status, state) => newest(state, status),
+    _next: (state, { type, data }) => (type === "transaction" ? newest(state, data) : state),
+  }));
 }
 
 /** Follows a transaction. Without a `hash` it waits for one. */

@@ -1,47 +1,13 @@
 /** Values of channels: the newest data of one, or why there is none. */
-import type { ChannelMessage, TidewireError, WebSocketClient } from "@tidewire/client";
+import type { ChannelMessage, TidewireError } from "@tidewire/client";
 import { useRefusal } from "./connection.ts";
-import { type Source, useSources } from "./session.ts";
-
-/** Data that may still be missing, or refused. */
-export interface Value<T> {
-  readonly data?: T | undefined;
-  readonly error?: TidewireError | undefined;
-}
-
-/** Neither data nor an error so far. */
-export const NOTHING: Value<never> = {};
-
-/** A value that `start` sets. Without new data, the data stays. */
-export function valueSource<T>(key: string, start: (client: WebSocketClient, set: (data?: T, error?: TidewireError) => void) => () => void): Source<Value<T>> {
-  return {
-    _key: key,
-    _initial: NOTHING,
-    _start(client, show) {
-      let data: T | undefined;
-      return start(client, (next = data, error) => {
-        const value = { data: (data = next), error };
-        show(() => value);
-      });
-    },
-  };
-}
+import { stateSource, type Value } from "./follow.ts";
+import type { Source } from "./live.ts";
+import { useSources } from "./session.ts";
 
 /** The newest message of a channel for which `pick` returns something. */
-export function channelSource<T>(channel: string, pick: (message: ChannelMessage) => T | undefined, key = channel): Source<Value<T>> {
-  return valueSource(key, (client, set) =>
-    client.subscribe(
-      channel,
-      (message) => {
-        set(pick(message));
-      },
-      {
-        onError: (error) => {
-          set(undefined, error);
-        },
-      },
-    ),
-  );
+export function channelSource<T>(channel: string, pick: (message: ChannelMessage) => T | undefined, key = channel): Source<Value<T | undefined>> {
+  return stateSource<T | undefined>(key, undefined, () => ({ _channel: channel, _next: (state, message) => pick(message) ?? state }));
 }
 
 /** A value as a component sees it. */
@@ -52,9 +18,8 @@ export interface Result<T> {
 }
 
 /** Shows a value. It is not loading where there is no source, or no connection to wait for. */
-export function useValue<T>(sources: readonly Source<Value<T>>[]): Result<T> {
+export function useValue<T>(sources: readonly Source<Value<T | undefined>>[]): Result<T> {
   const [value] = useSources(sources);
   const refusal = useRefusal();
-  const { data, error = refusal }: Value<T> = value ?? NOTHING;
-  return { data, error, loading: value === NOTHING && !error };
+  return { data: value?.data, error: refusal ?? value?.error, loading: !!value?.loading && !refusal };
 }

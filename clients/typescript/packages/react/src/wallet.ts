@@ -1,9 +1,10 @@
 /** Wallet hook: pending transactions, recent activity and balance changes of addresses. */
-import type { BalanceChange, ChannelMessage, HistoryItem, WalletTransaction, WalletUpdate } from "@tidewire/client";
+import type { BalanceChange, ChannelMessage, History, HistoryItem, WalletTransaction, WalletUpdate } from "@tidewire/client";
 import { useMemo } from "react";
-import { follow } from "./follow.ts";
+import { stateSource, type Value } from "./follow.ts";
 import { type Names, useSelection } from "./selection.ts";
-import { type Source, useSources } from "./session.ts";
+import type { Source } from "./live.ts";
+import { useSources } from "./session.ts";
 
 /** Updates of a wallet that are kept: enough for a list, and few enough for a wallet of an exchange. */
 const MAX_UPDATES = 200;
@@ -58,33 +59,20 @@ function add(updates: Updates, message: ChannelMessage | HistoryItem, replayed: 
   return next;
 }
 
-function walletSource(address: string): Source<Updates> {
+function walletSource(address: string): Source<Value<Updates>> {
   const channel = `wallet:${address.toLowerCase()}`;
-  return {
-    _key: channel,
-    _initial: NONE,
-    _start(client, show) {
-      let updates = NONE;
-      return follow(client, {
-        _channel: channel,
-        _load: () => client.request("history", { channel, limit: MAX_UPDATES }),
-        _onPage: ({ seq, messages }, meanwhile) => {
-          updates = messages.reduce((all, item) => add(all, item, true), NONE);
-          for (const message of meanwhile) {
-            if ((message.seq ?? 0) > seq) {
-              updates = add(updates, message, false);
-            }
-          }
-          show(() => updates);
-        },
-        _onMessage: (message) => {
-          updates = add(updates, message, !!message.replayed);
-          show(() => updates);
-          return true;
-        },
-      });
-    },
-  };
+  return stateSource<Updates, History>(
+    channel,
+    NONE,
+    (client) => ({
+      _channel: channel,
+      _isReported: true,
+      _load: () => client.request("history", { channel, limit: MAX_UPDATES }),
+      _onPage: ({ messages }) => messages.reduce((all, item) => add(all, item, true), NONE),
+      _next: (updates, message) => add(updates, message, !!message.replayed),
+    }),
+    NONE,
+  );
 }
 
 const flat = <Data>({ data, ...meta }: WalletMeta & { readonly data: Data }): Data & WalletMeta => ({ ...meta, ...data });
@@ -94,7 +82,7 @@ export function useWalletUpdates(addresses: Names = []): WalletUpdates {
   const [sources, subscribe, unsubscribe] = useSelection(addresses, walletSource);
   const wallets = useSources(sources);
   return useMemo(() => {
-    const recentActivity = wallets.flatMap((updates) => [...updates.values()].reverse()).sort((a, b) => b.timestamp - a.timestamp);
+    const recentActivity = wallets.flatMap(({ data = NONE }) => [...data.values()].reverse()).sort((a, b) => b.timestamp - a.timestamp);
     return {
       pendingTxs: recentActivity.flatMap((update) => (update.type === "transaction" && update.data.status === "pending" ? [flat(update)] : [])),
       recentActivity,
