@@ -28,7 +28,7 @@ export async function compile(root) {
   const { exports, imports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const sources = [...JSON.stringify({ exports, imports }).matchAll(/"tidewire:source":"\.\/src\/([^"]+)\.ts"/g)].map(([, name]) => name);
   const output = [];
-  // What the client and an entry for others both use is in each of them, so that it can be a part of the client.
+  // A part of the client that such an entry uses is in it once more, so that it can be a part of the client.
   for (const group of [sources.filter((name) => !APART.includes(name)), sources.filter((name) => APART.includes(name))]) {
     if (group.length) {
       const bundle = await rolldown({

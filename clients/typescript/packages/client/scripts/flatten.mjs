@@ -177,7 +177,7 @@ function move(code, { variables, whole, statement, statements, ...found }) {
   let last = whole.start;
   for (const [from, to, before, after] of parts) {
     text.prependRight(from, before).appendLeft(to, after).move(from, to, statement.start);
-    // What is between the parts goes.
+    // All between the parts goes.
     text.remove(last, from);
     last = to;
   }

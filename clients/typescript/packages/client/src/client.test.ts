@@ -154,6 +154,23 @@ describe("connection", () => {
     expect(client.state.status).toBe("reconnecting");
   });
 
+  it("a second welcome on the open link: requests of the connection before fail, and the rest goes on", async () => {
+    await goLive();
+    client.subscribe("demo:a", () => undefined);
+    await settle();
+    const request = expect(client.request("get_price", { symbol: "BTC-USD" })).rejects.toMatchObject({ code: "unavailable" });
+    const published = client.publish("demo:a", 1);
+    fake.socket.welcome();
+    await request;
+    expect(client.state.status).toBe("connected");
+    expect(fake.socket.sentOf("subscribe")).toHaveLength(2);
+    expect(new Set(fake.socket.sentOf("publish").map(({ data }) => data.idempotencyKey)).size).toBe(1);
+    fake.socket.receive({ type: "published", id: fake.socket.last("publish").id, data: { channel: "demo:a", epoch: "e", seq: 1 } });
+    await expect(published).resolves.toMatchObject({ seq: 1 });
+    await fake.clock.advance(1_000);
+    expect([fake.sockets.length, fake.socket.closedWith]).toEqual([1, undefined]);
+  });
+
   it("a publication without a form in JSON rejects with a code", async () => {
     await expect(client.publish("demo:a", undefined as never)).rejects.toMatchObject({ name: "TidewireError", code: "invalid_argument" });
     await goLive();

@@ -128,15 +128,9 @@ export class WebSocketClient {
       promiseOf((done) => {
         start(type, data, done);
       });
-    /** Emits an event. Returns whether the connection is the same: a listener may disconnect, or connect again. */
-    const emitHere: (...event: Parameters<typeof emit>) => boolean = (...event) => {
-      const mine = generation;
-      emit(...event);
-      return mine === generation;
-    };
-    const setState = (next: ClientState): boolean => {
+    const setState = (next: ClientState): void => {
       self.state = state = next;
-      return emitHere("state", next);
+      emit("state", next);
     };
     const report = (code: ErrorCode, number: number, cause?: unknown): void => {
       emit("error", { code, message: textOf(number, cause), cause });
@@ -279,7 +273,10 @@ export class WebSocketClient {
     };
     const open = (): void => {
       drop();
-      if (setState({ status: "connecting", attempt: attempts() })) {
+      const mine = generation;
+      setState({ status: "connecting", attempt: attempts() });
+      // A listener may disconnect, or connect again.
+      if (mine === generation) {
         withToken((token) => {
           connectBy(isStream, false, token);
         });
@@ -328,11 +325,13 @@ export class WebSocketClient {
     );
     const onMessage = (message: ServerMessage): void => {
       const { id, type, data } = message;
-      if (!emitHere("message", message)) {
+      const mine = generation;
+      emit("message", message);
+      if (mine !== generation) {
         return;
       }
       // Of what this client does not know, nothing happens here.
-      (HANDLERS as Partial<Record<string, (data: never) => void>>)[type]?.(data as never);
+      (effects as Partial<Record<string, (data: never) => void>>)[type]?.(data as never);
       if (settle(message) || (id && type !== "subscribed")) {
         // A reply, perhaps one that came too late. The server keeps the channels of a late `subscribed`.
       } else if (type === "subscribed") {
@@ -383,7 +382,7 @@ export class WebSocketClient {
       }
     };
     /** What a message does to the session, before it is a reply or a push to a channel. */
-    const HANDLERS = {
+    const effects = {
       welcome: onWelcome,
       authenticated({ subscriptions }) {
         applyServerSide(subscriptions);
@@ -413,7 +412,7 @@ export class WebSocketClient {
         endOthersSoon();
       },
       (stream) => {
-        drop(false, true);
+        drop(false, isStream !== stream);
         isStream = stream;
         endOthersSoon();
       },

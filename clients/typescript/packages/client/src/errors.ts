@@ -12,8 +12,7 @@ export class TidewireError extends Error {
 
   constructor(error: ErrorData) {
     super(error.message);
-    this.code = error.code;
-    this.retryAfterMs = error.retryAfterMs;
+    Object.assign(this, error);
   }
 }
 

@@ -42,7 +42,8 @@ export type OpenLink = (
 
 /**
  * Opens the links of a client. `onMessage` gets what comes on the link in use, and `onOther` on another.
- * `onReplace`: a link that was tried will be in use. `ping` must send one. `onEnd`: the link in use ended by
+ * `onReplace`: a link that was tried will be in use, or another connection is behind that in use, as when
+ * another tab leads. `ping` must send one. `onEnd`: the link in use ended by
  * itself, `onLost`: another one. On a stream (`isStream`) a reply, which has an id, takes another way and
  * is no proof of life: the server's own `ping` is one.
  *
@@ -148,8 +149,11 @@ export function openLinks(
               const isWelcome = message.type === "welcome";
               if (isWelcome) {
                 setTimer();
-                if (end !== inUse) {
+                if (end !== inUse || open) {
+                  // All others may end.
+                  hasEnded = true;
                   onReplace(stream);
+                  hasEnded = false;
                   inUse = end;
                 }
                 open = wire;

@@ -126,7 +126,8 @@ export function startQueue(
           error = failure("deadline_exceeded", WAITED_TOO_LONG);
         }
         withStorage((storage) => {
-          if (entry._isStored && storage.getItem(keyOf(entry._owner, request)) === null) {
+          // A younger one is sent again: the server remembers its key, and answers with the position.
+          if (entry._isStored && now - at > KEY_LIFE_MS && storage.getItem(keyOf(entry._owner, request)) === null) {
             error = failure("already_exists", SENT_ELSEWHERE);
           }
         });

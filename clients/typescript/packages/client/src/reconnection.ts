@@ -28,7 +28,7 @@ const LOSS_PINGS = 20;
  * blame what this client sent forbid it too: another connection would end the same way.
  */
 export function shouldReconnect(code: number): boolean {
-  return code < 4500 && !/^10(0[23789]|10)$/.test(`${code}`);
+  return code < 4500 && !/10(0[23789]|10)/.test(`${code}`);
 }
 
 /** Decides when to connect again, and measures the link. It opens nothing itself. */
@@ -89,7 +89,6 @@ export function openReconnection(
   let pings: (number | undefined)[] = [];
 
   const isSteady = (): boolean => clock.now() - connectedAt >= STEADY_MS;
-  const jitter = (mostMs: number): number => mostMs * random();
   /** Plans the next attempt. */
   const wait = (delayMs: number): number => {
     setTimer(delayMs, onRetry);
@@ -109,11 +108,11 @@ export function openReconnection(
       const first = [4004, 1013].includes(code) ? OVERLOAD_DELAY_MS : FIRST_DELAY_MS;
       const longest = Math.min(isVisible ? VISIBLE_DELAY_MS : HIDDEN_DELAY_MS, first * 2 ** attempts++);
       const barMs = notBefore - clock.now() + (isVisible ? 0 : spreadMs);
-      return wait(barMs > 0 ? barMs : Math.round(jitter(longest)));
+      return wait(barMs > 0 ? barMs : Math.round(longest * random()));
     },
     (afterMs) => {
       attempts = isSteady() ? 0 : attempts + 1;
-      spreadMs = isVisible ? 0 : jitter(HIDDEN_DELAY_MS);
+      spreadMs = isVisible ? 0 : HIDDEN_DELAY_MS * random();
       // A server that says so to each new connection gets no storm of them.
       bar((afterMs = Math.max(afterMs, Math.min(VISIBLE_DELAY_MS, FIRST_DELAY_MS * (2 ** attempts - 1)))));
       wait(afterMs + spreadMs);
@@ -163,7 +162,7 @@ export function openReconnection(
       const loss = pings.filter((one) => one === undefined).length / (pings.length || 1);
       // The wait that a user feels: the usual one, its changes, and each lost ping as a second.
       const feltMs = (rttMs ?? 0) + 2 * jitterMs + 1_000 * loss;
-      return { rttMs, jitterMs, loss, grade: !isConnected ? "offline" : feltMs < 100 ? "excellent" : feltMs < 250 ? "good" : feltMs < 600 ? "fair" : "poor" };
+      return { rttMs, jitterMs, loss, grade: isConnected ? (feltMs < 100 ? "excellent" : feltMs < 250 ? "good" : feltMs < 600 ? "fair" : "poor") : "offline" };
     },
   ];
 }

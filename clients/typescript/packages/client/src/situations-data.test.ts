@@ -205,6 +205,18 @@ describe("the queue", () => {
     await expect(held).resolves.toMatchObject({ seq: 1 });
   });
 
+  it("a tab learns the position of what another tab of its user took over and sent", async () => {
+    server.user = "ada";
+    const options = { token: "t", queue: { storage: memory, user: "ada" } };
+    const late = open(options);
+    const held = late.publish("demo:a", "order");
+    await connect(open(options));
+    expect([memory.length, published()]).toEqual([0, ["order"]]);
+    await connect(late);
+    await expect(held).resolves.toMatchObject({ channel: "demo:a", seq: 1 });
+    expect(memory.length).toBe(0);
+  });
+
   it("a tab that was frozen does not send again what another tab of its user sent", async () => {
     server.user = "ada";
     const options = { token: "t", queue: { storage: memory, user: "ada" } };

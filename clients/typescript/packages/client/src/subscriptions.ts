@@ -125,7 +125,7 @@ function openSubscription(name: string, call: Call, onRename: () => void) {
         return;
       }
       // An older server does not name the class.
-      isLatest ??= type === "price" || type === "market_overview";
+      isLatest ??= /^(price|market)/.test(type);
       if (seq) {
         lastSeq = seq;
         position &&= { epoch: position.epoch, seq: Math.max(seq, position.seq) };

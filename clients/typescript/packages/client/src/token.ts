@@ -1,8 +1,9 @@
 /** Token source: fetches a token once at a time, with a deadline. */
 import type { ClientOptions } from "./api.ts";
 import type { Clock } from "./environment.ts";
+import { textOf } from "./errors.ts";
+import { NOT_A_TOKEN, TOKEN_TIMEOUT } from "./texts.ts";
 import { openTimer } from "./timer.ts";
-import {NOT_A_TOKEN, TOKEN_TIMEOUT} from "./texts.ts";import{textOf} from"./errors.ts";
 
 const TOKEN_TIMEOUT_MS = 10_000;
 
@@ -27,7 +28,7 @@ export function tokenSource(clock: Clock): [fetch: (options: ClientOptions) => P
         const given = getToken ? await getToken() : token;
         // Here and not by the server, which would end the session: it may be the page of a proxy's error.
         if (getToken && given && /[^\w.~+/=-]/.test(given)) {
-          throw new TypeError(textOf(NOT_A_TOKEN,given));
+          throw new TypeError(textOf(NOT_A_TOKEN, given));
         }
         return given;
       })().then(resolve, reject);

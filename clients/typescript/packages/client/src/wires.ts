@@ -55,7 +55,7 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
   const onEvent = (event: string): void => {
     // A document with line breaks has a `data:` for each line.
     const text = event.replace(/^(?!data:).*\n?|^data:/gm, "");
-    if (/^event: *welcome$/m.test(event)) {
+    if (/^event: *welcome/m.test(event)) {
       const { data } = JSON.parse(text) as ServerMessageOf<"welcome">;
       target = `${url}/${data.connectionId}?key=${data.postKey ?? ""}`;
     }
