@@ -12,9 +12,11 @@ client.subscribe("demo:messages", (message) => {
     console.log(`seq ${String(message.seq)}:`, message.data);
   }
 });
-client.on("state", ({ status }) => {
-  if (status === "connected") {
+client.on("state", (state) => {
+  if (state.status === "connected") {
     void publish({ text: "hello" });
+  } else if ("end" in state) {
+    console.error(`${server}: ${state.status}, ${state.end.reason}`);
   }
 });
 client.connect();

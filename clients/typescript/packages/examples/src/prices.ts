@@ -5,7 +5,8 @@ const server = process.argv[2] ?? "http://127.0.0.1:8080";
 const client = new WebSocketClient(`${server.replace(/^http/, "ws")}/v1/ws`);
 
 client.on("state", (state) => {
-  console.log(state.status);
+  // Why a connection ended, or could not be made.
+  console.log(state.status, "end" in state ? state.end.reason : "");
 });
 for (const symbol of ["BTC-USD", "ETH-USD"]) {
   client.subscribe(

@@ -103,8 +103,8 @@ const errors = [];
 async function open(url) {
   const page = await browser.context.newPage();
   page.on("console", (message) => {
-    // The browser itself logs the 401 of `/api/token` when nobody is signed in.
-    if (["error", "warning"].includes(message.type()) && !/401/.test(message.text())) {
+    // The browser itself logs the 401 of `/api/token` when nobody is signed in, and the refusals of the checks below.
+    if (["error", "warning"].includes(message.type()) && !/status of (400|401|502)/.test(message.text())) {
       errors.push(message.text());
     }
   });
@@ -127,6 +127,13 @@ await check("the page is hydrated without a mismatch, and the prices move", asyn
   const cell = page.locator("td").first();
   const first = await cell.textContent();
   await until("another price", async () => (await cell.textContent()) !== first);
+  await page.close();
+});
+
+await check("a click by nobody says that a user is needed", async () => {
+  const page = await open(sample);
+  await page.getByRole("button", { name: "Notify me" }).click();
+  await page.getByRole("alert").getByText("Nobody is notified: expected a signed-in user").waitFor();
   await page.close();
 });
 
@@ -182,6 +189,15 @@ await check("a payment is followed from its transaction to the final block", asy
     await ethereum("evm_mine");
     return (await page.getByText("order-1: finalized").count()) > 0;
   });
+  await page.close();
+});
+
+await check("a payment on a chain that the server does not follow has the server's reason", async () => {
+  const page = await open(`${application}/payments`);
+  await page.getByLabel("Chain").fill("5");
+  await page.getByLabel("Transaction").fill(`0x${"1".repeat(64)}`);
+  await page.getByRole("button", { name: "Follow" }).click();
+  await page.getByRole("alert").getByText("there is no chain 5").waitFor();
   await page.close();
 });
 

@@ -1,5 +1,5 @@
 /** Connection hook: the state of the connection, why it ended, and its quality. */
-import { type ClientState, type Quality, TidewireError } from "@tidewire/client";
+import { type ClientState, type ErrorCode, type Quality, TidewireError } from "@tidewire/client";
 import type { Source } from "./live.ts";
 import { useSource } from "./session.ts";
 
@@ -18,10 +18,14 @@ export type Connection = ClientState & {
   readonly disconnect: () => void;
 };
 
-/** The close code for no token, or one that the server refused. */
-const BAD_TOKEN = 4500;
+/** The close codes of what the server refused: tokens, except where an operator disconnected the client. */
+const REFUSED = 4500;
+const BY_OPERATOR = 4503;
 
-const NO_END = { code: 0, reason: "" };
+/** Returns the code of the error for a close code. */
+function codeOf(close: number): ErrorCode {
+  return close === BY_OPERATOR ? "permission_denied" : close >= REFUSED ? "unauthenticated" : "unavailable";
+}
 
 const nothing = (): void => undefined;
 
@@ -33,10 +37,9 @@ const CONNECTION: readonly [Source<Connection>] = [
       const { connect, disconnect, getQuality, on } = client;
       const update = (): void => {
         show(() => {
-          const { state } = client;
-          const { code, reason } = ("end" in state && state.end) || NO_END;
-          const error = code ? new TidewireError({ code: code === BAD_TOKEN ? "unauthenticated" : "unavailable", message: reason || `closed with code ${code}` }) : undefined;
-          return { ...state, error, quality: getQuality(), connect, disconnect };
+          const { end } = client.state as { readonly end?: { readonly code: number; readonly reason: string } };
+          const error = end && new TidewireError({ code: codeOf(end.code), message: end.reason || `closed with code ${end.code}` });
+          return { ...client.state, error, quality: getQuality(), connect, disconnect };
         });
       };
       update();

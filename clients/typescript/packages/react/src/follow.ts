@@ -54,10 +54,10 @@ export function stateSource<State, Page = never, T = State>(
       const update = (): void => {
         show(() => ({ data: view(state), error, loading }));
       };
-      const set = (next: State, failure?: TidewireError): void => {
+      const set = (next: State, failure?: TidewireError, isLoading = false): void => {
         state = next;
         error = failure;
-        loading = false;
+        loading = isLoading;
         update();
       };
       const {
@@ -125,18 +125,13 @@ export function stateSource<State, Page = never, T = State>(
       };
       const step = (message: ChannelMessage): void => {
         const after = next(state, message, reload);
-        if (after === undefined) {
-          reload();
-        } else if (after !== state) {
-          const isLoading = loading && !!load;
-          set(after, isRefused ? error : undefined);
-          loading = isLoading;
+        isStale ||= after === undefined;
+        if (after !== undefined && after !== state) {
+          set(after, isRefused ? error : undefined, loading && !!load);
         }
       };
       const receive = (message: ChannelMessage): void => {
-        if (message.type === "gap") {
-          reload();
-        }
+        isStale ||= message.type === "gap";
         if (meanwhile && meanwhile.length < MAX_MEANWHILE) {
           meanwhile.push(message);
         }
@@ -150,14 +145,13 @@ export function stateSource<State, Page = never, T = State>(
           return;
         }
         if (!fixed) {
-          set(initial, to ? undefined : new TidewireError({ code: "unauthenticated", message: "no user is signed in" }));
-          loading = !!to;
+          set(initial, to ? undefined : new TidewireError({ code: "unauthenticated", message: "no user is signed in" }), !!to);
         }
         unsubscribe?.();
         clearTimeout(timer);
         meanwhile = undefined;
         channel = to;
-        reload();
+        isStale = true;
         unsubscribe = to
           ? client.subscribe(
               to,

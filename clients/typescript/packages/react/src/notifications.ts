@@ -41,7 +41,7 @@ const INBOX: readonly [Source<Value<Notifications>>] = [
     (client, update) => {
       /** Changes that the server has not answered, in their order. They go with their connection, and so before another user comes. */
       const unconfirmed = new Set<InboxChange>();
-      let newest: string | undefined;
+      let newest: InboxItem | undefined;
 
       const act = (made: InboxChange, request: () => Promise<unknown>): Promise<void> => {
         unconfirmed.add(made);
@@ -67,7 +67,7 @@ const INBOX: readonly [Source<Value<Notifications>>] = [
       const actions = {
         markAsRead: byIds("read", "mark_read"),
         markAllRead: () => {
-          const upTo = newest;
+          const upTo = newest?.id;
           return upTo ? act(["read", (id: string) => id <= upTo], () => client.request("mark_all_read", { upTo })) : Promise.resolve();
         },
         dismiss: byIds("dismissed", "dismiss"),
@@ -79,7 +79,7 @@ const INBOX: readonly [Source<Value<Notifications>>] = [
         _view(inbox) {
           const now = Date.now() + client.clockOffsetMs;
           const { items, unreadCount } = [...unconfirmed].reduce((shown, made) => change(shown, made), inbox);
-          newest = inbox.items[0]?.id;
+          [newest] = inbox.items;
           return { notifications: items.filter(({ expiresAt }) => !expiresAt || expiresAt > now), unreadCount, ...actions };
         },
       };

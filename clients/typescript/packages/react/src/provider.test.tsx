@@ -241,6 +241,24 @@ describe("useConnection", () => {
     app.unmount();
   });
 
+  it.each([
+    [4500, "unauthenticated"],
+    [4504, "unauthenticated"],
+    [4503, "permission_denied"],
+    [1006, "unavailable"],
+  ])("says of a connection that was closed with %i that it is %s", async (close, code) => {
+    const app = new Application();
+    function Show(): ReactElement {
+      return <>{useConnection().error?.code}</>;
+    }
+    app.render(<Show />);
+    await app.welcome();
+    app.socket.end(close);
+    await app.idle();
+    expect(app.text).toBe(code);
+    app.unmount();
+  });
+
   it("renders nothing anew for a price", async () => {
     const app = new Application();
     let renders = 0;

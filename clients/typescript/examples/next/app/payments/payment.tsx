@@ -20,7 +20,8 @@ export function Payment({ user }: { readonly user: string }): ReactElement {
     const form = new FormData(event.currentTarget);
     const body = JSON.stringify({ order: form.get("order"), chain: Number(form.get("chain")), hash: form.get("hash") });
     void fetch("/api/payments", { method: "POST", body }).then(async (response) => {
-      setFault(response.ok ? "" : `The payment is not followed: status ${String(response.status)}`);
+      const { message = `status ${String(response.status)}` } = (await response.json().catch(() => ({}))) as { message?: string };
+      setFault(response.ok ? "" : `The payment is not followed: ${message}`);
     });
   };
   return (

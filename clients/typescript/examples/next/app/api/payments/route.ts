@@ -8,6 +8,13 @@ export async function POST(request: Request): Promise<Response> {
   if (user === undefined || typeof order !== "string" || typeof chain !== "number" || typeof hash !== "string") {
     return Response.json({ message: "expected a signed-in user, and `order`, `chain` and `hash`" }, { status: 400 });
   }
-  await followPayment({ order, user, chain, hash });
+  try {
+    await followPayment({ order, user, chain, hash });
+  } catch (error) {
+    // The server's own text, such as that of a chain that it does not follow.
+    const { details, message } = error as { details?: string; message: string };
+    console.error(`payment ${order}:`, error);
+    return Response.json({ message: details ?? message }, { status: 502 });
+  }
   return Response.json({ channel: `payments:${user}` }, { status: 202 });
 }
