@@ -3,7 +3,8 @@
 #
 #     redis.sh server|sentinel ADDRESS
 #
-# REDIS_PASSWORD is the password of the Tidewire servers, REDIS_INTERNAL_PASSWORD that of replicas and sentinels.
+# REDIS_PASSWORD is the password of the Tidewire servers, REDIS_INTERNAL_PASSWORD that of replicas, of sentinels and of
+# the operator (`redis-cli --user admin`).
 set -eu
 umask 077
 first=10.89.8.11 # the master of the first start; sentinels decide afterwards
@@ -23,6 +24,7 @@ fi
 cat >users.acl <<USERS
 user default off
 user tidewire on >$REDIS_PASSWORD ~tidewire:* &tidewire:* +@read +@write +@scripting +@pubsub +@connection +time +role +config|get
+user admin on >$REDIS_INTERNAL_PASSWORD ~* &* +@all
 user replica on >$REDIS_INTERNAL_PASSWORD +psync +replconf +ping
 user sentinel on >$REDIS_INTERNAL_PASSWORD allchannels +multi +exec +ping +info +role +subscribe +publish +slaveof +config|rewrite +client|setname +client|kill +script|kill
 USERS
