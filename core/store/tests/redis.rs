@@ -259,12 +259,8 @@ async fn a_master_that_was_replaced_is_not_read() {
     let old = RedisServer::start().await;
     let port = old.port().to_string();
     let next = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
-    let address = |redis: &RedisServer| ([127, 0, 0, 1], redis.port()).into();
-    let link = Link::start(address(&old)).await;
-    let lease = with(&old, "a", |all| {
-        let url = format!("redis://{}", link.address());
-        all.redis.address = RedisAddress::parse(&url).unwrap();
-    });
+    let link = Link::start(old.address()).await;
+    let lease = linked(&link, &old, "a", |_| {});
     let store = owned(&lease).await;
     store.commit(one("1")).await.unwrap();
     assert!(all(&store).await.contains_key(&b"1"[..]));
@@ -275,7 +271,7 @@ async fn a_master_that_was_replaced_is_not_read() {
     })
     .await;
     next.command(&["REPLICAOF", "NO", "ONE"]).await;
-    link.redirect(address(&next));
+    link.redirect(next.address());
     // It refuses writes and serves reads, without a way to the new master.
     old.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     eventually("a commit on the new master", async || {
@@ -284,6 +280,86 @@ async fn a_master_that_was_replaced_is_not_read() {
     .await;
     assert!(all(&store).await.contains_key(&b"2"[..]));
     assert_eq!(lease.lost_commits(), 0);
+}
+
+/// A node whose connections to Redis go through a link.
+fn linked(
+    link: &Link,
+    redis: &RedisServer,
+    name: &str,
+    change: impl FnOnce(&mut RedisStoreOptions),
+) -> StoreLease {
+    with(redis, name, |all| {
+        let url = format!("redis://{}", link.address());
+        all.redis.address = RedisAddress::parse(&url).unwrap();
+        change(all);
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_whose_renewal_hangs_has_stopped_before_another_node_owns_the_store() {
+    let redis = RedisServer::start().await;
+    let link = Link::start(redis.address()).await;
+    // It waits for an answer for longer than the lease lasts.
+    let a = linked(&link, &redis, "a", |all| {
+        all.redis.timeout = Duration::from_secs(60);
+    });
+    let store = owned(&a).await;
+    store.commit(one("1")).await.unwrap();
+    let b = node(&redis, "b");
+    assert!(store.is_current());
+    link.silence();
+    let next = owned(&b).await;
+    assert!(!store.is_current(), "two nodes own the store");
+    next.commit(one("2")).await.unwrap();
+    link.pass();
+    link.cut();
+    eventually("the first node knows the owner", async || {
+        (a.ownership().borrow().node() == Some("b")).then_some(())
+    })
+    .await;
+    assert!(store.commit(one("3")).await.is_err());
+    assert_eq!(all(&next).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_another_replica_than_the_promoted_one_has_is_reported_as_lost() {
+    let old = RedisServer::start().await;
+    let port = old.port().to_string();
+    let replica_of = ["--replicaof", "127.0.0.1", &port];
+    let (has, lacks) = tokio::join!(
+        RedisServer::start_with(&replica_of),
+        RedisServer::start_with(&replica_of)
+    );
+    let link = Link::start(old.address()).await;
+    let lease = linked(&link, &old, "a", |all| all.replicas = 1);
+    let store = owned(&lease).await;
+    let found = async |redis: &RedisServer, key: &str| {
+        let value = ["HGET", "test:{store}:values:things", key];
+        redis.command(&value).await.starts_with("$1")
+    };
+    store.commit(one("1")).await.unwrap();
+    eventually("both replicas have it", async || {
+        (found(&has, "1").await && found(&lacks, "1").await).then_some(())
+    })
+    .await;
+    lacks.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    store.commit(one("2")).await.unwrap();
+    assert!(found(&has, "2").await && !found(&lacks, "2").await);
+    lacks.command(&["REPLICAOF", "NO", "ONE"]).await;
+    let promoted = lacks.port().to_string();
+    has.command(&["REPLICAOF", "127.0.0.1", &promoted]).await;
+    link.redirect(lacks.address());
+    old.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let next = eventually("a commit on the promoted server", async || {
+        let store = owned(&lease).await;
+        store.commit(one("3")).await.ok().map(|()| store)
+    })
+    .await;
+    assert!(store.has_ended());
+    let entries = all(&next).await;
+    assert!(entries.contains_key(&b"1"[..]) && !entries.contains_key(&b"2"[..]));
+    assert_eq!(lease.lost_commits(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

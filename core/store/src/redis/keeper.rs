@@ -270,6 +270,8 @@ impl<T: Tenure> Keeper<T> {
             self.losses.note(lost);
             if let Some(term) = own {
                 term.finish(StoreError::Lost(lost));
+                // Where the lease was not lost, the term is asked about once more: it lacks nothing further.
+                term.acknowledge(answer.commits);
             }
         }
         self.seen.commits = answer.commits;
