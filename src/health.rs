@@ -10,7 +10,7 @@ use tidewire_chain::{ChainConfig, ChainEngine};
 use tidewire_price::PriceEngine;
 use tidewire_proto::v1::ConnectionState;
 use tidewire_store::{SharedStore, StoreLease};
-use tidewire_stream::{PartReport, StreamCore};
+use tidewire_stream::{HealthFault, PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,20 +79,20 @@ impl HealthWatch {
             let mut reports = Vec::new();
             reports.extend(self.store.as_ref().map(|store| PartReport {
                 part: "store".to_owned(),
-                fault: store.failure().map(|error| error.to_string()),
+                fault: store.failure().map(|error| error.to_string().into()),
             }));
             reports.extend(self.lease.as_ref().map(|lease| {
                 PartReport {
                     part: "shared store".to_owned(),
                     fault: lease
                         .fault()
-                        .map(|error| error.to_string())
-                        .or_else(|| self.unserved.as_ref()?.fault()),
+                        .map(|error| HealthFault::unusable(error.to_string()))
+                        .or_else(|| Some(self.unserved.as_ref()?.fault()?.into())),
                 }
             }));
             reports.extend(self.price_owner.as_ref().map(|owner| PartReport {
                 part: "shared prices".to_owned(),
-                fault: owner.fault(),
+                fault: owner.fault().map(HealthFault::unusable),
             }));
             reports.extend(self.broker(&mut broker_well_at, now));
             reports.extend(self.venues(&mut venues_live_at, now));
@@ -120,7 +120,7 @@ impl HealthWatch {
         let is_brief = well_at.is_some_and(|at| now.saturating_duration_since(at) < BROKER_GRACE);
         Some(PartReport {
             part: BROKER_PART.to_owned(),
-            fault: link.fault.filter(|_| !is_brief),
+            fault: link.fault.filter(|_| !is_brief).map(HealthFault::unusable),
         })
     }
 
@@ -134,7 +134,7 @@ impl HealthWatch {
         });
         PartReport {
             part: "shards".to_owned(),
-            fault,
+            fault: fault.map(HealthFault::from),
         }
     }
 
@@ -155,7 +155,7 @@ impl HealthWatch {
         let is_away = now.saturating_duration_since(*live_at) >= VENUES_GRACE;
         Some(PartReport {
             part: "venues".to_owned(),
-            fault: is_away.then(|| format!("none of {} is live", sources.len())),
+            fault: is_away.then(|| format!("none of {} is live", sources.len()).into()),
         })
     }
 
@@ -174,6 +174,7 @@ impl HealthWatch {
                             hash: None,
                             at: now,
                         };
+                        let fault = fault.map(HealthFault::unusable);
                         return PartReport { part, fault };
                     }
                 }
@@ -191,12 +192,12 @@ impl HealthWatch {
         PartReport {
             part,
             fault: match (engine.outage(chain.id), stands_still) {
-                (Some(outage), _) => Some(format!("it stands still, as {outage}")),
+                (Some(outage), _) => Some(format!("it stands still, as {outage}").into()),
                 (None, true) => {
                     let grace = humantime::format_duration(grace);
                     let fault =
                         format!("it stands still, without a new block for {grace} at least");
-                    Some(fault)
+                    Some(fault.into())
                 }
                 (None, false) => None,
             },

@@ -9,7 +9,7 @@ use tidewire_price::PriceEngine;
 use tidewire_proto::v1::{ConnectionState::Live, Source};
 use tidewire_service::{AlertRpc, NotifyRpc};
 use tidewire_store::{SharedStore, StoreLease};
-use tidewire_stream::StreamCore;
+use tidewire_stream::{Disclosure, HealthFault, StreamCore};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -351,38 +351,43 @@ pub(crate) struct ServerProbes {
 impl ServerProbes {
     /// The fault of the broker, if it keeps this server from sharing channels: clients do better
     /// on another one.
-    fn broker_fault(&self) -> Option<String> {
+    fn broker_fault(&self) -> Option<HealthFault> {
         let link = self.stream.broker().link()?;
         let mut parts = self.stream.health().into_iter();
         let fault = match parts.find(|one| one.part == BROKER_PART) {
-            Some(part) => part.fault,
+            Some(part) => part.fault.map(|fault| fault.text),
             // Nobody has looked at the parts yet.
             None => link.fault,
         };
-        fault.filter(|_| !link.is_available)
+        let fault = fault.filter(|_| !link.is_available)?;
+        Some(HealthFault {
+            text: format!("Redis cannot be used: {fault}"),
+            disclosure: Disclosure::Summary("Redis cannot be used"),
+        })
     }
 }
 
 impl Probes for ServerProbes {
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<(), HealthFault> {
         if self.stopping.is_cancelled() {
-            return Err("the server is about to stop".to_owned());
+            return Err("the server is about to stop".to_owned().into());
         }
         if let Some(late) = self.stream.late_shards().first() {
             return Err(format!(
                 "{} has not finished a tick for {} s: its connections wait",
                 late.shard,
                 late.late_for.as_secs()
-            ));
+            )
+            .into());
         }
         if let Some(fault) = self.alerts.fault() {
-            return Err(fault);
+            return Err(fault.into());
         }
         if let Some(fault) = self.broker_fault() {
-            return Err(format!("Redis cannot be used: {fault}"));
+            return Err(fault);
         }
         match self.store.as_ref().and_then(|store| store.failure()) {
-            Some(error) => Err(format!("the store cannot be written: {error}")),
+            Some(error) => Err(format!("the store cannot be written: {error}").into()),
             None => Ok(()),
         }
     }

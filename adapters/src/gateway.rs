@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use tidewire_service::{AdminRpc, AlertRpc, NotifyRpc, PriceRpc, Router, StreamRpc, WatchRpc};
-use tidewire_stream::StreamCore;
+use tidewire_stream::{HealthFault, StreamCore};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -69,7 +69,7 @@ pub trait Probes: Send + Sync + 'static {
     ///
     /// # Errors
     /// The reason why it is not ready.
-    fn ready(&self) -> Result<(), String>;
+    fn ready(&self) -> Result<(), HealthFault>;
 
     /// How much of its data the server has. It is ready for clients without any.
     fn data(&self) -> DataState;

@@ -5,9 +5,9 @@ use axum::{
     extract::{RawQuery, Request, State},
     response::Response,
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{PartHealth, StreamError};
+use tidewire_stream::{HealthFault, PartHealth, StreamError};
 
 use crate::{
     Gateway, client,
@@ -20,26 +20,56 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
+/// Reader of the state of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// Anybody, such as a load balancer.
+    Public,
+    /// An operator, who reads the texts of all faults.
+    Operator,
+}
+
+impl Reader {
+    /// The reader that sends a request. A token that is not valid makes nobody an operator, and is
+    /// no error: the state of the server does not depend on it.
+    async fn of(gateway: &Gateway, headers: &HeaderMap, extensions: &Extensions) -> Self {
+        let caller = client::caller(gateway, headers, extensions, None).await;
+        match caller.is_ok_and(|caller| caller.require_operator().is_ok()) {
+            true => Self::Operator,
+            false => Self::Public,
+        }
+    }
+
+    fn text(self, fault: &HealthFault) -> &str {
+        match self {
+            Self::Public => fault.summary(),
+            Self::Operator => &fault.text,
+        }
+    }
+}
+
 /// Readiness: the server accepts clients. A degraded server does, and says what does not work.
 /// `?verbose` lists all parts as JSON.
 pub(crate) async fn readyz(
     State(gateway): State<Gateway>,
     RawQuery(query): RawQuery,
+    request: Request,
 ) -> Result<Response, HttpError> {
+    let reader = Reader::of(&gateway, request.headers(), request.extensions()).await;
     let (ready, parts) = (gateway.probes.ready(), gateway.stream.health());
     let mut parameters = query.as_deref().unwrap_or_default().split('&');
     if parameters.any(|one| one == "verbose" || one.starts_with("verbose=")) {
-        return Ok(list(&ready, &parts, &gateway.probes.data()));
+        return Ok(list(reader, &ready, &parts, &gateway.probes.data()));
     }
-    ready.map_err(|reason| {
+    ready.map_err(|fault| {
         HttpError::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            StreamError::new(ErrorCode::Unavailable, reason),
+            StreamError::new(ErrorCode::Unavailable, reader.text(&fault)),
         )
     })?;
     let faults = parts
         .iter()
-        .filter_map(|one| Some((&one.part, one.fault.as_ref()?)));
+        .filter_map(|one| Some((&one.part, reader.text(one.fault.as_ref()?))));
     let faults: String = faults
         .map(|(part, fault)| format!("degraded: {part}: {fault}\n"))
         .collect();
@@ -77,11 +107,22 @@ fn missing_data(data: &DataState) -> String {
 }
 
 /// The parts of the server and their state, as JSON.
-fn list(ready: &Result<(), String>, parts: &[PartHealth], data: &DataState) -> Response {
+fn list(
+    reader: Reader,
+    ready: &Result<(), HealthFault>,
+    parts: &[PartHealth],
+    data: &DataState,
+) -> Response {
     let is_degraded = parts.iter().any(|one| one.fault.is_some());
-    let parts: Vec<_> = parts.iter().map(PartView::from).collect();
+    let parts: Vec<_> = parts
+        .iter()
+        .map(|part| PartView::new(part, reader))
+        .collect();
     let (status, state, reason) = match ready {
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", Some(reason)),
+        Err(fault) => {
+            let reason = Some(reader.text(fault));
+            (StatusCode::SERVICE_UNAVAILABLE, "unavailable", reason)
+        }
         Ok(()) if is_degraded => (StatusCode::OK, "degraded", None),
         Ok(()) => (StatusCode::OK, "ok", None),
     };
@@ -100,8 +141,8 @@ struct PartView<'a> {
     since: i64,
 }
 
-impl<'a> From<&'a PartHealth> for PartView<'a> {
-    fn from(health: &'a PartHealth) -> Self {
+impl<'a> PartView<'a> {
+    fn new(health: &'a PartHealth, reader: Reader) -> Self {
         Self {
             part: &health.part,
             state: if health.fault.is_some() {
@@ -109,7 +150,7 @@ impl<'a> From<&'a PartHealth> for PartView<'a> {
             } else {
                 "ok"
             },
-            reason: health.fault.as_deref(),
+            reason: health.fault.as_ref().map(|fault| reader.text(fault)),
             since: health.since_ms,
         }
     }

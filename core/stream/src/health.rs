@@ -8,13 +8,67 @@
 use parking_lot::Mutex;
 use tidewire_proto::v1::{ServerState, ServerStatus};
 
+/// A fault, with what clients may read of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthFault {
+    /// The fault in words, for operators.
+    pub text: String,
+    /// Its text for everybody else.
+    pub disclosure: Disclosure,
+}
+
+/// Text of a fault for those who are no operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disclosure {
+    /// The text.
+    Full,
+    /// This summary alone: the text has details of a server behind this one.
+    Summary(&'static str),
+    /// This summary, if they ask. Clients are not sent `status`: nothing that they use is
+    /// missing.
+    Operators(&'static str),
+}
+
+impl HealthFault {
+    /// A fault of which everybody may read that its part cannot be used.
+    #[must_use]
+    pub fn unusable(text: String) -> Self {
+        Self {
+            text,
+            disclosure: Disclosure::Summary("it cannot be used"),
+        }
+    }
+
+    /// The text that everybody may read.
+    #[must_use]
+    pub fn summary(&self) -> &str {
+        match self.disclosure {
+            Disclosure::Full => &self.text,
+            Disclosure::Summary(summary) | Disclosure::Operators(summary) => summary,
+        }
+    }
+
+    fn concerns_clients(&self) -> bool {
+        !matches!(self.disclosure, Disclosure::Operators(_))
+    }
+}
+
+impl From<String> for HealthFault {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            disclosure: Disclosure::Full,
+        }
+    }
+}
+
 /// Health of one part of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartHealth {
     /// Name of the part, such as `store` or `chain 1`.
     pub part: String,
-    /// The fault in words, or none while the part works.
-    pub fault: Option<String>,
+    /// The fault, or none while the part works.
+    pub fault: Option<HealthFault>,
     /// Since when it works or does not, in milliseconds since the Unix epoch.
     pub since_ms: i64,
 }
@@ -24,8 +78,8 @@ pub struct PartHealth {
 pub struct PartReport {
     /// Name of the part.
     pub part: String,
-    /// The fault in words, or none while the part works.
-    pub fault: Option<String>,
+    /// The fault, or none while the part works.
+    pub fault: Option<HealthFault>,
 }
 
 /// The parts of the server, as they were last reported.
@@ -102,16 +156,22 @@ impl Health {
     }
 }
 
+/// Whether something is missing for clients.
 fn is_degraded(parts: &[PartHealth]) -> bool {
-    parts.iter().any(|part| part.fault.is_some())
+    faults_of_clients(parts).next().is_some()
+}
+
+fn faults_of_clients(parts: &[PartHealth]) -> impl Iterator<Item = (&str, &HealthFault)> {
+    let faults = parts
+        .iter()
+        .filter_map(|one| Some((&*one.part, one.fault.as_ref()?)));
+    faults.filter(|(_, fault)| fault.concerns_clients())
 }
 
 /// All faults in one text, each with its part.
 fn reason(parts: &[PartHealth]) -> String {
-    let faults = parts.iter().filter_map(|one| {
-        let fault = one.fault.as_ref()?;
-        Some(format!("{}: {fault}", one.part))
-    });
+    let faults =
+        faults_of_clients(parts).map(|(part, fault)| format!("{part}: {}", fault.summary()));
     faults.collect::<Vec<_>>().join("; ")
 }
 
@@ -122,7 +182,7 @@ mod tests {
     fn report(part: &str, fault: Option<&str>) -> PartReport {
         PartReport {
             part: part.to_owned(),
-            fault: fault.map(str::to_owned),
+            fault: fault.map(|text| text.to_owned().into()),
         }
     }
 
@@ -163,5 +223,27 @@ mod tests {
             (StatusNotice::Ok, ServerState::Ok)
         );
         assert_eq!(health.news(notice), None);
+    }
+
+    #[test]
+    fn clients_read_summaries_and_nothing_of_what_concerns_operators_alone() {
+        let health = Health::default();
+        let mut of_broker = report("broker", None);
+        of_broker.fault = Some(HealthFault::unusable("WRONGPASS of 10.0.0.1".to_owned()));
+        let mut of_settings = report("settings", None);
+        of_settings.fault = Some(HealthFault {
+            text: "another secret".to_owned(),
+            disclosure: Disclosure::Operators("other nodes have other settings"),
+        });
+        let change = health.update(vec![of_settings.clone()], 1);
+        assert_eq!(change, HealthChange::Unchanged);
+        assert_eq!(health.news(StatusNotice::Ok), None);
+        let change = health.update(vec![of_settings, of_broker], 2);
+        assert_eq!(change, HealthChange::Changed);
+        let (_, status) = health.news(StatusNotice::Ok).unwrap();
+        assert_eq!(status.reason.as_deref(), Some("broker: it cannot be used"));
+        let texts = health.parts().into_iter().filter_map(|part| part.fault);
+        let texts: Vec<_> = texts.map(|fault| fault.text).collect();
+        assert_eq!(texts, ["another secret", "WRONGPASS of 10.0.0.1"]);
     }
 }

@@ -43,7 +43,7 @@ pub use clock::{Clock, ManualClock, SharedClock, SystemClock, deadline};
 pub use content::{Content, SharedEvent};
 pub use error::StreamError;
 pub use guarded_clock::{ClockMark, GuardedClock};
-pub use health::{PartHealth, PartReport};
+pub use health::{Disclosure, HealthFault, PartHealth, PartReport};
 pub use hub::{DeliveryTimes, LateShard, Shard, ShardId, Sink, Tap, TapListener};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{

@@ -27,7 +27,7 @@ fn received(connection: &Connection) -> Vec<&'static str> {
 fn report(has_fault: bool) -> Vec<PartReport> {
     vec![PartReport {
         part: "store".to_owned(),
-        fault: has_fault.then(|| "it is full".to_owned()),
+        fault: has_fault.then(|| "it is full".to_owned().into()),
     }]
 }
 

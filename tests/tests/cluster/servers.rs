@@ -382,7 +382,7 @@ async fn a_redis_that_hangs_stops_nothing_that_is_local() {
     let status = client.next_of("status").await;
     assert_eq!(status.data["state"], "degraded");
     let reason = status.data["reason"].as_str().expect("a reason");
-    assert!(reason.contains("broker: "), "{reason}");
+    assert_eq!(reason, "broker: it cannot be used");
     let ready = a.get("/readyz").await;
     assert_eq!(ready.status, 503);
     assert!(
@@ -445,6 +445,21 @@ async fn a_server_starts_without_redis_and_shares_once_it_is_there() {
     let part = broker_is(&a, "degraded").await;
     let reason = part["reason"].as_str().expect("a reason");
     assert!(reason.contains("no connection"), "{reason}");
+    // Others than operators read nothing of Redis.
+    let through_proxy = async |token: Option<Token>| {
+        let request = a.http().get(a.url("/readyz?verbose"));
+        let mut request = request.header("x-forwarded-for", "203.0.113.7");
+        if let Some(token) = token {
+            request = request.bearer_auth(token.sign());
+        }
+        a.send(request).await.body
+    };
+    let open = through_proxy(None).await;
+    assert!(open.contains("it cannot be used"), "{open}");
+    assert!(!open.contains("no connection"), "{open}");
+    let admin = Token::of("operator").scope("admin");
+    let whole = through_proxy(Some(admin)).await;
+    assert!(whole.contains("no connection"), "{whole}");
     redis.restart().await;
     let b = server(&redis).start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &b).await;
