@@ -14,7 +14,10 @@ use tidewire_stream::{HealthFault, PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{chain_owner::ChainOwners, price_owner::PriceOwner, unserved_term::UnservedTerm};
+use crate::{
+    agreement::Agreement, chain_owner::ChainOwners, price_owner::PriceOwner,
+    unserved_term::UnservedTerm,
+};
 
 /// Name of the part that stands for the connection to Redis.
 pub(crate) const BROKER_PART: &str = "broker";
@@ -54,6 +57,8 @@ pub(crate) struct HealthWatch {
     pub(crate) lease: Option<Arc<StoreLease>>,
     /// Whether this node serves that store while it owns it.
     pub(crate) unserved: Option<Arc<UnservedTerm>>,
+    /// The comparison with the settings of other nodes.
+    pub(crate) agreement: Option<Arc<Agreement>>,
 }
 
 /// The last observation of a chain.
@@ -95,6 +100,10 @@ impl HealthWatch {
                 fault: owner.fault().map(HealthFault::unusable),
             }));
             reports.extend(self.broker(&mut broker_well_at, now));
+            reports.extend(self.agreement.as_ref().map(|agreement| PartReport {
+                part: "settings".to_owned(),
+                fault: agreement.fault(),
+            }));
             reports.extend(self.venues(&mut venues_live_at, now));
             reports.push(self.shards());
             reports.extend(self.chain_configs.iter().map(|chain| {

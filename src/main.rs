@@ -3,6 +3,7 @@
 //! This package is the composition root: command line, configuration, telemetry, and the
 //! wiring of engines to the streaming core and the adapters.
 
+mod agreement;
 mod alerts;
 mod broker;
 mod chain_notifications;
@@ -28,6 +29,7 @@ mod secret;
 mod security;
 mod serve;
 mod server_series;
+mod shared_settings;
 mod telemetry;
 mod term_clock;
 mod unserved_term;

@@ -40,6 +40,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    agreement::Agreement,
     alerts::{Alerts, ChainTap},
     broker,
     chain_notifications::ChainNotifications,
@@ -61,7 +62,7 @@ use crate::{
     sample::{self, SampleUser},
     security,
     server_series::SeriesSampler,
-    telemetry,
+    shared_settings, telemetry,
 };
 
 /// Longest part of the drain window that is left for threads and histories, after clients.
@@ -341,6 +342,11 @@ impl Server {
             None => listen(&self.config)?,
         };
         let address = listener.local_addr()?;
+        let agreement = self.stream.broker().node_tag().map(|node| {
+            let own = shared_settings::of(&self.config, node.as_str(), address);
+            self.stream.tell_settings(own.clone());
+            Agreement::new(own)
+        });
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chain_slots.clone());
         let notify = NotifyRpc::new(self.stream.clone());
@@ -410,7 +416,7 @@ impl Server {
             alert: alert.clone(),
         };
         let owners = (price_owner.clone(), chain_owners.clone());
-        let gateway = self.gateway(services, address.ip(), owners)?;
+        let gateway = self.gateway(services, address.ip(), owners, agreement.clone())?;
         self.restore(&revocations).await?;
         if let Some(notifications) = &mut notifications {
             notifications.open().await;
@@ -470,6 +476,10 @@ impl Server {
             self.feed.start(prices, replay, tasks, halt);
         }
         let (stream, metrics) = (self.stream.clone(), self.metrics);
+        if let Some(agreement) = &agreement {
+            let comparing = agreement.clone().run(self.stream.clone(), halt.clone());
+            tasks.spawn(comparing);
+        }
         let health = HealthWatch {
             stream: self.stream.clone(),
             prices: prices.clone(),
@@ -480,6 +490,7 @@ impl Server {
             store: self.store.clone(),
             lease,
             unserved: notifications.as_ref().map(Notifications::unserved),
+            agreement,
         };
         tasks.spawn(health.run(halt.clone()));
         let sampler = SeriesSampler {
@@ -539,6 +550,7 @@ impl Server {
         services: Services,
         ip: std::net::IpAddr,
         (price_owner, chain_owners): (Option<Arc<PriceOwner>>, Option<Arc<ChainOwners>>),
+        agreement: Option<Arc<Agreement>>,
     ) -> anyhow::Result<Gateway> {
         let server = &self.config.server;
         let admission = security::admission(&self.config, self.clock.clone())?;
@@ -562,6 +574,7 @@ impl Server {
                 prices: self.running_prices(),
                 price_owner,
                 chain_owners,
+                agreement,
                 tried: self.tried.clone(),
                 chains: self.chains.clone(),
                 chain_ids: self.config.chain.iter().map(|chain| chain.id).collect(),

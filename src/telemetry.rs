@@ -16,7 +16,8 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    chain_owner::ChainOwners, config::LogFormat, health::BROKER_PART, price_owner::PriceOwner,
+    agreement::Agreement, chain_owner::ChainOwners, config::LogFormat, health::BROKER_PART,
+    price_owner::PriceOwner,
 };
 
 /// The default log filter. Alloy's transports log errors that the chain engine handles and
@@ -240,6 +241,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Version of the protocol between nodes that all nodes speak."
     );
     metrics::describe_gauge!(
+        "tidewire_broker_differing_nodes",
+        "Other nodes whose settings differ from those of this one."
+    );
+    metrics::describe_gauge!(
         "tidewire_part_degraded",
         "Whether a part of the server does not work."
     );
@@ -336,6 +341,8 @@ pub(crate) struct ServerProbes {
     pub(crate) price_owner: Option<Arc<PriceOwner>>,
     /// The part of this node in the leases of chains.
     pub(crate) chain_owners: Option<Arc<ChainOwners>>,
+    /// The comparison with the settings of other nodes.
+    pub(crate) agreement: Option<Arc<Agreement>>,
     pub(crate) tried: Option<PriceEngine>,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_ids: Vec<u64>,
@@ -442,6 +449,10 @@ impl Probes for ServerProbes {
             if let Some(version) = link.node_protocol {
                 metrics::gauge!("tidewire_broker_node_protocol").set(f64::from(version));
             }
+        }
+        if let Some(agreement) = &self.agreement {
+            let differing = agreement.differing();
+            metrics::gauge!("tidewire_broker_differing_nodes").set(differing as f64);
         }
         if let Some(dispatcher) = self.notify.delivery().dispatcher() {
             for (channel, result, count) in dispatcher.metrics().all() {

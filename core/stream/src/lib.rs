@@ -65,6 +65,7 @@ pub use session::{
 };
 pub use stream_core::{
     CallHandler, CallOutcome, CallRefusal, ConnectionFilter, ConnectionPage, ForwardedCall,
-    PostHandler, PostedCommand, Presence, StreamCore, StreamStats, Target,
+    NodeSettings, OtherSettings, PostHandler, PostedCommand, Presence, StreamCore, StreamStats,
+    Target,
 };
 pub use transport::{Transport, TransportStats};

@@ -3,6 +3,9 @@
 //! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`,
 //! `forwarding`, `prices`, `price_requests`, `chains`, `chain_requests`, `rolling` and `stalls` run the binary, the others
 //! drive the broker alone.
+//! Each test starts a server of Redis of its own. `servers`, `agreement`, `operators`, `configured`,
+//! `shared_store`, `forwarding`, `prices`, `chains`, `rolling` and `stalls` run the binary, the
+//! others drive the broker alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +13,7 @@
     reason = "a panic is how a test fails"
 )]
 
+mod agreement;
 mod broker;
 mod calls;
 mod chain_requests;

@@ -15,8 +15,8 @@ use metrics::Counter;
 use tidewire_proto::{json, v1::ErrorCode};
 
 pub use nodes::{
-    CallHandler, CallOutcome, CallRefusal, ConnectionPage, ForwardedCall, PostHandler,
-    PostedCommand,
+    CallHandler, CallOutcome, CallRefusal, ConnectionPage, ForwardedCall, NodeSettings,
+    OtherSettings, PostHandler, PostedCommand,
 };
 pub use operator::{ConnectionFilter, Presence, Target};
 
@@ -43,6 +43,7 @@ pub struct StreamCore {
     post_handler: OnceLock<Weak<dyn PostHandler>>,
     post_places: nodes::PostPlaces,
     call_places: nodes::CallPlaces,
+    settings: OnceLock<NodeSettings>,
 }
 
 impl std::fmt::Debug for StreamCore {
@@ -162,6 +163,7 @@ impl StreamCore {
             post_handler: OnceLock::new(),
             post_places: nodes::PostPlaces::default(),
             call_places: nodes::CallPlaces::default(),
+            settings: OnceLock::new(),
         });
         let this = Arc::downgrade(&core);
         let revocations = core.authenticator().revocations();

@@ -6,6 +6,7 @@
 
 mod call;
 mod question;
+mod settings;
 
 use std::{
     collections::BTreeSet,
@@ -19,8 +20,11 @@ use tidewire_proto::v1::{self, ErrorCode};
 use tokio::sync::Semaphore;
 
 pub(super) use self::call::CallPlaces;
-pub use self::call::{CallHandler, CallOutcome, CallRefusal, ForwardedCall};
 use self::question::{Answer, Count, Post, PostReply, Question, Refusal, WireTarget};
+pub use self::{
+    call::{CallHandler, CallOutcome, CallRefusal, ForwardedCall},
+    settings::{NodeSettings, OtherSettings},
+};
 use super::{
     StreamCore,
     operator::{ConnectionFilter, MAX_NAMED, Presence, Target},
@@ -365,6 +369,7 @@ impl StreamCore {
     async fn answer_question(&self, question: Question) -> Answer {
         match question {
             Question::Call(call) => self.answer_call(call).await,
+            Question::Settings(_) => self.answer_settings(),
             Question::Presence(channel) => match ChannelName::parse(&channel) {
                 Ok(channel) => self.presence(&channel).await.into(),
                 Err(error) => Answer::from(StreamError::from(error)),

@@ -34,6 +34,9 @@ pub(super) enum Question {
     /// Unsubscribes connections that may not read the channel any more.
     #[prost(message, tag = "8")]
     Recheck(Subscription),
+    /// The settings that nodes should have in common.
+    #[prost(message, tag = "9")]
+    Settings(SettingsQuestion),
 }
 
 /// An answer of a node.
@@ -61,17 +64,20 @@ pub(super) enum Answer {
     /// place for it. The text says why.
     #[prost(string, tag = "7")]
     NotBegun(String),
+    /// The settings of the node.
+    #[prost(message, tag = "8")]
+    Settings(SettingsAnswer),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct QuestionMessage {
-    #[prost(oneof = "Question", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Question", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     question: Option<Question>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct AnswerMessage {
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     answer: Option<Answer>,
 }
 
@@ -134,6 +140,30 @@ pub(super) struct Call {
     /// Time that was left when the call was sent.
     #[prost(uint64, tag = "5")]
     pub(super) time_ms: u64,
+}
+
+/// A question without content.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SettingsQuestion {}
+
+/// The settings of a node.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SettingsAnswer {
+    #[prost(string, tag = "1")]
+    pub(super) node: String,
+    #[prost(string, tag = "2")]
+    pub(super) place: String,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) values: Vec<SettingValue>,
+}
+
+/// A setting.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SettingValue {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
 }
 
 /// Subscribers of a channel.
