@@ -130,6 +130,7 @@ impl Default for ServerConfig {
 pub(crate) struct AuthConfig {
     pub(crate) anonymous: bool,
     pub(crate) hmac_secret: Option<String>,
+    pub(crate) hmac_secret_previous: Option<String>,
     pub(crate) jwks_url: Option<String>,
     pub(crate) jwks_ca: Option<PathBuf>,
     pub(crate) public_key_file: Option<PathBuf>,
@@ -146,6 +147,21 @@ impl AuthConfig {
     pub(crate) fn has_public_keys(&self) -> bool {
         self.jwks_url.is_some() || self.public_key_file.is_some()
     }
+
+    /// The reason why the previous secret is none.
+    fn previous_fault(&self) -> Option<String> {
+        let previous = self.hmac_secret_previous.as_ref()?;
+        let problem = match &self.hmac_secret {
+            None => {
+                "is set, and auth.hmac_secret is not, expected the new secret in auth.hmac_secret"
+            }
+            Some(secret) if secret == previous => {
+                "is the same as auth.hmac_secret, expected the secret before it, or none"
+            }
+            Some(_) => return None,
+        };
+        Some(format!("auth.hmac_secret_previous {problem}"))
+    }
 }
 
 impl Default for AuthConfig {
@@ -153,6 +169,7 @@ impl Default for AuthConfig {
         Self {
             anonymous: true,
             hmac_secret: None,
+            hmac_secret_previous: None,
             jwks_url: None,
             jwks_ca: None,
             public_key_file: None,
@@ -502,6 +519,7 @@ impl Config {
                 self.server.listen
             ));
         }
+        problems.extend(self.auth.previous_fault());
         bounds::check(self, &mut problems);
         let of_delivery = self.delivery.problems().into_iter();
         problems.extend(

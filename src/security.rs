@@ -69,6 +69,7 @@ fn key_checks(auth: &AuthConfig) -> Vec<anyhow::Result<()>> {
     let clock: SharedClock = Arc::new(SystemClock);
     let none = AuthConfig {
         hmac_secret: None,
+        hmac_secret_previous: None,
         public_key_file: None,
         jwks_url: None,
         ..auth.clone()
@@ -76,6 +77,10 @@ fn key_checks(auth: &AuthConfig) -> Vec<anyhow::Result<()>> {
     let mut alone = vec![
         AuthConfig {
             hmac_secret: auth.hmac_secret.clone(),
+            ..none.clone()
+        },
+        AuthConfig {
+            hmac_secret_previous: auth.hmac_secret_previous.clone(),
             ..none.clone()
         },
         AuthConfig {
@@ -134,6 +139,7 @@ fn configured_keys(
 ) -> anyhow::Result<(Keys, Option<Arc<RemoteKeySet>>)> {
     let AuthConfig {
         hmac_secret,
+        hmac_secret_previous,
         public_key_file,
         jwks_url,
         jwks_ca,
@@ -142,6 +148,11 @@ fn configured_keys(
     let mut keys = Keys::default();
     if let Some(secret) = hmac_secret {
         keys = keys.secret(secret.as_bytes()).context("auth.hmac_secret")?;
+    }
+    if let Some(secret) = hmac_secret_previous {
+        keys = keys
+            .previous_secret(secret.as_bytes())
+            .context("auth.hmac_secret_previous")?;
     }
     if let Some(path) = public_key_file {
         let text = fs::read_to_string(path)

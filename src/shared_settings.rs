@@ -125,7 +125,11 @@ fn namespace_value(config: &NamespaceConfig) -> String {
 fn secrets(config: &Config) -> String {
     let auth = &config.auth;
     if let Some(secret) = &auth.hmac_secret {
-        return mark(secret.as_bytes());
+        // All that are accepted, whichever is the new one.
+        let all = [Some(secret), auth.hmac_secret_previous.as_ref()];
+        let marks = all.into_iter().flatten();
+        let marks: Vec<_> = marks.map(|secret| mark(secret.as_bytes())).collect();
+        return list(&marks);
     }
     if auth.has_public_keys() {
         return none();

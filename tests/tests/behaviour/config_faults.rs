@@ -126,7 +126,8 @@ impl Key {
             | "delivery.email.reply_to"
             | "delivery.email.unsubscribe_url"
             | "delivery.webhook.url"
-            | "auth.hmac_secret" => "\"x\"",
+            | "auth.hmac_secret"
+            | "auth.hmac_secret_previous" => "\"x\"",
             "server.allowed_origins"
             | "server.trusted_proxies"
             | "chain.errors"

@@ -590,3 +590,28 @@ async fn a_token_whose_key_cannot_be_fetched_may_come_back() {
     assert_eq!(refused.error_code(), "unavailable");
     assert_closed(&mut client, 1013, Code::Unavailable).await;
 }
+
+#[tokio::test]
+async fn a_secret_is_replaced_while_tokens_of_both_are_valid() {
+    const NEW: &str = "the next secret of the tests, 32 bytes or more";
+    let new = format!("hmac_secret = {NEW:?}");
+    let previous = format!("hmac_secret_previous = {SECRET:?}");
+    let before = Server::builder();
+    let amid = Server::builder().set("auth", &new).set("auth", &previous);
+    let after = Server::builder().set("auth", &new);
+    let (with_earlier, with_new) = (Token::of("ada").sign(), Token::of("ada").sign_with(NEW));
+    for (builder, accepted) in [
+        (before, [true, false]),
+        (amid, [true, true]),
+        (after, [false, true]),
+    ] {
+        let server = builder.start().await;
+        for (token, is_accepted) in [&with_earlier, &with_new].into_iter().zip(accepted) {
+            let body = json!({});
+            let method = "NotifyService/ListNotifications";
+            let answer = server.call(method, Some(token), &body).await;
+            let expected = if is_accepted { 200 } else { 401 };
+            assert_eq!(answer.status, expected, "{}", answer.body);
+        }
+    }
+}

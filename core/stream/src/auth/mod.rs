@@ -84,6 +84,15 @@ impl Keys {
         Ok(self)
     }
 
+    /// Adds an earlier secret for HS256, which verifies and does not sign.
+    ///
+    /// # Errors
+    /// The secret is too short, or is a PEM file.
+    pub fn previous_secret(mut self, secret: &[u8]) -> Result<Self, KeyError> {
+        self.fixed.push(keys::from_secret(secret)?);
+        Ok(self)
+    }
+
     /// Adds the public keys of a PEM file.
     ///
     /// # Errors
