@@ -230,7 +230,11 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     );
     metrics::describe_counter!(
         "tidewire_broker_lost_publications_total",
-        "Publications of engines that Redis did not take."
+        "Publications of engines that Redis did not take, and that subscribers miss."
+    );
+    metrics::describe_counter!(
+        "tidewire_broker_superseded_values_total",
+        "Values of engines that Redis did not take, and that a newer one replaces."
     );
     metrics::describe_gauge!(
         "tidewire_broker_waiting_bytes",

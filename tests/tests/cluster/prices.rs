@@ -473,6 +473,31 @@ async fn prices_come_back_with_redis() {
     assert!(client.unread().iter().all(|one| one.kind != "gap"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn prices_that_a_full_redis_refuses_are_superseded_and_not_lost() {
+    let redis = RedisServer::start().await;
+    let venue = VenueStandIn::start(VenueKind::Kraken).await;
+    let (a, []) = owner_and_others(&redis, &venue).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &a).await;
+    client.subscribe(CHANNEL).await;
+    trade(&venue, 1);
+    received(&mut client, 1).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    trade(&venue, 2);
+    eventually("a value that is superseded", async || {
+        let metrics = a.get("/metrics").await.body;
+        let is_counted = metrics.contains("\ntidewire_broker_superseded_values_total ");
+        is_counted.then_some(())
+    })
+    .await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    received(&mut client, 2).await;
+    assert!(client.unread().iter().all(|one| one.kind != "gap"));
+    // Nobody is woken for it.
+    let metrics = a.get("/metrics").await.body;
+    assert!(!metrics.contains("tidewire_broker_lost_publications_total"));
+}
+
 /// The newest price that was published, and whether it is stale.
 async fn newest(reader: &Node) -> Option<(f64, bool)> {
     let history = reader.history(&channel(CHANNEL), None).await;

@@ -12,9 +12,21 @@ use crate::{ChannelName, StreamError};
 /// Time between two lines.
 pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
+/// Kind of what is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Publications that subscribers miss.
+    Publication,
+    /// Values in whose place a newer one comes.
+    Superseded,
+}
+
 /// The publications that were lost since the last line.
-#[derive(Debug, Default)]
-pub(super) struct LossLog(Mutex<Losses>);
+#[derive(Debug)]
+pub(super) struct LossLog {
+    loss: Loss,
+    losses: Mutex<Losses>,
+}
 
 #[derive(Debug, Default)]
 struct Losses {
@@ -36,9 +48,16 @@ impl Losses {
 }
 
 impl LossLog {
+    pub(super) fn new(loss: Loss) -> Self {
+        Self {
+            loss,
+            losses: Mutex::default(),
+        }
+    }
+
     /// Notes a loss. The first one is logged at once.
     pub(super) fn note(&self, channel: &ChannelName, error: &StreamError) {
-        let mut losses = self.0.lock();
+        let mut losses = self.losses.lock();
         losses.count += 1;
         losses.newest = Some((channel.clone(), error.clone()));
         drop(losses);
@@ -47,9 +66,20 @@ impl LossLog {
 
     /// Logs what was lost since the last line, if that is long ago.
     pub(super) fn log(&self) {
-        let due = self.0.lock().due();
-        if let Some((count, channel, error)) = due {
-            tracing::error!(count, %channel, %error, "lost publications of engines");
+        let due = self.losses.lock().due();
+        let Some((count, channel, error)) = due else {
+            return;
+        };
+        match self.loss {
+            Loss::Publication => {
+                tracing::error!(count, %channel, %error, "lost publications of engines");
+            }
+            Loss::Superseded => {
+                tracing::info!(
+                    count, %channel, %error,
+                    "values are not published: the next ones take their place"
+                );
+            }
         }
     }
 }
@@ -62,19 +92,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn losses_in_a_row_are_one_line() {
-        let log = LossLog::default();
+        let log = LossLog::new(Loss::Publication);
         let channel = ChannelName::user("ann").unwrap();
         let error = StreamError::new(ErrorCode::Unavailable, "full");
         log.note(&channel, &error);
-        assert_eq!(log.0.lock().count, 0);
+        assert_eq!(log.losses.lock().count, 0);
         for _ in 0..7 {
             log.note(&channel, &error);
         }
         log.log();
-        assert_eq!(log.0.lock().count, 7);
+        assert_eq!(log.losses.lock().count, 7);
         tokio::time::advance(PAUSE).await;
-        let due = log.0.lock().due();
+        let due = log.losses.lock().due();
         assert_eq!(due, Some((7, channel, error)));
-        assert_eq!(log.0.lock().due(), None);
+        assert_eq!(log.losses.lock().due(), None);
     }
 }

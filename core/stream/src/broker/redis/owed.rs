@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::sleep};
 
 use super::{
     catch_up::CatchUp,
-    loss_log::{self, LossLog},
+    loss_log::{self, Loss, LossLog},
 };
 use crate::{ChannelName, Class, Namespaces, StreamError, broker::LocalDelivery};
 
@@ -29,6 +29,7 @@ pub(super) struct OwedEpochs {
     channels: Mutex<HashSet<ChannelName>>,
     added: Notify,
     losses: LossLog,
+    superseded: LossLog,
 }
 
 impl OwedEpochs {
@@ -37,17 +38,23 @@ impl OwedEpochs {
             namespaces,
             channels: Mutex::default(),
             added: Notify::new(),
-            losses: LossLog::default(),
+            losses: LossLog::new(Loss::Publication),
+            superseded: LossLog::new(Loss::Superseded),
         })
     }
 
     /// Logs and counts a publication without a sender that could repeat it.
     pub(super) fn lose(&self, channel: &ChannelName, error: &StreamError) {
+        let class = self.namespaces.get(channel).map(|one| one.class);
+        if class == Some(Class::Latest) {
+            // The next value takes the place of this one: nobody misses anything.
+            metrics::counter!("tidewire_broker_superseded_values_total").increment(1);
+            self.superseded.note(channel, error);
+            return;
+        }
         metrics::counter!("tidewire_broker_lost_publications_total").increment(1);
         self.losses.note(channel, error);
-        let namespace = self.namespaces.get(channel);
-        // The next value of another channel takes the place of the one that is lost.
-        if namespace.is_some_and(|one| one.class == Class::History) {
+        if class == Some(Class::History) {
             self.add(channel.clone());
         }
     }
@@ -71,6 +78,7 @@ impl OwedEpochs {
         loop {
             sleep(loss_log::PAUSE).await;
             self.losses.log();
+            self.superseded.log();
         }
     }
 
