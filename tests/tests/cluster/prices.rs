@@ -385,6 +385,11 @@ async fn a_gateway_serves_the_prices_of_another_server() {
     };
     venue.wait_subscribed(1).await;
     assert_eq!(venue.accepted(), 1);
+    // A node that connects to no venue has no figure that says that one is down.
+    a.metric_until("tidewire_venue_connected", "kraken", |value| value > 0.0)
+        .await;
+    let metrics = gateway.get("/metrics").await.body;
+    assert!(!metrics.contains("tidewire_venue_connected{"), "{metrics}");
     let before = call("PriceService/GetPrice", json!({"symbol": SYMBOL})).await;
     assert_eq!(before.status, 200, "{}", before.body);
     assert_eq!(before.json()["price"], Value::Null);

@@ -93,7 +93,9 @@ pub(crate) struct SourceStatus {
     /// By the venue's name of the field.
     unexpected: BTreeMap<&'static str, EventCounter>,
     faults: [EventCounter; FaultKind::ALL.len()],
-    connected: Gauge,
+    /// None until it is connected to for the first time. A node that does not run the engine never
+    /// does.
+    connected: Option<Gauge>,
     last_error: Option<String>,
 }
 
@@ -136,7 +138,7 @@ impl SourceStatus {
             )),
             unexpected: BTreeMap::new(),
             faults: FaultKind::ALL.map(fault),
-            connected: metrics::gauge!("tidewire_venue_connected", &source),
+            connected: None,
             last_error: None,
             spec,
         }
@@ -263,12 +265,22 @@ impl SourceStatus {
             }
         }
         link.state = state.clone();
-        self.connected.set(f64::from(self.open_links()));
+        self.show_connected();
         match state {
             LinkState::Connected if !was_open => LinkChange::Opened,
             LinkState::Lost(_) => LinkChange::Lost,
             _ => LinkChange::Same,
         }
+    }
+
+    fn show_connected(&mut self) {
+        let open = f64::from(self.open_links());
+        let source = &self.spec.name;
+        self.connected
+            .get_or_insert_with(
+                || metrics::gauge!("tidewire_venue_connected", "source" => source.clone()),
+            )
+            .set(open);
     }
 
     /// Open connections.
@@ -292,7 +304,9 @@ impl SourceStatus {
 
     /// Marks the source as removed, so that its index can be reused.
     pub(crate) fn remove(&mut self) {
-        self.connected.set(0.0);
+        if let Some(connected) = &self.connected {
+            connected.set(0.0);
+        }
         self.generation = self.generation.wrapping_add(1);
         self.symbols.clear();
         self.links.clear();
