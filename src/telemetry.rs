@@ -469,13 +469,18 @@ impl Probes for ServerProbes {
             }
             metrics::gauge!("tidewire_delivery_queue").set(dispatcher.jobs() as f64);
         }
+        // Those of a store that another node owns now would count twice.
+        let (rules, waiting) = self
+            .alerts
+            .stats()
+            .map_or((0, 0), |alerts| (alerts.rules, alerts.waiting));
+        metrics::gauge!("tidewire_alerts_rules").set(rules as f64);
+        metrics::gauge!("tidewire_alerts_delayed").set(waiting as f64);
         if let Some(alerts) = self.alerts.stats() {
             metrics::counter!("tidewire_alerts_evaluated_total").absolute(alerts.evaluated);
             metrics::counter!("tidewire_alerts_touched_total").absolute(alerts.touched);
             metrics::counter!("tidewire_alerts_fired_total").absolute(alerts.fired);
             metrics::counter!("tidewire_alerts_summarised_total").absolute(alerts.summarised);
-            metrics::gauge!("tidewire_alerts_delayed").set(alerts.waiting as f64);
-            metrics::gauge!("tidewire_alerts_rules").set(alerts.rules as f64);
         }
         if let Some(lease) = &self.lease {
             metrics::gauge!("tidewire_store_owner").set(f64::from(u8::from(lease.is_owner())));

@@ -408,6 +408,11 @@ async fn the_engine_of_each_term_begins_with_the_last_prices() {
     wait_armed(&b).await;
     a.resume();
     a.log_line("alerts end with the term").await;
+    // Each rule is counted once.
+    a.metric_until("tidewire_alerts_rules", "", |rules| rules < 0.5)
+        .await;
+    let rules = b.metric("tidewire_alerts_rules", "").await;
+    assert!((rules - 1.0).abs() < f64::EPSILON, "{rules}");
     b.terminate();
     b.ended().await;
     wait_armed(&a).await;

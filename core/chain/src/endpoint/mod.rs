@@ -18,6 +18,7 @@ mod connection;
 mod failure;
 mod health;
 mod http;
+mod measured_gauge;
 mod methods;
 mod pool;
 mod tls;
@@ -33,7 +34,7 @@ use std::{
 
 use alloy::primitives::U64;
 use futures::{StreamExt as _, stream};
-use metrics::{Counter, Gauge, Histogram};
+use metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::{json, value::RawValue};
@@ -44,6 +45,7 @@ use self::{
     by_height::retry_by_height,
     connection::{Connection, Response, Tls},
     health::Health,
+    measured_gauge::MeasuredGauge,
     methods::MethodMemory,
 };
 use crate::Call;
@@ -94,8 +96,8 @@ struct EndpointMetrics {
     rate_limits: Counter,
     connects: Counter,
     seconds: Histogram,
-    score: Gauge,
-    head: Gauge,
+    score: MeasuredGauge,
+    head: MeasuredGauge,
 }
 
 impl EndpointMetrics {
@@ -111,8 +113,8 @@ impl EndpointMetrics {
             invalid_responses: metrics::counter!("tidewire_chain_lies_total", &labels),
             connects: metrics::counter!("tidewire_chain_connects_total", &labels),
             seconds: metrics::histogram!("tidewire_chain_call_seconds", &labels),
-            score: metrics::gauge!("tidewire_chain_endpoint_score", &labels),
-            head: metrics::gauge!("tidewire_chain_endpoint_head", &labels),
+            score: MeasuredGauge::new("tidewire_chain_endpoint_score", &labels),
+            head: MeasuredGauge::new("tidewire_chain_endpoint_head", &labels),
         }
     }
 }
