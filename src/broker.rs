@@ -157,13 +157,18 @@ pub(crate) async fn open(
         return Ok(core);
     }
     let redis = redis_options(config).map_err(anyhow::Error::msg)?;
-    let (address, prefix) = (redis.address.clone(), redis.prefix.clone());
+    // Under sentinels, the host of the URL is the name of the master.
+    let address = match config.sentinels.is_empty() {
+        true => redis.address.to_string(),
+        false => format!("the master {:?} of the sentinels", redis.address.host),
+    };
+    let prefix = redis.prefix.clone();
     let opened = StreamCore::with_redis(namespaces, authenticator, clock, options, redis);
     let core = opened.await.map_err(|error| anyhow::anyhow!("{error}"))?;
     match core.broker().link().and_then(|link| link.fault) {
-        None => tracing::info!(%address, prefix, "channels are shared over Redis"),
+        None => tracing::info!(address, prefix, "channels are shared over Redis"),
         Some(fault) => tracing::warn!(
-            %address,
+            address,
             fault,
             "Redis cannot be used yet: the server starts, and shares channels once it can"
         ),

@@ -14,7 +14,7 @@ use tidewire_proto::v1::ErrorCode;
 use tidewire_service::ChainSlots;
 use tidewire_store::{
     Balance, Candidacy, EngineLease, Ownership, Preference, RedisStore, RedisStoreOptions,
-    Store as _, StoreLease,
+    Store as _, StoreError, StoreLease,
 };
 use tidewire_stream::{
     ChannelName, DurablePublisher, Epoch, Event, Namespaces, Position, Publisher, SharedClock,
@@ -115,7 +115,7 @@ impl ChainOwners {
                 replicas: config.store.replicas,
                 candidacy,
             };
-            let label = format!("the chain {}", chain.label());
+            let label = chain.label();
             let lease = match balance.as_ref().map(|balance| balance.shard(&name)) {
                 Some(shard) => StoreLease::start_engine(options, (&name, &label), shard),
                 None => StoreLease::start_engine(options, (&name, &label), || Preference::Equal),
@@ -248,7 +248,14 @@ impl ChainShard {
         }
         let (is_stopping, reason) = tokio::select! {
             reason = store.ended() => {
-                tracing::warn!(chain = self.config.id, %reason, "the engine of a chain ends with the term of its lease");
+                match reason {
+                    StoreError::Closed => {
+                        tracing::info!(chain = self.config.id, "the engine of a chain ends: this node hands the chain over, or stops");
+                    }
+                    _ => {
+                        tracing::warn!(chain = self.config.id, %reason, "the engine of a chain ends with the term of its lease");
+                    }
+                }
                 (false, reason.to_string())
             }
             () = cancel.cancelled() => (true, "the server is about to stop".to_owned()),

@@ -35,6 +35,10 @@ const SHARD_GRACE: Duration = Duration::from_secs(5);
 /// within milliseconds.
 const BROKER_GRACE: Duration = Duration::from_secs(2);
 
+/// Time for which something that one node owns may have no owner: less than two looks, so that a hand-over
+/// that one of them falls into is no fault.
+const OWNER_GRACE: Duration = Duration::from_millis(900);
+
 /// Blocks that a chain may miss before it counts as standing still.
 const MISSED_BLOCKS: u32 = 20;
 
@@ -61,6 +65,27 @@ pub(crate) struct HealthWatch {
     pub(crate) agreement: Option<Arc<Agreement>>,
 }
 
+/// The beginnings of faults that a hand-over between nodes causes for a moment.
+#[derive(Default)]
+struct OwnerFaults(HashMap<String, Instant>);
+
+impl OwnerFaults {
+    /// The report without a fault that has begun just now.
+    fn settle(&mut self, report: PartReport, now: Instant) -> PartReport {
+        let PartReport { part, fault } = report;
+        if fault.is_none() {
+            self.0.remove(&part);
+            return PartReport { part, fault };
+        }
+        let since = *self.0.entry(part.clone()).or_insert(now);
+        let has_lasted = now.saturating_duration_since(since) >= OWNER_GRACE;
+        PartReport {
+            part,
+            fault: fault.filter(|_| has_lasted),
+        }
+    }
+}
+
 /// The last observation of a chain.
 struct SeenBlock {
     hash: Option<String>,
@@ -75,6 +100,7 @@ impl HealthWatch {
         // Since the start it may never have worked.
         let mut broker_well_at = None;
         let mut blocks = HashMap::new();
+        let mut of_owners = OwnerFaults::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -86,19 +112,19 @@ impl HealthWatch {
                 part: "store".to_owned(),
                 fault: store.failure().map(|error| error.to_string().into()),
             }));
-            reports.extend(self.lease.as_ref().map(|lease| {
-                PartReport {
-                    part: "shared store".to_owned(),
-                    fault: lease
-                        .fault()
-                        .map(|error| HealthFault::unusable(error.to_string()))
-                        .or_else(|| Some(self.unserved.as_ref()?.fault()?.into())),
-                }
-            }));
-            reports.extend(self.price_owner.as_ref().map(|owner| PartReport {
+            let of_store = self.lease.as_ref().map(|lease| PartReport {
+                part: "shared store".to_owned(),
+                fault: lease
+                    .fault()
+                    .map(|error| HealthFault::unusable(error.to_string()))
+                    .or_else(|| Some(self.unserved.as_ref()?.fault()?.into())),
+            });
+            let of_prices = self.price_owner.as_ref().map(|owner| PartReport {
                 part: "shared prices".to_owned(),
                 fault: owner.fault().map(HealthFault::unusable),
-            }));
+            });
+            let owned = of_store.into_iter().chain(of_prices);
+            reports.extend(owned.map(|report| of_owners.settle(report, now)));
             reports.extend(self.broker(&mut broker_well_at, now));
             reports.extend(self.agreement.as_ref().map(|agreement| PartReport {
                 part: "settings".to_owned(),
@@ -111,7 +137,7 @@ impl HealthWatch {
                     hash: None,
                     at: now,
                 });
-                self.chain(chain, seen, now)
+                of_owners.settle(self.chain(chain, seen, now), now)
             }));
             let reported = self.stream.report_health(reports);
             if cancel.run_until_cancelled(reported).await.is_none() {
@@ -222,6 +248,26 @@ fn chain_grace(block_time: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hand_over_is_no_fault_and_a_chain_without_an_owner_is() {
+        let mut faults = OwnerFaults::default();
+        let start = Instant::now();
+        let mut settled = |fault: Option<&str>, seconds| {
+            let report = PartReport {
+                part: "chain 1".to_owned(),
+                fault: fault.map(|text| text.to_owned().into()),
+            };
+            let settled = faults.settle(report, start + Duration::from_secs(seconds));
+            settled.fault.map(|fault| fault.text)
+        };
+        assert_eq!(settled(Some("no owner"), 0), None);
+        assert_eq!(settled(None, 1), None);
+        assert_eq!(settled(Some("no owner"), 2), None);
+        assert_eq!(settled(Some("no owner"), 3).as_deref(), Some("no owner"));
+        assert_eq!(settled(None, 4), None);
+        assert_eq!(settled(Some("no owner"), 5), None);
+    }
 
     #[test]
     fn a_slow_chain_has_more_time() {

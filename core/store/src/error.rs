@@ -46,7 +46,7 @@ pub enum StoreError {
     InDoubt(String),
     /// Redis lacks commits that were acknowledged.
     #[error(
-        "Redis has lost {0} commits of the shared store that were acknowledged: check its persistence and its replicas"
+        "Redis has lost {0} commits of this store that were acknowledged: check its persistence and its replicas"
     )]
     Lost(u64),
     /// The server has no store.

@@ -565,10 +565,34 @@ async fn two_chains_are_spread_over_two_servers() {
         (owned(&a).await.len() == 2).then_some(())
     })
     .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &a.server).await;
     let b = start().await;
-    eventually("an owner of each", async || {
+    let kept = eventually("an owner of each", async || {
         let of_each = (owned(&a).await, owned(&b).await);
-        (of_each.0.len() == 1 && of_each.1.len() == 1).then_some(())
+        (of_each.0.len() == 1 && of_each.1.len() == 1).then(|| of_each.0[0])
     })
     .await;
+    // Only the owner of a chain has figures of its endpoint.
+    eventually("figures of the owners alone", async || {
+        let heads = async |member: &Member| {
+            let metrics = member.server.get("/metrics").await.body;
+            let lines = metrics.lines().filter(|line| {
+                line.starts_with("tidewire_chain_endpoint_head{") && !line.ends_with(" NaN")
+            });
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (of_a, of_b) = (heads(&a).await, heads(&b).await);
+        let each_has_one = of_a.len() == 1 && of_b.len() == 1;
+        (each_has_one && of_a[0].contains(kept) && !of_b[0].contains(kept)).then_some(())
+    })
+    .await;
+    // A hand-over is no fault.
+    a.server.log_line("this node hands the chain over").await;
+    assert!(
+        !a.server.log().contains("cannot be used"),
+        "{}",
+        a.server.log()
+    );
+    client.settle().await;
+    assert!(client.unread().iter().all(|one| one.kind != "status"));
 }

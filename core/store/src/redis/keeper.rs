@@ -40,6 +40,9 @@ const LATER: Duration = Duration::from_millis(250);
 /// are not told of a new term all the time.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
+/// Time for which a lease that was ended on purpose may be without an owner.
+const HANDOVER: Duration = Duration::from_secs(1);
+
 /// The thing that the lease is about.
 pub(super) struct Subject {
     /// Its name in logs.
@@ -85,6 +88,8 @@ pub(super) struct Keeper<T> {
     own: Option<Arc<Term>>,
     /// Until when this node only looks, since it has given the lease up.
     looks_until: Option<LeaseInstant>,
+    /// When this node ended its lease, so that another one takes it.
+    ended_at: Option<LeaseInstant>,
     ownership: watch::Sender<Ownership<T>>,
     losses: Arc<Losses>,
     seen: Seen,
@@ -107,6 +112,7 @@ impl<T: Tenure> Keeper<T> {
             open,
             own: None,
             looks_until: None,
+            ended_at: None,
             ownership,
             losses,
             seen: Seen::default(),
@@ -267,7 +273,7 @@ impl<T: Tenure> Keeper<T> {
         let base = began.unwrap_or(answer.commits).min(answer.commits);
         let lost = self.seen.commits.saturating_sub(base);
         if lost > 0 {
-            self.losses.note(lost);
+            self.losses.note(lost, &self.subject.label);
             if let Some(term) = own {
                 term.finish(StoreError::Lost(lost));
                 // Where the lease was not lost, the term is asked about once more: it lacks nothing further.
@@ -303,6 +309,10 @@ impl<T: Tenure> Keeper<T> {
                 Ownership::Other { node, term } => {
                     tracing::info!(node, term, "another node owns {}", self.subject.label);
                 }
+                // The next owner is about to take it.
+                Ownership::Unknown(StoreError::NoOwner(reason)) if self.has_just_ended() => {
+                    tracing::info!(reason, "{} has no owner for a moment", self.subject.label);
+                }
                 Ownership::Unknown(error) => {
                     tracing::warn!(%error, "{} cannot be used", self.subject.label);
                 }
@@ -311,6 +321,12 @@ impl<T: Tenure> Keeper<T> {
             *known = next;
             true
         });
+    }
+
+    /// Whether this node has ended its lease a moment ago.
+    fn has_just_ended(&self) -> bool {
+        self.ended_at
+            .is_some_and(|at| LeaseInstant::now() < at.after(HANDOVER))
     }
 
     /// Ends the lease, if this node has it.
@@ -324,6 +340,7 @@ impl<T: Tenure> Keeper<T> {
             tracing::warn!(%error, "the lease of {label} ends by itself, and not at once");
         }
         self.note(change);
+        self.ended_at = Some(LeaseInstant::now());
         let text = "this node has ended its lease".to_owned();
         self.publish(Ownership::Unknown(StoreError::NoOwner(text)));
     }

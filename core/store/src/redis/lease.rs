@@ -156,10 +156,11 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    pub(super) fn note(&self, count: u64) {
+    /// Notes a loss from what has this label.
+    pub(super) fn note(&self, count: u64, label: &str) {
         tracing::error!(
             commits = count,
-            "Redis has lost commits of the shared store: engines go on from what it has"
+            "Redis has lost commits of {label}: engines go on from what it has"
         );
         self.all.fetch_add(count, Ordering::Relaxed);
         *self.newest.lock() = Some((count, Instant::now()));
