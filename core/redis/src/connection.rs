@@ -150,6 +150,10 @@ impl RedisConnection {
         };
         match connection.sign_in(address).await {
             Ok(()) => Ok(connection),
+            // Of several servers, such as those of a failover, one may have another user.
+            Err(RedisError::Refused(text)) => {
+                Err(RedisError::Refused(format!("{text}, from {host}:{port}")))
+            }
             Err(error) if address.is_tls => Err(options.tls.explain_first(error)),
             Err(error) => Err(error),
         }
