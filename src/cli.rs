@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, Overrides, Reading, check_log_filter, unknown_variables},
     feed::{Feed, Repeat, Replay},
-    secret, security, serve, telemetry,
+    secret, security, serve, store_move, telemetry,
 };
 
 /// The usual name of a configuration file. The server reads none without `--config`.
@@ -100,6 +100,9 @@ enum Command {
         #[arg(hide = true)]
         file: Option<PathBuf>,
     },
+    /// Move notifications, alert rules and contacts from the folder of a server (`store.path`) into
+    /// the store that nodes share in Redis. All nodes have to be stopped.
+    MoveStore,
     /// Record the venues' messages in a compressed file, until interrupted.
     Record {
         /// The file.
@@ -140,7 +143,7 @@ impl Command {
             Self::Serve { address }
             | Self::CheckConfig { address, .. }
             | Self::Replay { address, .. } => Some(address),
-            Self::Token { .. } | Self::Record { .. } => None,
+            Self::Token { .. } | Self::MoveStore | Self::Record { .. } => None,
         }
     }
 }
@@ -211,6 +214,16 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             whole(reading, Checks::All)?;
             hints.iter().for_each(|hint| print_error(hint));
             print("the configuration is good");
+            Ok(())
+        }
+        Command::MoveStore => {
+            if let Some(hint) = &unread_file {
+                print_hint(hint);
+            }
+            let config = whole(reading, Checks::Start)?;
+            telemetry::init_logs(config.log.format);
+            let moved = runtime()?.block_on(store_move::run(&config))?;
+            print(&moved);
             Ok(())
         }
         Command::Record { file, force } => {

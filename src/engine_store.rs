@@ -16,6 +16,7 @@ use crate::{
     broker,
     config::{Config, StoreKind},
     roles::Role,
+    store_move,
     term_clock::TermClock,
 };
 
@@ -91,12 +92,13 @@ impl StoreTerm {
     /// The clock of engines in this term, on a node with the clock `own`. None if that is it.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store cannot be read, or is moved at present.
     pub(crate) async fn clock(&self, own: &SharedClock) -> Result<Option<TermClock>, StoreError> {
-        match &self.shared {
-            Some(store) => TermClock::open(store, own.clone()).await.map(Some),
-            None => Ok(None),
-        }
+        let Some(store) = &self.shared else {
+            return Ok(None);
+        };
+        store_move::check(store).await?;
+        TermClock::open(store, own.clone()).await.map(Some)
     }
 
     /// Waits until the term ends, and returns why. That of an own store does not.
@@ -123,6 +125,7 @@ impl EngineStore {
         let (StoreKind::Redis, true, Some(node)) = (config.store.kind, is_live, node) else {
             return Ok(Self::Own(OwnStore(own)));
         };
+        store_move::warn_of_unread(config, &*own).await;
         let lease = StoreLease::start(RedisStoreOptions {
             redis: broker::redis_options(&config.broker).map_err(anyhow::Error::msg)?,
             node: node.as_str().to_owned(),

@@ -30,6 +30,7 @@ mod security;
 mod serve;
 mod server_series;
 mod shared_settings;
+mod store_move;
 mod telemetry;
 mod term_clock;
 mod unserved_term;

@@ -27,7 +27,7 @@ pub use backtest::Backtest;
 pub use catalog::Catalog;
 pub use engine::{
     AlertConfig, AlertEngine, AlertError, AlertSink, AlertStats, AlertTasks, EvaluationOutcome,
-    SharedCatalog, SinkError, SinkFuture,
+    STORE_TABLES, SharedCatalog, SinkError, SinkFuture, USER_TABLES,
 };
 pub use error::RuleError;
 pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorCounters, OwnerId};

@@ -59,3 +59,4 @@ pub use missed::NotificationSummary;
 pub use outgoing::Outgoing;
 pub use preferences::QuietHours;
 pub use pushes::UserPushes;
+pub use tables::{STORE_TABLES, USER_TABLES};

@@ -36,6 +36,32 @@ pub(crate) const OUTGOING_OF: Table = Table("notification.outgoing_of");
 /// Place → notification to a channel that may not be published yet.
 pub(crate) const CHANNEL_ROWS: Table = Table("notification.channel_rows");
 
+/// All tables, in any order.
+pub const STORE_TABLES: [Table; 14] = [
+    META,
+    STATES,
+    BLOCKS,
+    BODIES,
+    GARBAGE,
+    BROADCASTS,
+    SCHEDULES,
+    SLOTS,
+    DUE,
+    KEYS,
+    PREFERENCES,
+    OUTGOING,
+    OUTGOING_OF,
+    CHANNEL_ROWS,
+];
+
+/// The tables with what belongs to users, each with its content in words.
+pub const USER_TABLES: [(&str, Table); 4] = [
+    ("inboxes", STATES),
+    ("preferences", PREFERENCES),
+    ("schedules", SCHEDULES),
+    ("broadcasts", BROADCASTS),
+];
+
 /// Key of the realm in [`META`].
 pub(crate) const REALM: &[u8] = b"r";
 /// First byte of the keys of types in [`META`]. The number follows.

@@ -41,7 +41,14 @@ async fn help_names_the_commands() {
     let folder = TempDir::new().unwrap();
     let help = run(folder.path(), &["--help"]).await;
     assert!(help.status.success());
-    for name in ["serve", "token", "check-config", "record", "replay"] {
+    for name in [
+        "serve",
+        "token",
+        "check-config",
+        "move-store",
+        "record",
+        "replay",
+    ] {
         assert!(
             stdout(&help).contains(name),
             "{name} is not in\n{}",

@@ -4,7 +4,7 @@
 //! `forwarding`, `prices`, `price_requests`, `chains`, `chain_requests`, `rolling` and `stalls` run the binary, the others
 //! drive the broker alone.
 //! Each test starts a server of Redis of its own. `servers`, `agreement`, `operators`, `configured`,
-//! `shared_store`, `forwarding`, `prices`, `chains`, `rolling` and `stalls` run the binary, the
+//! `shared_store`, `move_store`, `forwarding`, `prices`, `chains`, `rolling` and `stalls` run the binary, the
 //! others drive the broker alone.
 
 #![allow(
@@ -26,6 +26,7 @@ mod faults;
 mod fences;
 mod forwarding;
 mod losses;
+mod move_store;
 mod node;
 mod operators;
 mod price_requests;

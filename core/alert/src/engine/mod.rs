@@ -73,6 +73,7 @@ use crate::{Catalog, Input, Now, Phase, Rule, Sources, Subject, Tick};
 pub use commands::EvaluationOutcome;
 pub use config::AlertConfig;
 pub use error::AlertError;
+pub use tables::{STORE_TABLES, USER_TABLES};
 pub use tasks::AlertTasks;
 
 /// Commands that wait for the writer. Callers wait beyond it.

@@ -22,6 +22,14 @@ pub(crate) const VALUES: Table = Table("alert.values");
 /// Period, user and idempotency key → rule.
 pub(crate) const KEYS: Table = Table("alert.keys");
 
+/// All tables, in any order.
+pub const STORE_TABLES: [Table; 8] = [
+    RULES, STATES, OWNERS, FIRES, FIRE_TIMES, OUTGOING, VALUES, KEYS,
+];
+
+/// The tables with what belongs to users, each with its content in words.
+pub const USER_TABLES: [(&str, Table); 1] = [("alert rules", RULES)];
+
 /// First bytes of the keys of a user. Ids of users have no zero byte.
 pub(crate) fn of_user(user: &str) -> Vec<u8> {
     let mut key = user.as_bytes().to_vec();

@@ -24,3 +24,4 @@ pub use contacts::{Contacts, EmailContact, MAX_REGISTRATIONS, MAX_UNSUBSCRIBED};
 pub use dead_letters::{DeadLetter, DeadLetters, MAX_DEAD_LETTERS};
 pub use jobs::{DurableJobs, RetryOutcome};
 pub use planner::{PlanOutcome, Planner, Presence};
+pub use tables::{STORE_TABLES, USER_TABLES};

@@ -22,6 +22,25 @@ pub(super) const EMAILS: Table = Table("delivery.emails");
 /// User, hash of a mail address → time at which the user unsubscribed it.
 pub(super) const UNSUBSCRIBED: Table = Table("delivery.unsubscribed");
 
+/// All tables, in any order.
+pub const STORE_TABLES: [Table; 8] = [
+    JOBS,
+    HELD,
+    DEAD,
+    REGISTRATIONS,
+    REGISTRATIONS_OF,
+    PUSH_ENDPOINTS,
+    EMAILS,
+    UNSUBSCRIBED,
+];
+
+/// The tables with what belongs to users, each with its content in words.
+pub const USER_TABLES: [(&str, Table); 3] = [
+    ("push registrations", REGISTRATIONS),
+    ("mail addresses", EMAILS),
+    ("dead letters", DEAD),
+];
+
 /// First bytes of the keys of an endpoint's jobs. Names of endpoints have no zero byte.
 pub(super) fn jobs_of(endpoint: &EndpointId) -> Key {
     let mut key = vec![endpoint.channel as u8];
