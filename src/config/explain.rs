@@ -47,7 +47,7 @@ fn is_table(expected: &str) -> bool {
 }
 
 /// Keys whose values are secrets, or addresses that may hold one: an error quotes none of them.
-const SECRETS: [&str; 10] = [
+const SECRETS: [&str; 11] = [
     "hmac_secret",
     "hmac_secret_previous",
     "vapid_private_key",
