@@ -37,7 +37,7 @@ enum OwnEngine {
     Absent(PublishedPrices),
 }
 
-/// What answers a request for the newest value of a channel.
+/// The answerer of a request for the newest value of a channel.
 pub(crate) enum Newest<'a, A> {
     /// The engine of this node.
     Engine,
