@@ -20,6 +20,7 @@ mod link;
 mod message;
 pub mod node;
 mod program;
+pub mod raw_socket;
 mod redis;
 mod redis_cluster;
 mod server;

@@ -341,6 +341,45 @@ impl Server {
         pid(&self.child)
     }
 
+    /// Resident memory, in bytes.
+    ///
+    /// # Panics
+    /// The process has ended.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory since the start, or since [`forget_peak`](Self::forget_peak), in
+    /// bytes.
+    ///
+    /// # Panics
+    /// As [`resident_bytes`](Self::resident_bytes).
+    #[must_use]
+    pub fn peak_bytes(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    /// Has the peak of the memory begin anew.
+    ///
+    /// # Panics
+    /// As [`resident_bytes`](Self::resident_bytes).
+    pub fn forget_peak(&self) {
+        std::fs::write(self.proc_file("clear_refs"), "5").expect("the process runs");
+    }
+
+    fn memory(&self, name: &str) -> usize {
+        let status = std::fs::read_to_string(self.proc_file("status")).expect("the process runs");
+        let line = status.lines().find(|line| line.starts_with(name));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        let kib = kib.and_then(|kib| kib.parse::<usize>().ok());
+        kib.expect("kibibytes") * 1_024
+    }
+
+    fn proc_file(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.pid().as_raw_nonzero())
+    }
+
     /// Waits for a log line that contains `text`.
     ///
     /// # Panics

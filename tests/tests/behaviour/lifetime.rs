@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidewire_tests::{Server, Token, eventually};
+use tidewire_tests::{
+    Server, Token, eventually,
+    raw_socket::{send, silent_socket},
+};
 use tokio::{
     io::AsyncReadExt as _,
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
     task::AbortHandle,
 };
-
-use crate::memory::{send, silent_socket};
 
 const CHANNEL: &str = "demo:big";
 

@@ -1,13 +1,10 @@
 //! Memory: the resident size of the server stays within its budgets, whatever clients send,
 //! and whatever they do not read.
 
-use std::io;
-
 use serde_json::json;
-use tidewire_tests::{Client, Server, Transport};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
+use tidewire_tests::{
+    Client, Server, Transport,
+    raw_socket::{send, silent_socket},
 };
 
 on_every_transport!(a_subscribe_with_thousands_of_names_is_refused);
@@ -34,47 +31,6 @@ async fn a_subscribe_with_thousands_of_names_is_refused(transport: Transport) {
     client.subscribe("demo:a").await;
 }
 
-/// Resident memory of the server, in bytes.
-fn resident(server: &Server) -> usize {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
-    kib.parse::<usize>().unwrap() * 1_024
-}
-
-/// A WebSocket with a small receive buffer that is never read after its handshake.
-pub(crate) async fn silent_socket(server: &Server, token: Option<&str>) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4_096).unwrap();
-    let mut socket = socket.connect(server.address()).await.unwrap();
-    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
-    let token = token.unwrap_or_default();
-    let head = format!(
-        "GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{token}\r\n"
-    );
-    socket.write_all(head.as_bytes()).await.unwrap();
-    let mut first = [0; 12];
-    socket.read_exact(&mut first).await.unwrap();
-    assert_eq!(&first, b"HTTP/1.1 101");
-    socket
-}
-
-/// Sends a text frame, masked with zeros.
-pub(crate) async fn send(socket: &mut (impl AsyncWrite + Unpin), text: &str) -> io::Result<()> {
-    let mut frame = vec![0x81];
-    match u16::try_from(text.len()).unwrap() {
-        short @ 0..126 => frame.push(0x80 | short.to_be_bytes()[1]),
-        long => {
-            frame.push(0xfe);
-            frame.extend(long.to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(text.as_bytes());
-    socket.write_all(&frame).await
-}
-
 /// Clients that do not read.
 const SILENT: usize = 100;
 
@@ -85,7 +41,7 @@ async fn unread_replies_are_counted_and_bounded() {
     for _ in 0..20 {
         server.publish("demo:h", json!("x".repeat(60_000))).await;
     }
-    let before = resident(&server);
+    let before = server.resident_bytes();
     let mut sockets = Vec::new();
     for _ in 0..SILENT {
         let mut socket = silent_socket(&server, None).await;
@@ -103,7 +59,7 @@ async fn unread_replies_are_counted_and_bounded() {
         .await;
     // An outbox, and the write that the socket did not accept.
     assert!(waiting <= (SILENT * 2 * OUTBOX) as f64, "{waiting}");
-    let grown = resident(&server).saturating_sub(before);
+    let grown = server.resident_bytes().saturating_sub(before);
     assert!(grown <= SILENT * 2 * OUTBOX + SLACK, "{} MiB", grown / MIB);
     drop(sockets);
 }
@@ -135,7 +91,7 @@ async fn histories_take_their_budget_with_every_encoding() {
             }
         });
     }
-    let before = resident(&server);
+    let before = server.resident_bytes();
     let calls = 5 * HISTORIES / (BATCH * LENGTH);
     for number in 0..calls {
         let publications = (0..BATCH).map(|index| {
@@ -155,7 +111,7 @@ async fn histories_take_their_budget_with_every_encoding() {
         counted > HISTORIES as f64 / 2.0,
         "the histories are full: {counted}"
     );
-    let grown = resident(&server).saturating_sub(before);
+    let grown = server.resident_bytes().saturating_sub(before);
     let most = HISTORIES + HISTORIES / 4 + SLACK;
     assert!(grown <= most, "{} MiB", grown / MIB);
     readers.abort_all();

@@ -1,11 +1,7 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts a server of Redis of its own. `servers`, `operators`, `configured`, `shared_store`,
-//! `forwarding`, `prices`, `price_requests`, `chains`, `chain_requests`, `rolling` and `stalls` run the binary, the others
-//! drive the broker alone.
-//! Each test starts a server of Redis of its own. `servers`, `agreement`, `operators`, `configured`,
-//! `shared_store`, `move_store`, `forwarding`, `prices`, `chains`, `rolling` and `stalls` run the binary, the
-//! others drive the broker alone.
+//! Each test starts servers of Redis of its own. `broker`, `calls`, `control`, `fences`, `losses` and their
+//! like drive the broker alone, and all that name a role of a server run the binary.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,6 +28,7 @@ mod operators;
 mod price_requests;
 mod prices;
 mod redis_cluster;
+mod recoveries;
 mod replicas;
 mod rolling;
 mod sentinel;
@@ -39,5 +36,7 @@ mod servers;
 mod set_up;
 mod several_sentinels;
 mod shared_store;
+mod situations;
 mod stalls;
 mod versions;
+mod webhooks;

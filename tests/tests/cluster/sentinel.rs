@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tidewire_stream::{
     ChannelName, Position,
     broker::{
@@ -16,7 +17,7 @@ use tidewire_stream::{
         redis::{RedisAddress, RedisOptions, Sentinels},
     },
 };
-use tidewire_tests::{RedisSentinel, RedisServer, eventually, within};
+use tidewire_tests::{Client, RedisSentinel, RedisServer, Server, Transport, eventually, within};
 
 use crate::node::{Delivered, Node, channel, options};
 
@@ -371,4 +372,39 @@ async fn a_master_that_the_sentinel_does_not_know_is_named() {
         fault.contains("no sentinel answers: redis://127.0.0.1:1"),
         "{fault}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_not_ready_without_a_master_and_dials_until_there_is_one() {
+    let mut redis = Watched::start().await;
+    // Nothing takes the place of the master: its address, which the sentinel names on, refuses each dial.
+    redis.replica.kill();
+    let server = Server::builder()
+        .set("broker", "kind = \"redis\"")
+        .set("broker", "url = \"redis://tidewire\"")
+        .set(
+            "broker",
+            &format!("sentinels = [{:?}]", redis.sentinel.address()),
+        )
+        .start()
+        .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("demo:a").await;
+    assert_eq!(server.get("/readyz").await.status, 200);
+    redis.master.kill();
+    server.log_line("Connection refused").await;
+    let is_ready = async |expected: u16| {
+        eventually(format!("{expected}"), async || {
+            (server.get("/readyz").await.status == expected).then_some(())
+        })
+        .await;
+    };
+    is_ready(503).await;
+    redis.master.restart().await;
+    is_ready(200).await;
+    server.publish("demo:a", json!("after")).await;
+    eventually("the publication", async || {
+        (client.next_on("demo:a").await.data == "after").then_some(())
+    })
+    .await;
 }
