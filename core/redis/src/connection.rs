@@ -15,10 +15,11 @@ use tokio::{
 
 use crate::{
     address::{RedisAddress, RedisOptions},
+    answers::check_role,
     authority::{Authority, Service},
     error::RedisError,
     resp::{self, Reply},
-    sentinels::{Master, check_role},
+    sentinels::Master,
     slots::{ServerAddress, Slot},
     tls::RedisTls,
 };

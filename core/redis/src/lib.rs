@@ -5,6 +5,7 @@
 //! caller's. Scripts, keys and queues are those of the parts that use Redis.
 
 pub mod address;
+mod answers;
 mod authority;
 pub mod cluster;
 pub mod connection;
