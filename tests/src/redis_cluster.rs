@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio::process::Command;
+
 use crate::{
     eventually,
     redis::{RedisServer, free_port},
@@ -148,18 +150,33 @@ impl RedisCluster {
         let question = ["CLUSTER", "GETKEYSINSLOT", &slot, &most];
         let answer = self.servers[from].command(&question).await;
         let keys: Vec<_> = answer.lines().skip(2).step_by(2).collect();
-        if keys.is_empty() {
-            return 0;
+        if !keys.is_empty() {
+            self.migrate(from, to, &keys).await;
         }
+        keys.len()
+    }
+
+    /// Moves these keys of a slot that is being moved.
+    ///
+    /// # Panics
+    /// They do not move.
+    pub async fn migrate(&self, from: usize, to: usize, keys: &[&str]) {
         let port = self.servers[to].port().to_string();
         let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
-        let command = [&migrate[..], &keys].concat();
+        let command = [&migrate[..], keys].concat();
         let moved = self.servers[from].command(&command).await;
         assert!(
             moved.starts_with("+OK") || moved.starts_with("+NOKEY"),
             "{moved}"
         );
-        keys.len()
+    }
+
+    /// The keys of a slot on a server.
+    pub async fn keys(&self, slot: usize, server: usize) -> Vec<String> {
+        let question = ["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000"];
+        let answer = self.servers[server].command(&question).await;
+        let keys = answer.lines().skip(2).step_by(2);
+        keys.map(str::to_owned).collect()
     }
 
     /// Ends the move of a slot.
@@ -183,6 +200,24 @@ impl RedisCluster {
             (epochs.len() == 1).then_some(())
         })
         .await;
+    }
+
+    /// Moves slots from one master to another with the tool of Redis.
+    ///
+    /// # Panics
+    /// There is no program `redis-cli`, or it fails.
+    pub async fn reshard(&self, slots: usize, from: usize, to: usize) {
+        let (source, target) = (self.id(from).await, self.id(to).await);
+        let output = Command::new("redis-cli")
+            .args(["--cluster", "reshard"])
+            .arg(format!("127.0.0.1:{}", self.servers[0].port()))
+            .args(["--cluster-from", &source, "--cluster-to", &target])
+            .args(["--cluster-slots", &slots.to_string(), "--cluster-yes"])
+            .output()
+            .await
+            .expect("redis-cli is installed");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
     }
 
     /// Moves a slot with all of its keys.

@@ -85,7 +85,7 @@ impl Cluster {
                 Some(Ok(address)) => Ok(ServerAddress::new(&address.host, address.port)),
                 // What is there may be a password.
                 _ => Err(
-                    "has an address that cannot be read, expected HOST:PORT: the user, the password and TLS are those of broker.url"
+                    "has an address that cannot be read, expected HOST:PORT, without a user, a password or TLS, which the URL has"
                         .to_owned(),
                 ),
             }

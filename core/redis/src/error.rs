@@ -106,13 +106,13 @@ fn explain(text: &str) -> String {
         }
         "LOADING" => "it loads its data",
         "MOVED" | "ASK" | "CROSSSLOT" => {
-            "it is a server of a Redis Cluster: name some of its servers in `broker.cluster`"
+            "it is a server of a Redis Cluster, and was used as a single one"
         }
         "CLUSTERDOWN" => {
             "a slot of the cluster has no server: start it again, or promote its replica; with `cluster-require-full-coverage no` the other slots go on"
         }
         "ERR" if text.contains("cluster support disabled") => {
-            "it is no server of a Redis Cluster: remove `broker.cluster`, and name it in `broker.url`"
+            "it is a single server, and was used as one of a Redis Cluster"
         }
         "ERR" if text.contains("No such master with that name") => {
             "the sentinels of `broker.sentinels` watch no master under the name that is the host of `broker.url`"

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tidewire_stream::broker::memory::MemoryLimits;
+use tidewire_stream::broker::{memory::MemoryLimits, redis::RedisOptions};
 use tidewire_tests::{
     Client, FaultyNode, Node as ChainNode, RedisServer, Server, ServerBuilder, Token, Transport,
     eventually, faulty_node::pass_through,
@@ -15,25 +15,24 @@ use crate::{
     servers::server,
 };
 
-const BLOCKS: &str = "blocks:31337";
+pub(crate) const BLOCKS: &str = "blocks:31337";
 
 /// Time between two blocks under load.
 const PACE: Duration = Duration::from_millis(50);
 
-fn sharing(redis: &RedisServer, url: &str) -> ServerBuilder {
+fn sharing(base: ServerBuilder, url: &str) -> ServerBuilder {
     let chain = format!(
         "[[chain]]\nid = 31337\nname = \"local\"\nendpoints = [{url:?}]\nblock_time = \"100ms\"\n"
     );
-    server(redis)
-        .set("store", "kind = \"redis\"")
+    base.set("store", "kind = \"redis\"")
         .set("broker", "share_chains = true")
         .set("broker", "share_prices = true")
         .table(&chain)
 }
 
 /// A server with its own way to the chain's node, whose calls are counted.
-struct Member {
-    server: Server,
+pub(crate) struct Member {
+    pub(crate) server: Server,
     endpoint: FaultyNode,
 }
 
@@ -54,13 +53,18 @@ impl Member {
         chain: &ChainNode,
         change: impl FnOnce(ServerBuilder) -> ServerBuilder,
     ) -> Self {
+        Self::on(change(server(redis)), chain).await
+    }
+
+    /// With the rest of its configuration.
+    pub(crate) async fn on(base: ServerBuilder, chain: &ChainNode) -> Self {
         let endpoint = FaultyNode::in_front_of(chain, pass_through).await;
-        let server = change(sharing(redis, &endpoint.http())).start().await;
+        let server = sharing(base, &endpoint.http()).start().await;
         Self { server, endpoint }
     }
 
     /// Waits until the server owns the chain, or does not.
-    async fn owns(&self, expected: bool) {
+    pub(crate) async fn owns(&self, expected: bool) {
         self.server
             .metric_until("tidewire_chain_owner", "31337", |value| {
                 (value > 0.5) == expected
@@ -94,21 +98,25 @@ async fn owner_and_others<const N: usize>(
 
 /// A listener to all that is published about a channel.
 async fn listener(redis: &RedisServer, name: &str) -> Node {
+    listener_with(options(redis), name).await
+}
+
+pub(crate) async fn listener_with(options: RedisOptions, name: &str) -> Node {
     let shared = ["blocks", "tx", "wallet", "events"];
-    let node = Node::sharing(&shared, options(redis), MemoryLimits::default());
+    let node = Node::sharing(&shared, options, MemoryLimits::default());
     let node = node.await.expect("Redis is there");
     node.subscribe(&channel(name)).await;
     node
 }
 
 /// Mines blocks until it is stopped.
-struct Mining {
+pub(crate) struct Mining {
     stop: oneshot::Sender<()>,
     mining: JoinHandle<ChainNode>,
 }
 
 impl Mining {
-    fn start(chain: ChainNode) -> Self {
+    pub(crate) fn start(chain: ChainNode) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let mining = tokio::spawn(async move {
             loop {
@@ -121,7 +129,7 @@ impl Mining {
         Self { stop, mining }
     }
 
-    async fn end(self) -> ChainNode {
+    pub(crate) async fn end(self) -> ChainNode {
         self.stop.send(()).expect("it goes on");
         self.mining.await.expect("it ends")
     }
@@ -129,11 +137,11 @@ impl Mining {
 
 /// The chain as its publications tell it.
 #[derive(Debug, Default)]
-struct Told {
+pub(crate) struct Told {
     /// Height and hash, oldest first.
     blocks: Vec<(u64, String)>,
     /// How many blocks each reorg took back.
-    reorgs: Vec<usize>,
+    pub(crate) reorgs: Vec<usize>,
 }
 
 /// Reads the publications so far. Checks that each has the next number in one epoch, and that each
@@ -170,7 +178,7 @@ fn told(listener: &Node) -> Told {
 }
 
 /// Waits until the newest block of the node was published.
-async fn caught_up(listener: &Node, chain: &ChainNode) -> Told {
+pub(crate) async fn caught_up(listener: &Node, chain: &ChainNode) -> Told {
     let height = chain.height().await;
     let newest = (height, chain.hash(height).await);
     let told = eventually(format!("block {height}"), async || {
@@ -185,7 +193,7 @@ async fn caught_up(listener: &Node, chain: &ChainNode) -> Told {
 }
 
 /// Waits for further blocks.
-async fn further(listener: &Node, count: usize) {
+pub(crate) async fn further(listener: &Node, count: usize) {
     let before = told(listener).blocks.len();
     eventually("further blocks", async || {
         (told(listener).blocks.len() >= before + count).then_some(())

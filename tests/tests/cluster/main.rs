@@ -1,7 +1,6 @@
 //! Several servers that share their channels over Redis.
 //!
-//! Each test starts servers of Redis of its own. `broker`, `calls`, `control`, `fences`, `losses` and their
-//! like drive the broker alone, and all that name a role of a server run the binary.
+//! Each test starts a Redis, or several, of its own. Some drive the broker alone, the others run the binary.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,6 +28,7 @@ mod price_requests;
 mod prices;
 mod redis_cluster;
 mod recoveries;
+mod redis_cluster_servers;
 mod replicas;
 mod rolling;
 mod sentinel;

@@ -1,4 +1,4 @@
-//! The broker over a Redis Cluster, and servers whose prices and store are in one.
+//! The broker over a Redis Cluster.
 
 use std::{
     collections::BTreeSet,
@@ -17,21 +17,14 @@ use tidewire_stream::{
         redis::{Cluster, RedisAddress, RedisOptions},
     },
 };
-use tidewire_tests::{
-    Client, RedisCluster, RedisServer, Server, ServerBuilder, Token, Transport, VenueKind,
-    VenueStandIn, eventually,
-};
+use tidewire_tests::{RedisCluster, RedisServer, eventually};
 use tokio::task::JoinSet;
 
-use crate::{
-    node::{Delivered, Node, channel, options},
-    prices::trade,
-    shared_store::{inbox, notify},
-};
+use crate::node::{Delivered, Node, channel, options};
 
-const MASTERS: usize = 3;
+pub(crate) const MASTERS: usize = 3;
 
-fn cluster_options(cluster: &RedisCluster) -> RedisOptions {
+pub(crate) fn cluster_options(cluster: &RedisCluster) -> RedisOptions {
     RedisOptions {
         address: RedisAddress::parse("redis://cluster").unwrap(),
         // One of them is enough.
@@ -41,7 +34,7 @@ fn cluster_options(cluster: &RedisCluster) -> RedisOptions {
     }
 }
 
-async fn node(cluster: &RedisCluster) -> Node {
+pub(crate) async fn node(cluster: &RedisCluster) -> Node {
     let node = Node::with(cluster_options(cluster), MemoryLimits::default()).await;
     node.unwrap()
 }
@@ -52,7 +45,7 @@ fn channels(count: usize) -> Vec<ChannelName> {
 }
 
 /// The slot of a channel of the prefix `test`.
-async fn slot_of(cluster: &RedisCluster, name: &ChannelName) -> usize {
+pub(crate) async fn slot_of(cluster: &RedisCluster, name: &ChannelName) -> usize {
     let suffix = format!(":meta:{}", name.as_str());
     eventually(format!("the metadata of {name}"), async || {
         for server in &cluster.servers {
@@ -72,7 +65,7 @@ async fn master_of(cluster: &RedisCluster, name: &ChannelName) -> usize {
 }
 
 /// The epochs, seqs and documents that a node delivered, and no gap.
-fn without_gap(node: &Node, name: &ChannelName) -> Vec<(String, u64, String)> {
+pub(crate) fn without_gap(node: &Node, name: &ChannelName) -> Vec<(String, u64, String)> {
     let all = node.recorder.on(name).into_iter();
     all.map(|one| match one {
         Delivered::Publication(epoch, seq, document) => (epoch, seq, document),
@@ -185,6 +178,38 @@ async fn slots_that_move_under_load_lose_double_and_disorder_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_tool_of_redis_moves_slots_under_load() {
+    let cluster = RedisCluster::start(MASTERS).await;
+    let (a, b) = (Arc::new(node(&cluster).await), node(&cluster).await);
+    let names = channels(24);
+    for name in &names {
+        b.subscribe(name).await;
+    }
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mut publishers = JoinSet::new();
+    for name in names {
+        let (a, stopped) = (a.clone(), stopped.clone());
+        publishers.spawn(async move {
+            let count = publish_until(&a, &name, &stopped).await;
+            (name, count)
+        });
+    }
+    // Some hundred slots with channels, in the order of their numbers.
+    cluster.reshard(1_500, 0, 1).await;
+    cluster.reshard(1_500, 1, 2).await;
+    stopped.store(true, Ordering::Relaxed);
+    while let Some(published) = publishers.join_next().await {
+        let (name, count) = published.unwrap();
+        b.delivered(&name, count).await;
+        let delivered = without_gap(&b, &name).into_iter();
+        let delivered: Vec<_> = delivered.map(|one| (one.1, one.2)).collect();
+        let documents = (0..count).map(|number| number.to_string());
+        let expected: Vec<_> = (1..).zip(documents).collect();
+        assert_eq!(delivered, expected, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_channel_waits_while_its_slot_is_half_moved_and_others_go_on() {
     let cluster = RedisCluster::start(MASTERS).await;
     let (a, b) = (Arc::new(node(&cluster).await), node(&cluster).await);
@@ -220,6 +245,68 @@ async fn a_channel_waits_while_its_slot_is_half_moved_and_others_go_on() {
     let expected = [(1, "1"), (2, "2"), (3, "3")].map(|(seq, text)| (seq, text.to_owned()));
     assert_eq!(delivered, expected);
     without_gap(&b, name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_goes_on_while_its_slot_moves_slowly() {
+    let cluster = RedisCluster::start(MASTERS).await;
+    let (a, b) = (node(&cluster).await, node(&cluster).await);
+    // Of the classes history and latest.
+    let names = [channel("orders:1"), channel("prices:S1-USD")];
+    for name in &names {
+        b.subscribe(name).await;
+        a.publish(name, "1").await;
+        b.delivered(name, 1).await;
+    }
+    for name in &names {
+        let slot = slot_of(&cluster, name).await;
+        let from = RedisCluster::first_owner(slot, MASTERS);
+        let to = (from + 1) % MASTERS;
+        cluster.begin_move(slot, from, to).await;
+        a.publish(name, "2").await;
+        b.delivered(name, 2).await;
+        // The keys of the channel go, and the epoch of new channels stays.
+        let keys = cluster.keys(slot, from).await;
+        let own = keys.iter().map(String::as_str);
+        let own: Vec<_> = own.filter(|key| key.ends_with(name.as_str())).collect();
+        assert_eq!(own.len(), 2, "{keys:?}");
+        cluster.migrate(from, to, &own[..1]).await;
+        let half = async {
+            tokio::join!(biased; a.try_publish(name, "3", None), a.try_publish(name, "4", None))
+        };
+        let rest = async {
+            // Some attempts later.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            cluster.migrate(from, to, &own[1..]).await;
+        };
+        let ((third, fourth), ()) = tokio::join!(half, rest);
+        assert_eq!((third.unwrap().seq, fourth.unwrap().seq), (3, 4), "{name}");
+        // The subscribers are at the server of before, and hear of what is published at the other one.
+        eventually("the newest", async || {
+            let known = b.recorder.publications(name);
+            known.iter().any(|one| one.0 == 4).then_some(())
+        })
+        .await;
+        let epoch = without_gap(&b, name).remove(0).0;
+        let read = b.history(name, None).await;
+        assert_eq!((read.top.epoch.as_str(), read.top.seq), (&*epoch, 4));
+        // One that is new has a new key, which exists nowhere yet.
+        let (keyed, ()) = tokio::join!(biased; a.try_publish(name, "5", Some("five")), async {
+            while cluster.move_keys(slot, from, to, 10).await > 0 {}
+            cluster.end_move(slot, to).await;
+        });
+        assert_eq!(keyed.unwrap().seq, 5);
+        a.publish(name, "6").await;
+        eventually("the end", async || {
+            let known = b.recorder.publications(name);
+            known.iter().any(|one| one.0 == 6).then_some(())
+        })
+        .await;
+        without_gap(&b, name);
+    }
+    let orders: Vec<_> = b.delivered(&names[0], 6).await;
+    let expected: Vec<_> = (1..=6).map(|seq: u64| (seq, seq.to_string())).collect();
+    assert_eq!(orders, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -393,7 +480,10 @@ async fn a_cluster_that_is_not_fit_is_refused() {
         ..options(&alone)
     };
     let error = start(no_cluster).await;
-    assert!(error.contains("remove `broker.cluster`"), "{error}");
+    assert!(
+        error.contains("broker.cluster") && error.contains("it is a single server"),
+        "{error}"
+    );
     cluster.servers[0]
         .command(&["CLUSTER", "DELSLOTS", "7"])
         .await;
@@ -403,77 +493,4 @@ async fn a_cluster_that_is_not_fit_is_refused() {
     })
     .await;
     assert!(error.contains("16383 of its 16384 slots"), "{error}");
-}
-
-/// A server whose prices and store are in the cluster.
-fn server(cluster: &RedisCluster, venue: &VenueStandIn) -> ServerBuilder {
-    Server::builder()
-        .set("broker", "kind = \"redis\"")
-        .set("broker", &format!("cluster = {:?}", cluster.seeds()))
-        .set("broker", "prefix = \"test\"")
-        .set("broker", "timeout = \"2s\"")
-        .set("broker", "share_prices = true")
-        .set("store", "kind = \"redis\"")
-        .set("prices", "symbols = [\"BTC-USD\"]")
-        .source("kraken", "kraken", &venue.url())
-}
-
-async fn owns_all(server: &Server) {
-    for metric in ["tidewire_store_owner", "tidewire_price_owner"] {
-        server.metric_until(metric, "", |value| value > 0.5).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn prices_and_the_store_go_on_when_their_owner_is_killed() {
-    let cluster = RedisCluster::start(MASTERS).await;
-    let venue = VenueStandIn::start(VenueKind::Kraken).await;
-    let mut a = server(&cluster, &venue).start().await;
-    owns_all(&a).await;
-    let b = server(&cluster, &venue).start().await;
-    venue.wait_subscribed(2).await;
-    let prices = channel("prices:BTC-USD");
-    let listener = node(&cluster).await;
-    listener.subscribe(&prices).await;
-    let token = Token::of("ann").sign();
-    let mut client = Client::connect_as(Transport::WebSocketJson, &b, Some(&token)).await;
-    client.subscribe("prices:BTC-USD").await;
-    trade(&venue, 1);
-    listener.delivered(&prices, 1).await;
-    client.next_on("prices:BTC-USD").await;
-    // The server that does not own the store passes it on.
-    let stored = eventually("the second server knows the owner", async || {
-        let answer = notify(&b, "ann", "before").await;
-        (answer.status == 200).then_some(answer)
-    })
-    .await;
-    assert_eq!(stored.status, 200, "{}", stored.body);
-    client.next_on("user:ann").await;
-    // The slot of the store moves to another master.
-    let slot = cluster.slot("test:{store}:lease").await;
-    let from = RedisCluster::first_owner(slot, MASTERS);
-    cluster.move_slot(slot, from, (from + 1) % MASTERS).await;
-    eventually("a notification after the move", async || {
-        let answer = notify(&b, "ann", "moved").await;
-        (answer.status == 200).then_some(())
-    })
-    .await;
-    a.kill().await;
-    owns_all(&b).await;
-    eventually("a notification after the takeover", async || {
-        let answer = notify(&b, "ann", "after").await;
-        (answer.status == 200).then_some(())
-    })
-    .await;
-    let (titles, _) = inbox(&b, "ann").await.expect("an inbox");
-    assert_eq!(titles, ["after", "moved", "before"]);
-    let before = listener.recorder.publications(&prices).len();
-    trade(&venue, 2);
-    listener.delivered(&prices, before + 1).await;
-    let seqs: Vec<_> = without_gap(&listener, &prices)
-        .into_iter()
-        .map(|one| one.1)
-        .collect();
-    let expected: Vec<_> = (1..=seqs.len() as u64).collect();
-    assert_eq!(seqs, expected);
 }

@@ -4,6 +4,11 @@
 //! The owner extends the lease every second. The others look four times a second, and one of them
 //! takes a lease that has ended. A node that stops ends its lease. The [`keeper`](super::keeper) does
 //! this in a task of its own.
+//!
+//! Terms have rising numbers. The first one that a Redis knows of has the number of its seconds since 1970,
+//! so that it is later than all before, which a flushed Redis has forgotten: copies of terms in other slots
+//! of a cluster may be left, and tell earlier owners from later ones by the numbers. A single server
+//! numbers them in the same way, and needs no more than another term, which the random digits make it.
 
 use std::{
     fmt::Debug,

@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidewire_redis::ServerAddress;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -19,6 +20,7 @@ use tokio::{
 
 use super::{
     address::RedisOptions,
+    asking::{self, Asking},
     connection::RedisConnection,
     error::RedisError,
     health::{Link, LinkHealth},
@@ -58,7 +60,7 @@ enum Repetition {
 }
 
 /// A command.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum RedisCommand {
     /// A script, loaded where it is unknown.
     Script(ScriptCall),
@@ -67,6 +69,14 @@ pub(super) enum RedisCommand {
 }
 
 impl RedisCommand {
+    /// Appends the command to a pipeline.
+    pub(super) fn encode(&self, out: &mut Vec<u8>, digests: &Digests) {
+        match self {
+            Self::Script(call) => digests.encode(out, call),
+            Self::Plain(arguments) => resp::encode(out, arguments),
+        }
+    }
+
     /// The key, or the shard channel, that decides on the server.
     fn key(&self) -> &[u8] {
         let key = match self {
@@ -300,6 +310,40 @@ impl Worker {
         Link::Reads(self.place.clone())
     }
 
+    /// Has the server that slots are on their way to carry out commands. Returns those that it cannot
+    /// yet.
+    async fn ask(
+        &self,
+        asking: &mut Asking,
+        server: &ServerAddress,
+        calls: Vec<Call>,
+    ) -> Vec<Call> {
+        let mut calls = calls;
+        let commands: Vec<_> = calls.iter().map(|call| call.command.clone()).collect();
+        let replies = match asking.exchange(&self.options, server, &commands).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                fail_unrepeatable(&mut calls, &error);
+                return calls;
+            }
+        };
+        let mut moving = Vec::new();
+        for (call, reply) in calls.into_iter().zip(replies) {
+            let reply = match reply {
+                Reply::Error(text) => Err(RedisError::Refused(text)),
+                reply => Ok(reply),
+            };
+            match reply {
+                Err(error) if error.is_unknown_script() || error.is_transient() => {
+                    moving.push(call)
+                }
+                // A caller that has given up needs no answer.
+                reply => drop(call.reply.send(reply)),
+            }
+        }
+        moving
+    }
+
     /// Has commands sent to the servers of their keys, in a moment.
     fn redirect(&self, calls: Vec<Call>) {
         let Some(workers) = self.workers.upgrade().filter(|_| !calls.is_empty()) else {
@@ -326,7 +370,7 @@ impl Worker {
             self.health.recover(&self.link());
             backoff.reset();
         }
-        let mut pipeline = Vec::new();
+        let (mut pipeline, mut asking) = (Vec::new(), Asking::default());
         loop {
             waiting.retain(|call| !call.reply.is_closed());
             if waiting.is_empty() && self.queue.recv_many(waiting, PIPELINE).await == 0 {
@@ -334,15 +378,13 @@ impl Worker {
             }
             pipeline.clear();
             for call in &*waiting {
-                match &call.command {
-                    RedisCommand::Script(script) => digests.encode(&mut pipeline, script),
-                    RedisCommand::Plain(arguments) => resp::encode(&mut pipeline, arguments),
-                }
+                call.command.encode(&mut pipeline, &digests);
             }
             connection.check_master()?;
             let exchanged = connection.exchange(&pipeline, waiting.len()).await;
             let replies = exchanged.inspect_err(|error| fail_unrepeatable(waiting, error))?;
             let (mut again, mut moving, mut passing) = (Vec::new(), Vec::new(), None);
+            let mut asked: HashMap<ServerAddress, Vec<Call>> = HashMap::new();
             for (call, reply) in waiting.drain(..).zip(replies) {
                 let reply = match reply {
                     Reply::Error(text) => Err(RedisError::Refused(text)),
@@ -350,7 +392,12 @@ impl Worker {
                 };
                 match reply {
                     Err(error) if error.is_unknown_script() => again.push(call),
-                    Err(error) if error.is_redirection() => moving.push(call),
+                    Err(error) if error.is_redirection() => {
+                        match asking::target(&error, &self.place) {
+                            Some(server) => asked.entry(server).or_default().push(call),
+                            None => moving.push(call),
+                        }
+                    }
                     Err(error) if error.is_transient() => {
                         passing = Some(error);
                         again.push(call);
@@ -359,8 +406,11 @@ impl Worker {
                     reply => drop(call.reply.send(reply)),
                 }
             }
-            self.redirect(moving);
             *waiting = again;
+            for (server, calls) in asked {
+                moving.extend(self.ask(&mut asking, &server, calls).await);
+            }
+            self.redirect(moving);
             if let Some(error) = passing {
                 return Err(error);
             }

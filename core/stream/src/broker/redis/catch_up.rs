@@ -290,6 +290,7 @@ pub(super) fn check_call(
         metadata_lifetime(namespace),
         fresh_lifetime(),
         Bytes::from_static(mode.as_bytes()),
+        keys.fresh(channel),
     ]);
     ScriptCall {
         script: Script::Check,

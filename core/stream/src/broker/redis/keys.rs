@@ -65,13 +65,29 @@ impl KeyNames {
         format!("{}:{{{partition}}}:", self.prefix)
     }
 
-    /// The metadata, the history and the fresh epoch, as all scripts take them.
+    /// The metadata, the history and the fresh epoch, as all scripts take them. In a cluster, the
+    /// metadata stand in the place of the fresh epoch, which is an [argument](Self::fresh).
     pub(super) fn of(&self, channel: &ChannelName) -> [Bytes; 3] {
-        [
-            self.name(channel, "meta:", channel.as_str()),
-            self.name(channel, "history:", channel.as_str()),
-            self.name(channel, "fresh", ""),
-        ]
+        let meta = self.name(channel, "meta:", channel.as_str());
+        let third = match self.is_cluster {
+            true => meta.clone(),
+            false => self.fresh_of(channel),
+        };
+        let history = self.name(channel, "history:", channel.as_str());
+        [meta, history, third]
+    }
+
+    /// The argument of scripts that names the fresh epoch of a partition, where it is none of the keys:
+    /// while a slot moves, Redis refuses a script of which one key has moved, or does not exist.
+    pub(super) fn fresh(&self, channel: &ChannelName) -> Bytes {
+        match self.is_cluster {
+            true => self.fresh_of(channel),
+            false => Bytes::new(),
+        }
+    }
+
+    fn fresh_of(&self, channel: &ChannelName) -> Bytes {
+        self.name(channel, "fresh", "")
     }
 
     /// The key whose field `term` is the term of the shared store, for a script of a channel.
@@ -94,7 +110,7 @@ impl KeyNames {
         format!("{}fence:{lease}", self.partition(partition)).into()
     }
 
-    /// Whether a script reads fences in the place of leases.
+    /// Whether scripts read fences in the place of leases.
     pub(super) fn has_fences(&self) -> bool {
         self.is_cluster
     }

@@ -19,6 +19,7 @@
 //!   is subscribed to. A batch is delivered if it follows the newest position.
 //! - [`catch_up`]: otherwise, and after each (re)subscription, the channel is compared with Redis,
 //!   and what is missing is read from the history.
+//! - [`asking`]: in a cluster, a command follows its keys to the server that a slot is on its way to.
 //! - [`fences`]: in a cluster, no script sees a lease, and a copy of its term is beside each channel.
 //! - [`owed`]: a history channel that lost a publication of an engine begins a new epoch.
 //! - [`reads`] and [`tail`]: a history is read once for all clients that recover within seconds.
@@ -32,6 +33,7 @@
 //! The scripts are in `scripts/`. Times are those of the clock of Redis, so that the clocks of the
 //! nodes may differ.
 
+mod asking;
 mod calls;
 mod catch_up;
 mod control;
@@ -42,10 +44,12 @@ mod history;
 mod kept_answers;
 mod keys;
 mod loss_log;
+mod moving;
 mod nodes;
 mod owed;
 mod positions;
 mod probe;
+mod publishing;
 mod queue;
 mod reads;
 mod record;
@@ -85,11 +89,11 @@ use self::{
     control::ControlTask,
     fences::Fences,
     health::{Link, LinkHealth},
-    keys::{KeyNames, fnv, partition},
+    keys::KeyNames,
     nodes::Nodes,
     owed::OwedEpochs,
     positions::{JoinState, Positions},
-    queue::{Buffer, Item, KeyUse, Mode, Queue, Receipt},
+    queue::{Buffer, Mode, Queue},
     reads::Reads,
     resp::Reply,
     route::{Place, Route},
@@ -103,12 +107,11 @@ use self::{
 use super::{
     Answers, Broker, BrokerFuture, BrokerLink, ControlHandler, Fence, History, LocalDelivery,
     MemoryBroker, NodeTag, PageLimit, PublishFuture, Reach, Recipients, Sender, SnapshotEntry,
-    idempotency::{check_key, fingerprint},
     memory::MemoryLimits,
 };
 use crate::{
     ChannelName, Class, Content, Epoch, Event, Namespace, Namespaces, Position, SharedClock,
-    StoredPublication, StreamError, Urgency, auth::Revocation, limit::ClientKey,
+    StoredPublication, StreamError, Urgency, auth::Revocation,
 };
 
 /// Queues, and connections that publish to each server. A channel always has the same queue.
@@ -305,150 +308,6 @@ impl<D: LocalDelivery> RedisBroker<D> {
             Err(_) => self.health.timed_out(self.options.timeout),
         };
         Err(error.unavailable("the history cannot be read"))
-    }
-
-    /// Queues a publication of a shared channel.
-    fn queue(&self, channel: &ChannelName, item: Item) -> Result<(), StreamError> {
-        // The remainder is below the number of queues.
-        let queue = &self.queues[(partition(channel) % WRITERS) as usize];
-        queue.push(channel, item).map_err(|_| {
-            let fault = self.health.fault();
-            let fault = fault.unwrap_or_else(|| "it is slower than the publishers".to_owned());
-            let text = format!(
-                "nothing was published: {} bytes wait for Redis already, as many as broker.buffer_bytes allows: {fault}",
-                self.buffer.used()
-            );
-            StreamError::new(ErrorCode::Unavailable, text).with_retry_after_ms(1_000)
-        })
-    }
-
-    fn offer_shared(
-        &self,
-        channel: &ChannelName,
-        (content, urgency): (&Content, Urgency),
-        mode: Mode,
-        fence: Option<&Arc<Fence>>,
-    ) {
-        self.enqueue(
-            channel,
-            Item {
-                payload: record::encode(content, urgency),
-                mode,
-                fence: fence.cloned(),
-                key: None,
-                reply: None,
-            },
-        );
-    }
-
-    /// Queues a publication that nobody waits for.
-    fn enqueue(&self, channel: &ChannelName, item: Item) {
-        if let Err(error) = self.queue(channel, item) {
-            self.owed.lose(channel, &error);
-        }
-    }
-
-    fn offer_shared_once(
-        &self,
-        channel: &ChannelName,
-        event: Event,
-        urgency: Urgency,
-        key: &str,
-        fence: Option<&Arc<Fence>>,
-    ) -> PublishFuture {
-        let (reply, outcome) = oneshot::channel();
-        let key = self.key_use(channel, key, &event, &ClientKey::Unknown);
-        let queued = key.and_then(|key| {
-            let item = Item {
-                payload: record::encode(&event.into(), urgency),
-                mode: Mode::Any,
-                fence: fence.cloned(),
-                key: Some(key),
-                reply: Some(reply),
-            };
-            self.queue(channel, item)
-        });
-        // It waits for Redis as long as the broker exists.
-        Box::pin(async move {
-            queued?;
-            match outcome.await {
-                Ok(published) => published.map(drop),
-                Err(_) => {
-                    let ended = RedisError::Connection("the broker has ended".to_owned());
-                    Err(ended.unavailable("it is not known whether this was published"))
-                }
-            }
-        })
-    }
-
-    async fn publish_shared(
-        &self,
-        channel: &ChannelName,
-        event: Event,
-        idempotency_key: Option<&str>,
-        sender: &Sender,
-    ) -> Result<Position, StreamError> {
-        let key = match idempotency_key {
-            None => None,
-            Some(key) => Some(self.key_use(channel, key, &event, &sender.client)?),
-        };
-        let client = sender.is_limited.then_some(&sender.client);
-        let may_create = client.is_none_or(|client| self.shares.has_room(client));
-        let (reply, outcome) = oneshot::channel();
-        let item = Item {
-            payload: record::encode(&event.into(), Urgency::Ordinary),
-            mode: match may_create {
-                true => Mode::Any,
-                false => Mode::Existing,
-            },
-            fence: None,
-            key,
-            reply: Some(reply),
-        };
-        self.queue(channel, item)?;
-        let unknown = |error: RedisError| {
-            error.unavailable("it is not known whether this was published, and a repetition with an idempotency key is safe")
-        };
-        let written = match timeout(self.options.timeout, outcome).await {
-            Ok(Ok(written)) => written?,
-            Ok(Err(_)) => {
-                return Err(unknown(RedisError::Connection(
-                    "the broker has ended".to_owned(),
-                )));
-            }
-            Err(_) => {
-                return Err(unknown(self.health.timed_out(self.options.timeout)));
-            }
-        };
-        let Receipt { position, is_new } = written;
-        if let Some(client) = client.filter(|_| is_new) {
-            self.shares.note_new_channel(client);
-        }
-        Ok(position)
-    }
-
-    /// The name in Redis of a sender's idempotency key, and the fingerprint of its body.
-    fn key_use(
-        &self,
-        channel: &ChannelName,
-        key: &str,
-        event: &Event,
-        client: &ClientKey,
-    ) -> Result<KeyUse, StreamError> {
-        check_key(key)?;
-        let owner = match client {
-            ClientKey::User(user) => format!("u{}", user.as_str()),
-            ClientKey::Network(network) => format!("n{network:?}"),
-            ClientKey::Unknown => "-".to_owned(),
-        };
-        // Two digests of 64 bits over different texts: a collision of both does not happen.
-        let text = format!("{}\0{owner}\0{key}", channel.as_str());
-        let reversed: Vec<u8> = text.bytes().rev().collect();
-        let digest = format!("{:016x}{:016x}", fnv(text.as_bytes()), fnv(&reversed));
-        Ok(KeyUse {
-            name: self.keys.idempotency(channel, &digest),
-            fingerprint: format!("{:016x}", fingerprint(event)).into(),
-        })
     }
 
     async fn join_shared(&self, channel: &ChannelName) -> Result<(), StreamError> {

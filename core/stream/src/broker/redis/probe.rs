@@ -76,8 +76,17 @@ pub(super) fn calls(keys: &KeyNames, node: &str, number: u64) -> [ScriptCall; 3]
         LIFETIME,
         LIFETIME,
         text("create"),
+        text(""),
     ];
-    let history = vec![text("0"), text("1"), text("1"), epoch(), LIFETIME, text("")];
+    let history = vec![
+        text("0"),
+        text("1"),
+        text("1"),
+        epoch(),
+        LIFETIME,
+        text(""),
+        text(""),
+    ];
     [
         call(Script::Publish, publish),
         call(Script::Check, check),

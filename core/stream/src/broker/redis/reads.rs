@@ -215,6 +215,7 @@ impl Reads {
             Bytes::copy_from_slice(Epoch::random().as_str().as_bytes()),
             fresh_lifetime(),
             Bytes::from_static(if is_personal { b"personal" } else { b"" }),
+            self.keys.fresh(channel),
         ]);
         let call = ScriptCall {
             script: Script::History,

@@ -260,6 +260,11 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         let Some(channel) = self.keys.channel(name) else {
             return;
         };
+        if message.is_empty() {
+            // It was published on the server that the slot is on its way to.
+            self.catch_up.start(&channel);
+            return;
+        }
         match BatchMessage::parse(message) {
             Some(batch) => self.catch_up.receive(&channel, &batch),
             None => {

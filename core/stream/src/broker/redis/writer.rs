@@ -6,7 +6,8 @@
 //! A batch names the one before it on its channel, and the script refuses it as long as that one was
 //! not done: so a channel keeps its order when an error hits a part of a pipeline alone.
 //!
-//! In a cluster, a write whose slot is moving waits, with those that follow it on its channel. Once the
+//! In a cluster, a write whose slot is moving goes to the server that has the keys of its channel
+//! ([`asking`]). While each server has some, it waits, with those that follow it on its channel. Once the
 //! slot has another server, the writer of that one repeats them, under the same numbers.
 
 use std::{
@@ -18,16 +19,19 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidewire_proto::v1::ErrorCode;
-use tokio::time::{Instant, sleep_until};
+use tidewire_redis::ServerAddress;
+use tokio::time::Instant;
 
 use super::{
     address::RedisOptions,
-    calls::backoff,
+    asking::{self, Asking},
+    calls::{RedisCommand, backoff},
     catch_up::{check_call, metadata_lifetime},
     connection::RedisConnection,
     error::RedisError,
     health::{Link, LinkHealth},
     keys::KeyNames,
+    moving::{Notices, Parked},
     owed::OwedEpochs,
     positions::{Positions, Top},
     queue::{Batch, Item, Queue, Receipt, Write},
@@ -59,9 +63,6 @@ const CUTS_ALONE: usize = 6;
 /// Bytes of a batch that may be given up. Redis takes smaller ones, whatever its limit.
 const LARGE: usize = 1 << 20;
 
-/// Time after which a write whose slot is moving is tried again.
-const MOVING: Duration = Duration::from_millis(20);
-
 /// Publishes what waits in a queue for one place.
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -91,42 +92,6 @@ struct LastWrite {
     /// Number of the write.
     number: u64,
     at: Instant,
-}
-
-/// Writes whose slot is moving, in the order of each channel.
-#[derive(Debug, Default)]
-struct Parked {
-    writes: Vec<Write>,
-    /// When they are tried again.
-    until: Option<Instant>,
-}
-
-impl Parked {
-    /// Parks the writes of these channels.
-    fn park(&mut self, writes: &mut Vec<Write>, channels: &HashSet<ChannelName>) {
-        if channels.is_empty() {
-            return;
-        }
-        let is_moving = |write: &mut Write| channels.contains(&write.batch.channel);
-        self.writes.extend(writes.extract_if(.., is_moving));
-        self.until.get_or_insert_with(|| Instant::now() + MOVING);
-    }
-
-    /// Waits until it is time to try them again: for ever if there are none.
-    async fn due(&self) {
-        match self.until {
-            Some(until) => sleep_until(until).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Takes those that are due.
-    fn take_due(&mut self) -> Vec<Write> {
-        match self.until.take_if(|until| *until <= Instant::now()) {
-            Some(_) => std::mem::take(&mut self.writes),
-            None => Vec::new(),
-        }
-    }
 }
 
 /// The newest positions that a writer was given, of the channels that it wrote last.
@@ -230,7 +195,7 @@ impl Writer {
             self.health.recover(&self.link);
             backoff.reset();
         }
-        let mut pipeline = Vec::new();
+        let (mut pipeline, mut asking) = (Vec::new(), Asking::default());
         let mut is_compared = false;
         loop {
             connection.check_master()?;
@@ -255,16 +220,13 @@ impl Writer {
                 }
             }
             pipeline.clear();
-            let mut before = HashMap::new();
             let later = match self.cuts >= CUTS_TOGETHER {
                 true => writes.split_off(1),
                 false => Vec::new(),
             };
-            for write in &*writes {
-                let previous = before.insert(&write.batch.channel, write);
-                digests.encode(&mut pipeline, &self.call(write, previous));
+            for call in self.calls(writes) {
+                digests.encode(&mut pipeline, &call);
             }
-            drop(before);
             let asked = Instant::now();
             let exchanged = async {
                 connection.check_master()?;
@@ -290,13 +252,17 @@ impl Writer {
                 false => CUTS_TOGETHER,
             };
             let (mut again, mut fault, mut is_unknown) = (Vec::new(), None, false);
-            let (mut channels, mut moving) = (HashSet::new(), HashSet::new());
+            let (mut channels, mut moving) = (HashSet::new(), HashMap::new());
             for (write, reply) in writes.drain(..).zip(replies) {
                 let channel = write.batch.channel.clone();
                 let (unfinished, error) = self.finish(write, reply);
                 again.extend(unfinished);
                 match error {
-                    Some(error) if error.is_redirection() => drop(moving.insert(channel.clone())),
+                    Some(error) if error.is_redirection() => {
+                        // That of its first write.
+                        let target = || asking::target(&error, &self.place);
+                        moving.entry(channel.clone()).or_insert_with(target);
+                    }
                     Some(error) => {
                         is_unknown |= error.is_unknown_script();
                         fault = Some(error);
@@ -307,11 +273,17 @@ impl Writer {
             }
             *writes = again;
             writes.extend(later);
+            let notices = self.ask(&mut asking, writes, &moving).await;
             parked.park(writes, &moving);
             for write in writes.iter().chain(&parked.writes) {
                 channels.remove(&write.batch.channel);
             }
             self.queue.give_back(channels, Vec::new());
+            if notices.count > 0 {
+                connection
+                    .exchange(&notices.pipeline, notices.count)
+                    .await?;
+            }
             match fault {
                 None => {
                     self.health.recover(&self.link);
@@ -399,6 +371,49 @@ impl Writer {
         Ok(is_compared)
     }
 
+    /// Has the servers that slots are on their way to carry out the writes of channels whose keys they
+    /// have. Those that are left in `writes` are to be tried again. Returns notices for the subscribers,
+    /// which are still at the server of before.
+    async fn ask(
+        &mut self,
+        asking: &mut Asking,
+        writes: &mut Vec<Write>,
+        moving: &HashMap<ChannelName, Option<ServerAddress>>,
+    ) -> Notices {
+        let mut notices = Notices::default();
+        let targets: HashSet<_> = moving.values().flatten().collect();
+        for target in targets {
+            // All writes of a channel: the first of them decides where it is.
+            let is_there = |write: &mut Write| {
+                let known = moving.get(&write.batch.channel);
+                known.is_some_and(|known| known.as_ref() == Some(target))
+            };
+            let asked: Vec<_> = writes.extract_if(.., is_there).collect();
+            let calls: Vec<_> = self.calls(&asked).map(RedisCommand::Script).collect();
+            let Ok(replies) = asking.exchange(&self.options, target, &calls).await else {
+                writes.extend(asked);
+                continue;
+            };
+            for (write, reply) in asked.into_iter().zip(replies) {
+                let channel = write.batch.channel.clone();
+                match self.finish(write, reply) {
+                    (None, None) => notices.add(&self.keys.shard_channel(&channel)),
+                    (unfinished, _) => writes.extend(unfinished),
+                }
+            }
+        }
+        notices
+    }
+
+    /// The calls that publish batches, each after the one before it on its channel.
+    fn calls(&self, writes: &[Write]) -> impl Iterator<Item = ScriptCall> {
+        let mut before = HashMap::new();
+        writes.iter().map(move |write| {
+            let previous = before.insert(&write.batch.channel, write);
+            self.call(write, previous)
+        })
+    }
+
     /// The call that publishes a batch, after the `previous` one of its channel in the pipeline.
     fn call(&self, write: &Write, previous: Option<&Write>) -> ScriptCall {
         let batch = &write.batch;
@@ -440,7 +455,7 @@ impl Writer {
             previous.map_or_else(Bytes::new, |one| one.batch.slot.to_string().into()),
             previous.map_or_else(Bytes::new, |one| one.number.to_string().into()),
             fence.map_or_else(Bytes::new, |fence| copied(&fence.term)),
-            Bytes::from_static(if self.keys.has_fences() { b"1" } else { b"" }),
+            self.keys.fresh(channel),
             batch.items.len().to_string().into(),
         ]);
         arguments.extend(batch.items.iter().map(|item| item.payload.clone()));

@@ -6,12 +6,13 @@
 -- A personal channel begins a new epoch in each term of the shared store too: the owner of the term
 -- before may have stored a notification and not published it, so no older position has all.
 --
--- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, and of a personal channel 4 the lease of
+-- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, unless ARGV names it, and of a personal channel 4 the lease of
 --   the shared store.
 -- ARGV: 1 shard channel, 2 and 3 the position that the node has seen (epoch, seq), 4 the mark of
 --   its write or "", 5 a random epoch, 6 lifetime of the metadata, 7 of the fresh epoch (in ms),
 --   8 mode: "read", "personal" (an unknown channel has no epoch that can be resumed), "create",
---   "restart" (begins a new epoch in any case), "renew" (the same, of a channel that is known).
+--   "restart" (begins a new epoch in any case), "renew" (the same, of a channel that is known), 9 "", or in a cluster the
+--   fresh epoch.
 -- Returns epoch and seq.
 
 local function is_less(seq, other)
@@ -28,10 +29,11 @@ if not epoch then
   if mode == 'personal' or mode == 'renew' then
     return { ARGV[5], '0' }
   end
-  epoch, seq = redis.call('GET', KEYS[3]), '0'
+  local fresh = ARGV[9] ~= '' and ARGV[9] or KEYS[3]
+  epoch, seq = redis.call('GET', fresh), '0'
   if not epoch then
     epoch = ARGV[5]
-    redis.call('SET', KEYS[3], epoch, 'PX', ARGV[7])
+    redis.call('SET', fresh, epoch, 'PX', ARGV[7])
   end
   is_changed = is_changed or (epoch == seen_epoch and seen_seq ~= '0')
   if mode == 'create' and not is_changed then

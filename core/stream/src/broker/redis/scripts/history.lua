@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Reads a page of a channel's history, oldest first.
 --
--- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition.
+-- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, unless ARGV names it.
 -- ARGV: 1 the seq after which to read, or "newest" for the newest entries, 2 entries at most,
 --   3 bytes at which reading stops, 4 a random epoch, 5 lifetime of the fresh epoch in ms,
---   6 "personal" if an unknown channel has no epoch that can be resumed.
+--   6 "personal" if an unknown channel has no epoch that can be resumed, 7 "", or in a cluster the fresh
+--   epoch.
 -- Returns epoch, seq, the time in ms, then for each entry its id, its payload and its mark.
 
 local meta = redis.call('HMGET', KEYS[1], 'e', 's')
@@ -15,10 +16,11 @@ if not epoch then
   if ARGV[6] == 'personal' then
     return { ARGV[4], '0', now }
   end
-  epoch = redis.call('GET', KEYS[3])
+  local fresh = ARGV[7] ~= '' and ARGV[7] or KEYS[3]
+  epoch = redis.call('GET', fresh)
   if not epoch then
     epoch = ARGV[4]
-    redis.call('SET', KEYS[3], epoch, 'PX', ARGV[5])
+    redis.call('SET', fresh, epoch, 'PX', ARGV[5])
   end
   return { epoch, '0', now }
 end

@@ -2,15 +2,15 @@
 -- Publishes a batch of one channel: gives each publication its seq, keeps it in the history, and
 -- fans the batch out to all nodes. Nothing of it happens, or everything.
 --
--- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, 4… idempotency keys, then the lease
+-- KEYS: 1 metadata, 2 history, 3 fresh epoch of the partition, unless ARGV names it, 4… idempotency keys, then the lease
 --   of the engine if there is a term, or its fence.
 -- ARGV: 1 shard channel, 2 node, 3 number of the write, 4 and 5 the highest position that the
 --   node has seen (epoch, seq), 6 a random epoch, 7 history size, 8 lifetime of the history,
 --   9 of the metadata, 10 of the fresh epoch, 11 of idempotency keys (all in ms), 12 mode, 13 slot
 --   of the write, 14 and 15 slot and number of the write that must have come before ("" if none),
---   16 term of the engine that publishes ("" if none), 17 "1" in a cluster, where a lease is in another
---   slot, and its fence has the newest term that published here or was raised, 18 number of
---   publications n, then n payloads, then for each idempotency key the index of its publication and the
+--   16 term of the engine that publishes ("" if none), 17 "", or in a cluster the fresh epoch: there a
+--   lease is in another slot, and its fence has the newest term that published here or was raised, 18
+--   number of publications n, then n payloads, then for each idempotency key the index of its publication and the
 --   fingerprint of its body.
 -- Returns "unknown", "full", "fenced" (another node owns the engine by now), "early" (the write
 --   before has not been done, so this one must wait), or
@@ -86,10 +86,11 @@ if not epoch then
   elseif mode == 'existing' then
     return 'full'
   end
-  epoch = redis.call('GET', KEYS[3])
+  local fresh = ARGV[17] ~= '' and ARGV[17] or KEYS[3]
+  epoch = redis.call('GET', fresh)
   if not epoch then
     epoch = ARGV[6]
-    redis.call('SET', KEYS[3], epoch, 'PX', ARGV[10])
+    redis.call('SET', fresh, epoch, 'PX', ARGV[10])
   end
   if epoch == ARGV[4] and ARGV[5] ~= '0' then
     -- The metadata are gone before their time.
