@@ -32,7 +32,7 @@ pub(crate) struct Agreement {
     differing: Mutex<BTreeMap<String, Difference>>,
 }
 
-/// What another node has in another form.
+/// Difference between this node and another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Difference {
     place: String,

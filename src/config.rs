@@ -151,6 +151,10 @@ impl AuthConfig {
     /// The reason why the previous secret is none.
     fn previous_fault(&self) -> Option<String> {
         let previous = self.hmac_secret_previous.as_ref()?;
+        // A secret that is none at all has a fault of its own.
+        if previous.len() < MIN_SECRET_BYTES {
+            return None;
+        }
         let problem = match &self.hmac_secret {
             None => {
                 "is set, and auth.hmac_secret is not, expected the new secret in auth.hmac_secret"

@@ -18,7 +18,7 @@ use crate::{
     secret,
 };
 
-/// What a mark is computed of, with the secret as the key.
+/// The text that a mark is computed of, with the secret as the key.
 const MARK_LABEL: &[u8] = b"tidewire: the same secret on all nodes";
 
 /// Bytes of the digest of something public that nodes tell.

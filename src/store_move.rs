@@ -55,7 +55,7 @@ fn user_tables() -> impl Iterator<Item = (&'static str, Table)> {
     of_notifications.chain(of_alerts).chain(of_delivery)
 }
 
-/// What a store has of users, in words, such as `3 inboxes, 1 alert rules`. Empty if it has nothing.
+/// Contents of a store that belong to users, in words, such as `3 inboxes, 1 alert rules`. Empty if it has nothing.
 async fn contents(store: &dyn Store) -> Result<String, StoreError> {
     let mut texts = Vec::new();
     for (words, table) in user_tables() {

@@ -1,4 +1,4 @@
-//! What users have on one server, moved into the store that several servers share.
+//! Move of what users have on one server into the store that several servers share.
 
 use std::{path::Path, process::Output};
 
