@@ -4,7 +4,7 @@
 //! are checked against that lease. The owner runs an engine of this one chain on the store, and its
 //! publications bear the term of the lease. A takeover is thus a restart on the same store: the next
 //! owner reads what was stored, publishes what was not, and goes on. A node that does not own a chain
-//! does not connect to its endpoints.
+//! does not connect to its endpoints, but for a [probe](crate::chain_reach) before it takes the chain.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     broker,
+    chain_reach::ChainReach,
     config::{BrokerKind, Config, StoreKind},
     engine_store::raise_fence,
     feed::OpenFeed,
@@ -107,7 +108,8 @@ impl ChainOwners {
             false => Candidacy::Observer,
         };
         let balance = is_candidate.then(|| Balance::start(redis.clone(), node.as_str()));
-        let shards = config.chain.iter().map(|chain| {
+        let mut shards = BTreeMap::new();
+        for chain in &config.chain {
             let name = format!("chain-{}", chain.id);
             let options = RedisStoreOptions {
                 redis: redis.clone(),
@@ -116,6 +118,10 @@ impl ChainOwners {
                 candidacy,
             };
             let label = chain.label();
+            let reach = balance
+                .clone()
+                .map(|balance| ChainReach::new(chain, name.clone(), balance))
+                .transpose()?;
             let lease = match balance.as_ref().map(|balance| balance.shard(&name)) {
                 Some(shard) => StoreLease::start_engine(options, (&name, &label), shard),
                 None => StoreLease::start_engine(options, (&name, &label), || Preference::Equal),
@@ -123,6 +129,7 @@ impl ChainOwners {
             let shard = ChainShard {
                 key: EngineLease::key(&redis.prefix, &name),
                 lease,
+                reach: reach.map(Arc::new),
                 config: chain.clone(),
                 stream: stream.clone(),
                 slots: slots.clone(),
@@ -131,10 +138,10 @@ impl ChainOwners {
                 engine: Mutex::default(),
                 failure: Mutex::default(),
             };
-            (chain.id.to_string(), Arc::new(shard))
-        });
+            shards.insert(chain.id.to_string(), Arc::new(shard));
+        }
         Ok(Some(Arc::new(Self {
-            shards: shards.collect(),
+            shards,
             balance: balance.map(Arc::new),
         })))
     }
@@ -144,6 +151,10 @@ impl ChainOwners {
     pub(crate) fn run(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
         for shard in self.shards.values() {
             tasks.spawn(shard.clone().run(cancel.clone()));
+            if let Some(reach) = shard.reach.clone() {
+                let cancel = cancel.clone();
+                tasks.spawn(async move { cancel.run_until_cancelled(reach.probe()).await });
+            }
         }
         if let Some(balance) = self.balance.clone() {
             let cancel = cancel.clone();
@@ -166,6 +177,13 @@ impl ChainOwners {
         shards.map(|(chain, shard)| (chain.as_str(), shard.lease.is_owner()))
     }
 
+    /// Whether this node can follow a chain, for each chain of which it has found out.
+    pub(crate) fn reached(&self) -> impl Iterator<Item = (&str, bool)> {
+        let shards = self.shards.iter();
+        shards
+            .filter_map(|(chain, shard)| Some((chain.as_str(), shard.reach.as_ref()?.is_given()?)))
+    }
+
     /// The number of chains that some node owns.
     pub(crate) fn count_owned(&self) -> usize {
         let faults = self.shards.values().map(|shard| shard.fault());
@@ -186,6 +204,8 @@ impl ChainOwners {
 /// The part of this node in the lease of one chain.
 struct ChainShard {
     lease: StoreLease,
+    /// Whether this node can follow the chain. None on one that may not own it.
+    reach: Option<Arc<ChainReach>>,
     /// The key of the lease.
     key: String,
     config: ChainConfig,
@@ -244,6 +264,12 @@ impl ChainShard {
             let store = store.clone();
             self.slots
                 .open(self.config.id, engine.clone(), Arc::new(store.clone()));
+            if let Some(reach) = self.reach.clone() {
+                let (engine, until) = (engine.clone(), until.clone());
+                tasks.spawn(async move {
+                    until.run_until_cancelled(reach.watch(&engine)).await;
+                });
+            }
             *self.engine.lock() = Some(LocalEngine { engine, store });
         }
         let (is_stopping, reason) = tokio::select! {

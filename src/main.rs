@@ -8,6 +8,7 @@ mod alerts;
 mod broker;
 mod chain_notifications;
 mod chain_owner;
+mod chain_reach;
 mod cli;
 mod clock_mark;
 mod command_hint;

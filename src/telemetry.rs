@@ -186,6 +186,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Chains that this node handed over to another one."
     );
     metrics::describe_gauge!(
+        "tidewire_chain_reachable",
+        "Whether this node can follow a shared chain, as far as it has found out."
+    );
+    metrics::describe_gauge!(
         "tidewire_chain_owner",
         "Whether this node follows a chain for all nodes."
     );
@@ -501,6 +505,10 @@ impl Probes for ServerProbes {
         for (chain, is_owner) in self.chain_owners.iter().flat_map(|owners| owners.owned()) {
             metrics::gauge!("tidewire_chain_owner", "chain" => chain.to_owned())
                 .set(f64::from(u8::from(is_owner)));
+        }
+        for (chain, is_given) in self.chain_owners.iter().flat_map(|owners| owners.reached()) {
+            metrics::gauge!("tidewire_chain_reachable", "chain" => chain.to_owned())
+                .set(f64::from(u8::from(is_given)));
         }
         let ages = self.prices.as_ref().map(PriceEngine::ages_ms);
         for (symbol, age_ms) in ages.unwrap_or_default() {

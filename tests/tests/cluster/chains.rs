@@ -237,10 +237,11 @@ async fn one_of_three_servers_follows_the_chain_for_all() {
     for client in &mut clients {
         received(client, &mut Vec::new(), 20).await;
     }
-    // Calls to a node cost money.
+    // Calls to a node cost money. One that may own the chain asks once if it could follow it.
     assert!(a.endpoint.calls() > 0);
+    assert_eq!(gateway.endpoint.calls(), 0);
     for member in [&b, &c, &gateway] {
-        assert_eq!(member.endpoint.calls(), 0);
+        assert!(member.endpoint.calls() <= 2, "{}", member.endpoint.calls());
         member.owns(false).await;
         assert_eq!(member.fault().await, None);
         assert_eq!(member.server.get("/readyz").await.status, 200);

@@ -11,6 +11,7 @@
 mod agreement;
 mod broker;
 mod calls;
+mod chain_reach;
 mod chain_requests;
 mod chains;
 mod comparison;

@@ -490,7 +490,7 @@ impl Endpoint {
     }
 
     /// Drops the connection. If the lock is held, a task is reconnecting already.
-    fn drop_connection(&self) {
+    pub(crate) fn drop_connection(&self) {
         if let Ok(mut connection) = self.connection.try_lock() {
             *connection = None;
         }

@@ -36,6 +36,13 @@ const LOOK: Duration = Duration::from_millis(250);
 /// lifetime of the lease it is below 3 s.
 const LATER: Duration = Duration::from_millis(250);
 
+/// Time that a lease must have been free before a node takes it that cannot use what it is about: what
+/// needs no more than the owner's store works again.
+const LAST_RESORT: Duration = Duration::from_secs(5);
+
+/// Remaining time of a lease whose owner is late with its extension.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Time in which a node does not take a lease that it has given up: others are first, and the clients
 /// are not told of a new term all the time.
 const GIVEN_UP: Duration = Duration::from_secs(30);
@@ -90,6 +97,8 @@ pub(super) struct Keeper<T> {
     looks_until: Option<LeaseInstant>,
     /// When this node ended its lease, so that another one takes it.
     ended_at: Option<LeaseInstant>,
+    /// Since when the lease has been free.
+    free_since: Option<LeaseInstant>,
     ownership: watch::Sender<Ownership<T>>,
     losses: Arc<Losses>,
     seen: Seen,
@@ -113,6 +122,7 @@ impl<T: Tenure> Keeper<T> {
             own: None,
             looks_until: None,
             ended_at: None,
+            free_since: None,
             ownership,
             losses,
             seen: Seen::default(),
@@ -150,7 +160,7 @@ impl<T: Tenure> Keeper<T> {
             return self.give_up(term).await;
         }
         let mode = match &own {
-            None if !self.may_take() => "look",
+            None if !self.may_take() || self.leaves_to_others() => "look",
             None => "take",
             Some(term) if term.end().is_some() => "again",
             Some(_) => "hold",
@@ -165,10 +175,12 @@ impl<T: Tenure> Keeper<T> {
         };
         self.seen.commits = self.seen.commits.max(acknowledged);
         self.compare(&answer, own.as_deref());
+        self.watch_end(&answer);
         match (answer.is_own, own.filter(|term| term.name == answer.term)) {
             (true, Some(term)) => {
                 term.extend(answer.asked_at, LIFETIME);
-                let hands_over = self.subject.prefer.preference() == Preference::HandOver;
+                let preference = self.subject.prefer.preference();
+                let hands_over = matches!(preference, Preference::HandOver | Preference::Unusable);
                 if answer.is_wanted && hands_over {
                     tracing::info!("hands {} over to another node", self.subject.label);
                     self.end(TenureChange::HandedOver).await;
@@ -219,11 +231,32 @@ impl<T: Tenure> Keeper<T> {
             && self.looks_until.is_none_or(|until| now >= until)
     }
 
+    /// Whether this node does not take the lease at present, since it cannot use what that is about.
+    fn leaves_to_others(&self) -> bool {
+        let now = LeaseInstant::now();
+        self.subject.prefer.preference() == Preference::Unusable
+            && self
+                .free_since
+                .is_none_or(|since| now < since.after(LAST_RESORT))
+    }
+
+    /// Takes note of a lease that is free, or about to be.
+    fn watch_end(&mut self, answer: &Answer) {
+        let is_free = !answer.is_own && answer.remaining_ms == 0;
+        self.free_since = self.free_since.filter(|_| is_free);
+        if is_free {
+            self.free_since.get_or_insert(answer.asked_at);
+        }
+        if !answer.is_own && Duration::from_millis(answer.remaining_ms) <= SOON {
+            self.subject.prefer.expect_free();
+        }
+    }
+
     /// How long a lease must have been free before this node takes it.
     fn delay(&self) -> Duration {
         match self.subject.prefer.preference() {
             Preference::Equal | Preference::Wanted => Duration::ZERO,
-            Preference::Allowed | Preference::HandOver => LATER,
+            Preference::Allowed | Preference::HandOver | Preference::Unusable => LATER,
         }
     }
 

@@ -14,6 +14,9 @@ pub enum Preference {
     Allowed,
     /// The same, and it hands the lease over to a node that asks for it.
     HandOver,
+    /// It cannot use what the lease is about, or does not know whether it can: it takes a lease only that
+    /// nobody took for some seconds, and hands one that it has over to a node that asks for it.
+    Unusable,
 }
 
 /// A change of the part of a node in a lease.
@@ -36,6 +39,9 @@ pub trait Prefer: Send + Sync + 'static {
 
     /// Takes note of a change.
     fn note(&self, _change: TenureChange) {}
+
+    /// Takes note that the lease is free, or will be soon if its owner stays silent.
+    fn expect_free(&self) {}
 }
 
 impl<F: Fn() -> Preference + Send + Sync + 'static> Prefer for F {

@@ -5,6 +5,10 @@
 //! shard is handed over only once its planned owner has been the same for a while, one at a time, and only
 //! if that node asks for it. A shard that comes back after it was handed over waits twice as long. A
 //! node that could not use a shard is no candidate for it for a while.
+//!
+//! Whether this node can [use](Usability) a shard is found out by the caller: before the node asks for the
+//! shard or takes it, and all the time while it has it. A node that cannot is no candidate, and gives what
+//! it has to a candidate that asks. If none does, it keeps it: one that works nowhere does not go round.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -34,11 +38,40 @@ const FRESH: Duration = Duration::from_millis(2_500);
 /// Time for which a node is no candidate for a shard that it could not use, at first.
 const WITHDRAWN: Duration = Duration::from_secs(600);
 
-/// How long a shard must have been held to be one that this node can use.
+/// The same for one that stood still here, so that another node got it.
+const STOOD_STILL: Duration = Duration::from_secs(60);
+
+/// The same while no node is a candidate for it.
+const STOOD_STILL_ALONE: Duration = Duration::from_secs(10);
+
+/// How long a shard that was found to be usable counts as usable before it is held.
+const CHECKED: Duration = Duration::from_secs(30);
+
+/// Pause before another check of a shard that cannot be used, at first and at most.
+const RECHECK: Duration = Duration::from_secs(2);
+const LONGEST_RECHECK: Duration = Duration::from_secs(60);
+
+/// The longest one while no node is a candidate for it.
+const URGENT_RECHECK: Duration = Duration::from_secs(8);
+
+/// Time for which a lease that is expected to be free is so.
+const EXPECTED: Duration = Duration::from_secs(1);
+
+/// How long a shard must have been held, and have worked, to be one that this node can use.
 const PROVEN: Duration = Duration::from_secs(60);
 
 /// Doublings of a time at most.
 const DOUBLINGS: u32 = 6;
+
+/// Whether this node can use a shard, as far as it has found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Usability {
+    /// It has not found out.
+    Unknown,
+    /// It could when it last looked.
+    Usable(LeaseInstant),
+    Unusable,
+}
 
 /// The preferences of a node, and all that they follow from.
 #[derive(Debug)]
@@ -67,6 +100,14 @@ struct Shard {
     /// The leases that name it: one, or two while one takes the place of another.
     leases: usize,
     held_since: Option<LeaseInstant>,
+    /// Since when it is held and works.
+    works_since: Option<LeaseInstant>,
+    usability: Usability,
+    checked_at: Option<LeaseInstant>,
+    /// Checks in a row by which it cannot be used.
+    failed_checks: u32,
+    /// Until when its lease is expected to be free, or to be free soon.
+    free_until: Option<LeaseInstant>,
     planned: Option<Arc<str>>,
     planned_since: LeaseInstant,
     /// Whether this node should be the owner if the planned one is gone.
@@ -77,13 +118,33 @@ struct Shard {
     /// How often this node could not use it.
     failures: u32,
     withdrawn_until: Option<LeaseInstant>,
+    /// The same while no node is a candidate.
+    withdrawn_alone_until: Option<LeaseInstant>,
 }
 
 impl Shard {
-    /// Whether it has been held for long enough to be one that this node can use.
+    /// Whether it has worked here for long enough to be one that this node can use.
     fn is_proven(&self, now: LeaseInstant) -> bool {
-        self.held_since
+        self.works_since
             .is_some_and(|since| now >= since.after(PROVEN))
+    }
+
+    /// Whether this node could use it if it had it. One that has it finds out by itself.
+    fn is_usable(&self, now: LeaseInstant) -> bool {
+        let is_held = self.held_since.is_some();
+        match self.usability {
+            Usability::Usable(at) => is_held || now < at.after(CHECKED),
+            Usability::Unknown => is_held,
+            Usability::Unusable => false,
+        }
+    }
+
+    /// Has this node be no candidate for a while, in general and if there is no other one. Longer each time,
+    /// until the shard works.
+    fn withdraw(&mut self, now: LeaseInstant, time: Duration, alone: Duration) {
+        let until = |time| Some(now.after(doubled(time, self.failures)));
+        (self.withdrawn_until, self.withdrawn_alone_until) = (until(time), until(alone));
+        self.failures = (self.failures + 1).min(DOUBLINGS);
     }
 
     fn is_withdrawn(&self, now: LeaseInstant) -> bool {
@@ -115,6 +176,11 @@ impl Decisions {
         let new = Shard {
             leases: 0,
             held_since: None,
+            works_since: None,
+            usability: Usability::Unknown,
+            checked_at: None,
+            failed_checks: 0,
+            free_until: None,
             planned: None,
             planned_since: now,
             is_next: false,
@@ -122,6 +188,7 @@ impl Decisions {
             returns: 0,
             failures: 0,
             withdrawn_until: None,
+            withdrawn_alone_until: None,
         };
         let shard = self.shards.entry(shard.clone()).or_insert(new);
         shard.leases += 1;
@@ -146,12 +213,83 @@ impl Decisions {
     /// The shards for which this node is a candidate.
     pub(super) fn candidacies(&self, now: LeaseInstant) -> impl Iterator<Item = &Arc<str>> {
         let shards = self.shards.iter().filter(|_| !self.is_leaving);
-        shards.filter_map(move |(name, shard)| (!shard.is_withdrawn(now)).then_some(name))
+        shards.filter_map(move |(name, shard)| {
+            let may_own = !shard.is_withdrawn(now) && shard.usability != Usability::Unusable;
+            may_own.then_some(name)
+        })
+    }
+
+    /// Takes note that the lease of a shard is free, or will be soon if its owner stays silent.
+    pub(super) fn expect_free(&mut self, now: LeaseInstant, name: &str) {
+        if let Some(shard) = self.shards.get_mut(name) {
+            shard.free_until = Some(now.after(EXPECTED));
+        }
+    }
+
+    /// Whether it has to be found out at present if this node can use a shard.
+    pub(super) fn is_check_due(&self, now: LeaseInstant, name: &str) -> bool {
+        let Some(shard) = self.shards.get(name) else {
+            return false;
+        };
+        if shard.held_since.is_some() || self.is_leaving {
+            return false;
+        }
+        let is_free = shard.free_until.is_some_and(|until| now < until);
+        let is_past = |pause| shard.checked_at.is_none_or(|at| now >= at.after(pause));
+        if shard.usability != Usability::Unusable {
+            let is_own = shard.planned.as_ref() == Some(&self.node) && !shard.is_withdrawn(now);
+            return (is_own || is_free) && !shard.is_usable(now);
+        }
+        let mut candidates = self.candidates.iter();
+        let pause = doubled(RECHECK, shard.failed_checks.saturating_sub(1)).min(LONGEST_RECHECK);
+        is_past(match candidates.any(|one| one.shards.contains(name)) {
+            _ if is_free => RECHECK,
+            true => pause,
+            false => pause.min(URGENT_RECHECK),
+        })
+    }
+
+    /// Takes note of whether this node can use a shard. Returns whether it is another candidate thereby.
+    pub(super) fn report(&mut self, now: LeaseInstant, name: &str, is_usable: bool) -> bool {
+        let Some(shard) = self.shards.get_mut(name) else {
+            return false;
+        };
+        let was_unusable = shard.usability == Usability::Unusable;
+        shard.checked_at = Some(now);
+        if is_usable {
+            shard.usability = Usability::Usable(now);
+            shard.failed_checks = 0;
+            if shard.held_since.is_some() && shard.works_since.is_none() {
+                shard.works_since = Some(now);
+            }
+            if shard.is_proven(now) {
+                (shard.failures, shard.withdrawn_until) = (0, None);
+            }
+        } else {
+            shard.usability = Usability::Unusable;
+            shard.failed_checks = (shard.failed_checks + 1).min(DOUBLINGS);
+            shard.works_since = None;
+        }
+        was_unusable == is_usable
+    }
+
+    /// Whether this node can use a shard, as far as it has found out.
+    pub(super) fn usability(&self, name: &str) -> Usability {
+        let shard = self.shards.get(name);
+        shard.map_or(Usability::Unknown, |shard| shard.usability)
     }
 
     /// Takes note of the candidates that are there.
     pub(super) fn observe(&mut self, now: LeaseInstant, candidates: Vec<Candidate>) {
         self.seen_at = Some(now);
+        for (name, shard) in &mut self.shards {
+            let is_past = shard
+                .withdrawn_alone_until
+                .is_some_and(|until| now >= until);
+            if is_past && !candidates.iter().any(|one| one.shards.contains(name)) {
+                (shard.withdrawn_until, shard.withdrawn_alone_until) = (None, None);
+            }
+        }
         if candidates != self.candidates {
             self.candidates = candidates;
             self.apply(now);
@@ -185,6 +323,11 @@ impl Decisions {
         }
         let is_fresh = self.seen_at.is_some_and(|seen| now < seen.after(FRESH));
         self.offer(now);
+        if let Some(shard) = self.shards.get(name)
+            && !shard.is_usable(now)
+        {
+            return Preference::Unusable;
+        }
         let Some(shard) = self.shards.get(name).filter(|one| !one.is_withdrawn(now)) else {
             return match self.is_offered(name) && is_fresh {
                 true => Preference::HandOver,
@@ -244,9 +387,12 @@ impl Decisions {
             (shard.failures, shard.withdrawn_until) = (0, None);
         }
         shard.held_since = None;
+        shard.works_since = None;
+        shard.free_until = None;
         match change {
             TenureChange::Began => {
                 shard.held_since = Some(now);
+                shard.works_since = shard.is_usable(now).then_some(now);
                 let handed_over = shard.handed_over_at.take();
                 shard.returns = match handed_over {
                     Some(at) if now < at.after(RETURN) => (shard.returns + 1).min(DOUBLINGS),
@@ -258,12 +404,11 @@ impl Decisions {
                 shard.handed_over_at = Some(now);
                 self.handed_over_at = Some(now);
                 self.handovers += 1;
+                if shard.usability == Usability::Unusable {
+                    shard.withdraw(now, STOOD_STILL, STOOD_STILL_ALONE);
+                }
             }
-            TenureChange::GivenUp => {
-                let withdrawn = doubled(WITHDRAWN, shard.failures);
-                shard.withdrawn_until = Some(now.after(withdrawn));
-                shard.failures = (shard.failures + 1).min(DOUBLINGS);
-            }
+            TenureChange::GivenUp => shard.withdraw(now, WITHDRAWN, WITHDRAWN),
         }
     }
 

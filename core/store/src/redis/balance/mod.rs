@@ -6,10 +6,12 @@
 //! its lease should do here.
 //!
 //! ```text
-//!  candidate ──(script candidates, each second)──► candidates ──► plan ──► decisions
+//!  candidate ──(script candidates, each second)──► candidates ──► plan ──► decisions ◄── checks
 //!                                                                            │ preference
 //!                                                        lease of each shard ◄┘
 //! ```
+//!
+//! The node has to find out whether it can use a shard before it takes it ([`Balance::check_due`]).
 //!
 //! The leases alone decide who owns a shard: a plan that differs between nodes for a moment, or that cannot be
 //! had, moves nothing and doubles nothing.
@@ -29,7 +31,10 @@ use tokio::{
     time::sleep,
 };
 
-use self::{decisions::Decisions, plan::Candidate};
+use self::{
+    decisions::{Decisions, Usability},
+    plan::Candidate,
+};
 use super::{
     clock::LeaseInstant,
     command::{CANDIDATES, call},
@@ -38,6 +43,9 @@ use super::{
     keys::candidates,
     preference::{Prefer, Preference, TenureChange},
 };
+
+/// Longest time between two looks at whether a shard has to be checked.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Time between two attempts.
 const RETRY: Duration = Duration::from_millis(250);
@@ -64,6 +72,8 @@ pub struct BalancedShard {
 struct State {
     decisions: Mutex<Decisions>,
     changed: Notify,
+    /// Some shard may have to be checked.
+    check: Notify,
 }
 
 #[derive(Debug)]
@@ -84,6 +94,7 @@ impl Balance {
         let state = Arc::new(State {
             decisions: Mutex::new(Decisions::new(node.clone())),
             changed: Notify::new(),
+            check: Notify::new(),
         });
         let (endings, asked) = mpsc::channel(1);
         let mut tasks = Vec::new();
@@ -123,6 +134,43 @@ impl Balance {
         }
     }
 
+    /// Waits until it has to be found out if this node can use a shard, which it does not own. The result
+    /// goes to [`report`](Self::report).
+    pub async fn check_due(&self, shard: &str) {
+        loop {
+            let checked = self.state.check.notified();
+            let is_due = {
+                let decisions = self.state.decisions.lock();
+                decisions.is_check_due(LeaseInstant::now(), shard)
+            };
+            if is_due {
+                return;
+            }
+            let _ = tokio::time::timeout(LOOK, checked).await;
+        }
+    }
+
+    /// Takes note of whether this node can use a shard. A node reports it after each check, and as often as
+    /// it likes while it owns the shard.
+    pub fn report(&self, shard: &str, is_usable: bool) {
+        let mut decisions = self.state.decisions.lock();
+        let is_news = decisions.report(LeaseInstant::now(), shard, is_usable);
+        drop(decisions);
+        if is_news {
+            self.state.changed.notify_one();
+        }
+    }
+
+    /// Whether this node can use a shard. None if it has not found out.
+    #[must_use]
+    pub fn is_usable(&self, shard: &str) -> Option<bool> {
+        match self.state.decisions.lock().usability(shard) {
+            Usability::Unknown => None,
+            Usability::Usable(_) => Some(true),
+            Usability::Unusable => Some(false),
+        }
+    }
+
     /// How many shards this node owns.
     #[must_use]
     pub fn owned(&self) -> usize {
@@ -159,6 +207,13 @@ impl Prefer for BalancedShard {
             self.state.changed.notify_one();
         }
     }
+
+    fn expect_free(&self) {
+        let mut decisions = self.state.decisions.lock();
+        decisions.expect_free(LeaseInstant::now(), &self.name);
+        drop(decisions);
+        self.state.check.notify_waiters();
+    }
 }
 
 impl Drop for BalancedShard {
@@ -178,9 +233,20 @@ struct CandidateTask {
 
 impl CandidateTask {
     async fn run(mut self, mut endings: mpsc::Receiver<oneshot::Sender<()>>) {
+        let mut is_reported = false;
         loop {
             let pause = match self.extend().await {
-                Ok(()) => EXTENSION,
+                Ok(()) => {
+                    is_reported = false;
+                    EXTENSION
+                }
+                // The leases work then, and report nothing.
+                Err(error) if !error.is_transient() && !is_reported => {
+                    is_reported = true;
+                    let [key, _] = &self.keys;
+                    tracing::warn!(%error, key, "the candidates cannot be read: chains are not spread evenly until they can be");
+                    RETRY
+                }
                 Err(error) => {
                     // The leases report a Redis that is away.
                     tracing::debug!(%error, "the candidates of the balance cannot be read");
@@ -226,6 +292,7 @@ impl CandidateTask {
         // Redis returns them in no order.
         found.sort_unstable_by(|one, other| one.node.cmp(&other.node));
         self.state.decisions.lock().observe(now, found);
+        self.state.check.notify_waiters();
         Ok(())
     }
 }

@@ -1,0 +1,168 @@
+//! Chains of which some servers reach no endpoint.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidewire_tests::{
+    FaultyNode, Node as ChainNode, RedisServer, Server, ServerBuilder, eventually,
+    faulty_node::{Reply, pass_through},
+};
+use tokio::time::sleep;
+
+use crate::servers::server;
+
+/// The second chain.
+const SECOND: &str = "1";
+
+/// A server that shares these chains, each with its URL.
+fn sharing(redis: &RedisServer, chains: &[(&str, &str)]) -> ServerBuilder {
+    let builder = server(redis)
+        .set("store", "kind = \"redis\"")
+        .set("broker", "share_chains = true")
+        .set("broker", "share_prices = true");
+    chains.iter().fold(builder, |builder, (id, url)| {
+        builder.table(&format!(
+            "[[chain]]\nid = {id}\nendpoints = [{url:?}]\nblock_time = \"100ms\"\nconfirmations = 3\nfinality = 6\ndrop_after = \"1s\"\n"
+        ))
+    })
+}
+
+async fn owns(server: &Server, chain: &str) -> bool {
+    let label = format!("\"{chain}\"");
+    server.metric("tidewire_chain_owner", &label).await > 0.5
+}
+
+/// Waits until the server owns the chain, or does not.
+async fn until_owner(server: &Server, chain: &str, expected: bool) {
+    eventually(format!("an owner of {chain}: {expected}"), async || {
+        (owns(server, chain).await == expected).then_some(())
+    })
+    .await;
+}
+
+/// The fault of a chain, as the server reports it.
+async fn fault(server: &Server, chain: &str) -> Option<String> {
+    let listed = server.get("/readyz?verbose").await.json();
+    let part = format!("chain {chain}");
+    let mut parts = listed["parts"].as_array()?.iter();
+    let found = parts.find(|one| one["part"] == part.as_str())?;
+    found["reason"].as_str().map(str::to_owned)
+}
+
+/// Mines a block, and waits until the server has it.
+async fn block_comes(server: &Server, chain: &ChainNode, id: u64) {
+    chain.mine(1).await;
+    let height = chain.height().await;
+    let asked = json!({"chain": id});
+    eventually(format!("block {height} of {id}"), async || {
+        let answer = server
+            .call("WatchService/GetLatestBlock", None, &asked)
+            .await;
+        (answer.status == 200 && answer.json()["number"] == height).then_some(())
+    })
+    .await;
+}
+
+/// The script of an endpoint that refuses all calls.
+fn refuse(_method: &str, _params: &Value, _response: Value) -> Reply {
+    Reply::Status(503, "")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_endpoints_takes_no_chain() {
+    let redis = RedisServer::start().await;
+    let (first, second) = (
+        ChainNode::start().await,
+        ChainNode::start_with(&["--chain-id", SECOND]).await,
+    );
+    let urls = (first.http(), second.http());
+    let good = sharing(&redis, &[("31337", &urls.0), (SECOND, &urls.1)]);
+    let good = good.start().await;
+    for chain in ["31337", SECOND] {
+        until_owner(&good, chain, true).await;
+    }
+    // The plan gives one of the two to it. The endpoints of one are those of another chain.
+    let bad = sharing(
+        &redis,
+        &[("31337", &urls.1), (SECOND, "http://127.0.0.1:1")],
+    );
+    let bad = bad.start().await;
+    let line = bad.log_line("this node cannot follow a chain").await;
+    assert!(
+        line.contains("0 of its endpoints answered, expected 1"),
+        "{line}"
+    );
+    let reached = eventually("a chain that is not reached", async || {
+        for chain in ["31337", SECOND] {
+            let label = format!("\"{chain}\"");
+            let text = bad.get("/metrics").await.body;
+            let line = format!("tidewire_chain_reachable{{chain={label}}} 0");
+            if text.contains(&line) {
+                return Some(chain);
+            }
+        }
+        None
+    })
+    .await;
+    println!("{reached} is not reached");
+    // The plan is without it now, also for as long as a hand-over would take.
+    for _ in 0..8 {
+        for (chain, id) in [(&first, 31337), (&second, 1)] {
+            block_comes(&bad, chain, id).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        for chain in ["31337", SECOND] {
+            assert!(owns(&good, chain).await && !owns(&bad, chain).await);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_goes_to_a_server_whose_endpoint_lives() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let ends = [
+        FaultyNode::in_front_of(&chain, pass_through).await,
+        FaultyNode::in_front_of(&chain, pass_through).await,
+    ];
+    let mut servers = Vec::new();
+    for end in &ends {
+        servers.push(sharing(&redis, &[("31337", &end.http())]).start().await);
+        if servers.len() == 1 {
+            until_owner(&servers[0], "31337", true).await;
+        }
+    }
+    block_comes(&servers[0], &chain, 31337).await;
+    // The plan may have given it to the second one.
+    let first = usize::from(owns(&servers[1], "31337").await);
+    ends[first].set_script(refuse).await;
+    let (dark, light) = (&servers[first], &servers[1 - first]);
+    until_owner(light, "31337", true).await;
+    until_owner(dark, "31337", false).await;
+    block_comes(dark, &chain, 31337).await;
+    assert_eq!(fault(light, "31337").await, None);
+    // Both are dark: the last one keeps it, and says that it stands still.
+    ends[1 - first].set_script(refuse).await;
+    let reason = eventually("a fault", async || {
+        fault(light, "31337")
+            .await
+            .filter(|one| one.contains("stands still"))
+    })
+    .await;
+    println!("{reason}");
+    let terms = redis
+        .command(&["HGET", "test:{chain-31337}:lease", "term"])
+        .await;
+    let reachable = "tidewire_chain_reachable";
+    assert!(dark.metric(reachable, "31337").await < 0.5);
+    assert!(owns(light, "31337").await);
+    let now = redis
+        .command(&["HGET", "test:{chain-31337}:lease", "term"])
+        .await;
+    assert_eq!(terms, now);
+    // One comes back.
+    ends[first].set_script(pass_through).await;
+    until_owner(dark, "31337", true).await;
+    block_comes(light, &chain, 31337).await;
+    assert_eq!(fault(dark, "31337").await, None);
+}
