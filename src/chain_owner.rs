@@ -240,12 +240,15 @@ impl ChainShard {
 
     /// Has requests go to the owner, or wait for it. Returns the store if the owner is this node.
     fn announce(&self, ownership: &Ownership) -> Option<RedisStore> {
-        let (node, reason) = match ownership {
-            Ownership::Own(_) => (None, "it is being opened".to_owned()),
-            Ownership::Other { node, .. } => (Some(&**node), format!("node {node} owns it")),
-            Ownership::Unknown(error) => (None, error.to_string()),
-        };
-        self.slots.close(self.config.id, node, reason);
+        let chain = self.config.id;
+        match ownership {
+            Ownership::Own(_) => self.slots.begin_opening(chain),
+            Ownership::Other { node, .. } => {
+                let reason = format!("node {node} owns it");
+                self.slots.close(chain, Some(node), reason);
+            }
+            Ownership::Unknown(error) => self.slots.close(chain, None, error.to_string()),
+        }
         match ownership {
             Ownership::Own(store) if !store.has_ended() => Some(store.clone()),
             _ => None,

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
 use tidewire_stream::{Caller, ChannelName, ClientKey, DurablePublisher, SharedClock, UserId};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::chain::Chain;
@@ -49,6 +49,8 @@ pub struct ChainEngine(
 struct Inner {
     chains: BTreeMap<u64, Chain>,
     journal: Journal,
+    /// Whether what the owner before has stored is published.
+    caught_up: watch::Receiver<bool>,
     interest: Arc<InterestRegistry>,
     clock: SharedClock,
     store: Option<SharedStore>,
@@ -105,6 +107,7 @@ impl ChainEngine {
         let inner = Arc::new(Inner {
             chains,
             journal,
+            caught_up: task.caught_up(),
             interest,
             clock,
             store,
@@ -175,6 +178,17 @@ impl ChainEngine {
             chain.start(journal, limits.clone(), tasks, cancel).await?;
         }
         Ok(())
+    }
+
+    /// Waits until what another owner has stored, and has not published, is published. Until then the
+    /// newest publication of a channel does not tell the state that the owner left.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub async fn caught_up(&self) -> Result<(), ChainError> {
+        let mut caught_up = self.0.caught_up.clone();
+        let waited = caught_up.wait_for(|is_caught_up| *is_caught_up).await;
+        waited.map(|_| ()).map_err(|_| ChainError::NotRunning)
     }
 
     /// The ids of the configured chains, in their order.

@@ -32,7 +32,7 @@ use tidewire_stream::{
     Backoff, ChannelName, DurablePublisher, Epoch, Event, Position, SharedClock, StoredPublication,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -123,6 +123,7 @@ impl Journal {
             interest,
             clock,
             notices,
+            caught_up: watch::Sender::new(false),
             next: 0,
             oldest: 0,
         };
@@ -151,6 +152,8 @@ pub(crate) struct JournalTask {
     interest: Arc<InterestRegistry>,
     clock: SharedClock,
     notices: NoticeQueue,
+    /// Whether what the owner before has stored is published.
+    caught_up: watch::Sender<bool>,
     /// The number of the next publication in the store.
     next: u64,
     /// The number of the oldest publication in the store.
@@ -158,6 +161,11 @@ pub(crate) struct JournalTask {
 }
 
 impl JournalTask {
+    /// Whether what the owner before has stored is published, now and later.
+    pub(crate) fn caught_up(&self) -> watch::Receiver<bool> {
+        self.caught_up.subscribe()
+    }
+
     /// Restores the interest registry and the histories of all channels.
     ///
     /// # Errors
@@ -238,6 +246,7 @@ impl JournalTask {
         if let (Some(outbox), Some(store)) = (&mut self.outbox, &self.store) {
             outbox.publish_left(&**store).await?;
         }
+        self.caught_up.send_replace(true);
         let mut queued = Vec::new();
         loop {
             if queued.is_empty() {

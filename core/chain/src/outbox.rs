@@ -248,6 +248,8 @@ mod tests {
         /// whether it published nevertheless.
         faults: AtomicU64,
         delay_ms: AtomicU64,
+        /// Whether an engine said that it had caught up, and had not.
+        was_early: AtomicBool,
     }
 
     impl SharedBroker {
@@ -401,6 +403,20 @@ mod tests {
             NoticeQueue::default(),
         );
         task.restore().await.unwrap();
+        let (left, mut caught_up) = (numbers(store).await, task.caught_up());
+        let (broker, watched) = (broker.clone(), term_store.clone());
+        tokio::spawn(async move {
+            if caught_up
+                .wait_for(|is_caught_up| *is_caught_up)
+                .await
+                .is_ok()
+            {
+                let log = broker.log.lock().clone();
+                let is_there = |number| log.iter().any(|(_, published)| published == number);
+                let is_early = !watched.has_ended() && !left.iter().all(is_there);
+                broker.was_early.fetch_or(is_early, Ordering::Relaxed);
+            }
+        });
         let running = tokio::spawn(task.run(CancellationToken::new()));
         (journal, term_store, running)
     }
@@ -420,8 +436,18 @@ mod tests {
     }
 
     async fn rows(store: &MemoryStore) -> usize {
+        numbers(store).await.len()
+    }
+
+    /// The numbers of the blocks that are stored and not removed.
+    async fn numbers(store: &MemoryStore) -> Vec<u64> {
         let rows = store.scan(JOURNAL, Vec::new(), None, usize::MAX).await;
-        rows.unwrap().len()
+        let rows = rows.unwrap().into_iter();
+        rows.map(|(_, value)| match decode(&value).unwrap().2.event {
+            Data::Block(block) => block.number,
+            other => panic!("{other:?} is no block"),
+        })
+        .collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -521,6 +547,7 @@ mod tests {
             "something is lost: {log:?}"
         );
         assert!(published.contains(&next));
+        assert!(!broker.was_early.load(Ordering::Relaxed));
     }
 
     proptest! {

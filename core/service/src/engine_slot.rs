@@ -8,7 +8,10 @@ use std::{borrow::Cow, sync::Arc};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_store::{EngineTerm, SharedStore};
 use tidewire_stream::StreamError;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant, sleep},
+};
 
 /// An engine that opens and closes. Cheap to clone.
 pub(crate) struct EngineSlot<E> {
@@ -16,6 +19,9 @@ pub(crate) struct EngineSlot<E> {
     subject: Cow<'static, str>,
     /// The name in errors of what a node has to own for it.
     property: Cow<'static, str>,
+    /// How long it may be without a known owner before requests do not wait for one any more. None: each
+    /// of them waits.
+    patience: Option<Duration>,
     state: Arc<watch::Sender<Result<OpenEngine<E>, Absence>>>,
 }
 
@@ -72,8 +78,8 @@ struct Absence {
 enum Home {
     /// Nowhere else.
     None,
-    /// On the node that owns it, which is not known at present.
-    Unknown,
+    /// On the node that owns it, which has not been known since then.
+    Unknown(Instant),
     /// On this node.
     Node(Arc<str>),
 }
@@ -95,6 +101,7 @@ impl<E> Clone for EngineSlot<E> {
         Self {
             subject: self.subject.clone(),
             property: self.property.clone(),
+            patience: self.patience,
             state: self.state.clone(),
         }
     }
@@ -116,6 +123,7 @@ impl<E: Clone> EngineSlot<E> {
         Self {
             subject: subject.into(),
             property: "the shared store".into(),
+            patience: None,
             state: Arc::new(watch::Sender::new(Err(absence))),
         }
     }
@@ -129,6 +137,14 @@ impl<E: Clone> EngineSlot<E> {
         };
         slot.clear_for(None, reason.to_owned());
         slot
+    }
+
+    /// The same slot, whose requests do not wait for an owner that has not been known for so long.
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self {
+            patience: Some(patience),
+            ..self
+        }
     }
 
     /// The property that a node has to own to have the engine, for errors.
@@ -154,8 +170,55 @@ impl<E: Clone> EngineSlot<E> {
 
     /// Takes the engine out, because another node has it or will have it. `reason` says why.
     pub(crate) fn clear_for(&self, node: Option<&str>, reason: String) {
-        let home = node.map_or(Home::Unknown, |node| Home::Node(node.into()));
+        let home = match (node, &*self.state.borrow()) {
+            (Some(node), _) => Home::Node(node.into()),
+            (
+                None,
+                Err(Absence {
+                    home: Home::Unknown(since),
+                    ..
+                }),
+            ) => Home::Unknown(*since),
+            (None, _) => Home::Unknown(Instant::now()),
+        };
         self.replace(Err(Absence { reason, home }));
+    }
+
+    /// The same if this node is about to open it.
+    pub(crate) fn clear_to_open(&self, reason: String) {
+        let home = Home::Unknown(Instant::now());
+        self.replace(Err(Absence { reason, home }));
+    }
+
+    /// Until when requests wait for an owner that is not known. None if it is known, or each of them
+    /// waits.
+    pub(crate) fn waits_until(&self) -> Option<Instant> {
+        match &*self.state.borrow() {
+            Err(Absence {
+                home: Home::Unknown(since),
+                ..
+            }) => Some(*since + self.patience?),
+            _ => None,
+        }
+    }
+
+    /// Waits until requests do not wait for an owner any more. Returns why there is none.
+    pub(crate) async fn given_up(&self) -> StreamError {
+        let mut changes = self.changes();
+        loop {
+            match (self.waits_until(), self.locate()) {
+                (Some(until), Location::Later(reason)) if until <= Instant::now() => {
+                    return self.absence(&reason);
+                }
+                (Some(until), _) => {
+                    tokio::select! {
+                        () = changes.next() => {}
+                        () = sleep(until.saturating_duration_since(Instant::now())) => {}
+                    }
+                }
+                (None, _) => changes.next().await,
+            }
+        }
     }
 
     /// The engine, also while another node may have taken its store over.
@@ -180,7 +243,7 @@ impl<E: Clone> EngineSlot<E> {
             )),
             Err(Absence { reason, home }) => match home {
                 Home::None => Location::Nowhere(reason.clone()),
-                Home::Unknown => Location::Later(reason.clone()),
+                Home::Unknown(_) => Location::Later(reason.clone()),
                 Home::Node(node) => Location::Elsewhere(node.clone()),
             },
         }

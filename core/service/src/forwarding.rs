@@ -56,7 +56,7 @@ pub(crate) const CHAINS: &str = "chains";
 const TIME: Duration = Duration::from_secs(10);
 
 /// Longest wait for a node that can carry a request out: a takeover takes 3 s after a kill.
-const TAKEOVER: Duration = Duration::from_secs(3);
+pub(crate) const TAKEOVER: Duration = Duration::from_secs(3);
 
 /// Pause before another attempt, unless the owner changes before.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -271,6 +271,7 @@ impl Relay {
 
 /// The wait of a request for a node that can carry it out.
 struct Wait<E> {
+    slot: EngineSlot<E>,
     changes: Changes<E>,
     end: Instant,
     /// The end of the wait for another owner, which begins with the first failed attempt.
@@ -281,6 +282,7 @@ struct Wait<E> {
 impl<E: Clone> Wait<E> {
     fn new(slot: &EngineSlot<E>, (time, patience): (Duration, Duration)) -> Self {
         Self {
+            slot: slot.clone(),
             changes: slot.changes(),
             end: Instant::now() + time,
             takeover: None,
@@ -297,7 +299,9 @@ impl<E: Clone> Wait<E> {
     async fn pause(&mut self) -> bool {
         let now = Instant::now();
         let takeover = *self.takeover.get_or_insert(now + self.patience);
-        if now >= takeover.min(self.end) {
+        let given_up = self.slot.waits_until();
+        let end = given_up.map_or(takeover, |until| until.min(takeover));
+        if now >= end.min(self.end) {
             return false;
         }
         tokio::select! {

@@ -1,13 +1,14 @@
-//! Chains of which some servers reach no endpoint.
+//! Chains of which some servers reach no endpoint, and chains that no server owns.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    FaultyNode, Node as ChainNode, RedisServer, Server, ServerBuilder, eventually,
+    Client, FaultyNode, Node as ChainNode, RedisServer, Server, ServerBuilder, Transport,
+    eventually,
     faulty_node::{Reply, pass_through},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::servers::server;
 
@@ -165,4 +166,100 @@ async fn a_chain_goes_to_a_server_whose_endpoint_lives() {
     until_owner(dark, "31337", true).await;
     block_comes(light, &chain, 31337).await;
     assert_eq!(fault(dark, "31337").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_no_server_owns_holds_up_nothing() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start().await;
+    let other = ChainNode::start_with(&["--chain-id", SECOND]).await;
+    let urls = (chain.http(), other.http());
+    let owner = sharing(&redis, &[("31337", &urls.0)]).start().await;
+    until_owner(&owner, "31337", true).await;
+    let both = [("31337", urls.0.as_str()), (SECOND, urls.1.as_str())];
+    let gateway = sharing(&redis, &both).set("server", "roles = [\"gateway\"]");
+    let gateway = gateway.start().await;
+    block_comes(&gateway, &chain, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &gateway).await;
+    // Each of them would wait three seconds by itself.
+    let wallets: Vec<_> = (0..40)
+        .map(|index| format!("wallet:0x{index:040x}"))
+        .collect();
+    let names: Vec<_> = wallets.iter().map(String::as_str).collect();
+    let subscribed = client
+        .request("subscribe", json!({"channels": names}))
+        .await;
+    let subscribed = subscribed.expect("subscribed").data;
+    for one in subscribed["channels"].as_array().expect("a list") {
+        assert!(one["error"].is_null(), "{one}");
+    }
+    let transactions: Vec<_> = (0..40)
+        .map(|index| format!("tx:1:0x{index:064x}"))
+        .collect();
+    let refused = client
+        .request("subscribe", json!({"channels": transactions}))
+        .await;
+    for one in refused.expect("subscribed").data["channels"]
+        .as_array()
+        .expect("a list")
+    {
+        assert_eq!(one["error"]["code"], "unavailable", "{one}");
+        let text = one["error"]["message"].as_str().expect("a text");
+        assert!(text.contains("chain 1 are unavailable"), "{text}");
+    }
+    for _ in 0..20 {
+        let asked = json!({"chain": 1});
+        let answer = gateway
+            .call("WatchService/GetLatestBlock", None, &asked)
+            .await;
+        assert_eq!(answer.status, 503, "{}", answer.body);
+    }
+    // Its owner hears of the wallets.
+    let late = sharing(&redis, &[(SECOND, &urls.1)]).start().await;
+    until_owner(&late, SECOND, true).await;
+    block_comes(&gateway, &other, 1).await;
+    let accounts = other.accounts().await;
+    eventually("a payment of the second chain", async || {
+        // One before the owner has heard of the wallet is not told.
+        other.send(&accounts[0], &format!("0x{:040x}", 7), 5).await;
+        let update = timeout(Duration::from_secs(1), client.next_on(&wallets[7]));
+        (update.await.ok()?.data["chain"] == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_reads_a_dropped_transaction_again() {
+    let redis = RedisServer::start().await;
+    let chain = ChainNode::start_with(&["--no-mining"]).await;
+    let url = chain.http();
+    let owner = sharing(&redis, &[("31337", &url)]).start().await;
+    let gateway = sharing(&redis, &[("31337", &url)]).set("server", "roles = [\"gateway\"]");
+    let gateway = gateway.start().await;
+    block_comes(&gateway, &chain, 31337).await;
+    let accounts = chain.accounts().await;
+    for (server, from) in [(&owner, &accounts[0]), (&gateway, &accounts[1])] {
+        let request = json!([{
+            "from": from, "to": accounts[2], "value": "0x7", "gas": "0x5208", "nonce": "0x0",
+            "maxFeePerGas": "0x77359400", "maxPriorityFeePerGas": "0x3b9aca00",
+        }]);
+        let hash = chain.call("eth_sendTransaction", request.clone()).await;
+        let name = format!("tx:31337:{}", hash.as_str().expect("a hash"));
+        let mut first = Client::connect(Transport::WebSocketJson, server).await;
+        first.subscribe(&name).await;
+        until_state(&mut first, &name, "pending").await;
+        chain.call("anvil_dropTransaction", json!([hash])).await;
+        until_state(&mut first, &name, "dropped").await;
+        assert_eq!(chain.call("eth_sendTransaction", request).await, hash);
+        chain.mine(1).await;
+        let mut second = Client::connect(Transport::WebSocketJson, server).await;
+        second.subscribe(&name).await;
+        until_state(&mut second, &name, "confirming").await;
+        until_state(&mut first, &name, "confirming").await;
+    }
+}
+
+/// Reads a channel until a transaction has this state.
+async fn until_state(client: &mut Client, name: &str, state: &str) {
+    while client.next_on(name).await.data["state"] != state {}
 }

@@ -105,7 +105,8 @@ pub(super) enum NextStep {
 }
 
 impl InterestBook {
-    /// Adds a subscription. None if the channel is in the book already.
+    /// Adds a subscription. None if the channel is in the book already. The owner hears of a transaction
+    /// with each subscription: its watch may have ended with a state that another look can change.
     ///
     /// # Errors
     /// Too many wait for the owner.
@@ -116,7 +117,9 @@ impl InterestBook {
     ) -> Result<Option<Verdict>, StreamError> {
         if let Some(item) = self.items.get_mut(channel) {
             item.idle_since = None;
-            return Ok(None);
+            if channel.namespace() != "tx" {
+                return Ok(None);
+            }
         }
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.retain(|one| !one.verdict.is_closed());
@@ -147,6 +150,11 @@ impl InterestBook {
         };
         self.items.insert(channel.clone(), item);
         self.renewals.push_back(channel.clone());
+    }
+
+    /// Whether a channel is in the book.
+    pub(super) fn contains(&self, channel: &ChannelName) -> bool {
+        self.items.contains_key(channel)
     }
 
     /// The channels in the book.

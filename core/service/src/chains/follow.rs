@@ -18,6 +18,9 @@ use super::{
 /// follow, evenly spread.
 const SETTLING: Duration = Duration::from_secs(60);
 
+/// Longest wait for what the owner before has stored to be published. The node tries again.
+const LEFT_TIME: Duration = Duration::from_secs(2);
+
 /// Longest wait for the processor with one filter. The node tries again.
 const FILTER_TIME: Duration = Duration::from_secs(2);
 
@@ -46,12 +49,20 @@ impl Drop for Unfinished<'_> {
 /// Applies an update.
 ///
 /// # Errors
-/// It is being applied already.
+/// It is being applied already, or what the owner before has stored is not published yet: a transaction may
+/// be final by it, and would be watched again.
 pub(super) async fn apply(
     open: &OpenChain,
     stream: &StreamCore,
     update: InterestUpdate,
 ) -> Result<InterestAnswer, StreamError> {
+    match timeout(LEFT_TIME, open.engine.caught_up()).await {
+        Ok(caught_up) => caught_up?,
+        Err(_) => {
+            let text = "what the owner before has stored is not published yet";
+            return Err(StreamError::new(ErrorCode::Unavailable, text));
+        }
+    }
     match open.nodes.begin(&update, Instant::now()) {
         UpdateStep::Apply => {}
         UpdateStep::Known(answer) => return Ok(answer),
@@ -113,7 +124,7 @@ async fn follow(
     let (engine, rest) = (engine.on_behalf_of(&follower.caller()), channel.rest());
     match channel.namespace() {
         // After a takeover, nodes also tell of transactions whose subscribers have the final state.
-        "tx" if is_final(stream, &channel).await => {}
+        "tx" if is_final(stream, &channel).await? => {}
         "tx" => engine.follow_transaction(rest)?,
         "wallet" => engine.follow_wallet(rest)?,
         "events" => {
@@ -129,14 +140,16 @@ async fn follow(
 }
 
 /// Whether the channel of a transaction has its final state. Another watch would publish it again.
-async fn is_final(stream: &StreamCore, channel: &ChannelName) -> bool {
+///
+/// # Errors
+/// The history cannot be read.
+async fn is_final(stream: &StreamCore, channel: &ChannelName) -> Result<bool, StreamError> {
     let newest = stream.broker().history(channel, None, PageLimit::NEWEST);
-    let newest = newest.await.map(|history| history.publications);
-    let newest = newest.unwrap_or_default().pop();
-    newest.is_some_and(|newest| match &*newest.event() {
+    let newest = newest.await?.publications.pop();
+    Ok(newest.is_some_and(|newest| match &*newest.event() {
         Event::Transaction(status) => status.state() == TransactionState::Finalized,
         _ => false,
-    })
+    }))
 }
 
 /// Follows an `events:` channel. Registers its filter, if the engine does not know it.

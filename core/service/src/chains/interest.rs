@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prost::Message as _;
+use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{Caller, ChannelName, Identity, StreamError, UserId, identity::UserIdentity};
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     INTEREST, OpenChain, SharedChains,
-    book::{InterestBook, NextStep},
+    book::{InterestBook, NextStep, Verdict},
     follow,
     wire::{ChainCall, Follower, InterestAnswer, InterestUpdate},
 };
@@ -22,7 +23,8 @@ use crate::{
     forwarding::{CHAINS, Call, RETRY_AFTER_MS, Reached},
 };
 
-/// Longest wait of a subscription for the answer of an owner that is known.
+/// Longest wait of a subscription for the answer of an owner that is known. An owner that has been silent
+/// for so long is not waited for.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Longest time of an update on its way. Another one follows it.
@@ -43,6 +45,8 @@ pub(super) struct ChainInterest {
     chain: u64,
     book: Mutex<InterestBook>,
     changed: Notify,
+    /// Since when the owner has not answered updates.
+    silent_since: Mutex<Option<Instant>>,
 }
 
 impl ChainInterest {
@@ -51,33 +55,59 @@ impl ChainInterest {
             chain,
             book: Mutex::default(),
             changed: Notify::new(),
+            silent_since: Mutex::default(),
         }
     }
 
     /// Has the owner follow a channel for a client, as long as the channel has subscribers here.
     ///
     /// # Errors
-    /// The owner refuses it, or there is none in time.
+    /// The owner refuses it, or has not answered in time, or there has been none for some seconds.
     pub(super) async fn follow(
         &self,
-        shared: &SharedChains,
         slot: &EngineSlot<OpenChain>,
         channel: &ChannelName,
         caller: &Caller,
     ) -> Result<(), StreamError> {
         let follower = Follower::new(channel.as_str().to_owned(), caller, None);
-        let Some(verdict) = self.book.lock().add(channel, follower)? else {
+        let (is_known, verdict) = {
+            let mut book = self.book.lock();
+            (book.contains(channel), book.add(channel, follower)?)
+        };
+        let Some(verdict) = verdict else {
             return Ok(());
         };
         self.changed.notify_one();
-        shared.relay.find(slot).await?;
-        match timeout(ANSWER, verdict).await {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(_)) | Err(_) => {
-                let text = format!("the owner of chain {} does not answer", self.chain);
-                Err(slot.absence(&text).with_retry_after_ms(RETRY_AFTER_MS))
+        match self.verdict(slot, verdict).await {
+            Err(error) if is_known && error.code() == ErrorCode::Unavailable => {
+                // The next owner hears of it in any case.
+                tracing::debug!(%channel, %error, "a transaction is not read again");
+                Ok(())
             }
+            verdict => verdict,
         }
+    }
+
+    /// Waits for the answer of the owner. An owner that does not answer, or a chain without one, holds up
+    /// many subscriptions once, and not each of them in turn.
+    async fn verdict(
+        &self,
+        slot: &EngineSlot<OpenChain>,
+        verdict: Verdict,
+    ) -> Result<(), StreamError> {
+        let silent_since = *self.silent_since.lock();
+        let until = silent_since.unwrap_or_else(Instant::now) + ANSWER;
+        let absence = tokio::select! {
+            biased;
+            answered = timeout_at(until, verdict) => match answered {
+                Ok(Ok(verdict)) => return verdict,
+                Ok(Err(_)) | Err(_) => {
+                    slot.absence(&format!("the owner of chain {} does not answer", self.chain))
+                }
+            },
+            absence = slot.given_up() => absence,
+        };
+        Err(absence.with_retry_after_ms(RETRY_AFTER_MS))
     }
 
     /// The same once there is an owner.
@@ -89,6 +119,7 @@ impl ChainInterest {
 
     /// Has the task look at the owner again.
     pub(super) fn look(&self) {
+        *self.silent_since.lock() = None;
         self.book.lock().hasten();
         self.changed.notify_one();
     }
@@ -124,12 +155,14 @@ impl ChainInterest {
             };
             match self.send(shared, slot, update).await {
                 Ok(answer) => {
+                    *self.silent_since.lock() = None;
                     let lost = self.book.lock().take_answer(answer, Instant::now());
                     for (channel, error) in lost {
                         tracing::warn!(%channel, %error, "the owner of a chain does not follow a channel any more that has subscribers here");
                     }
                 }
                 Err(error) => {
+                    self.silent_since.lock().get_or_insert_with(Instant::now);
                     tracing::debug!(chain = self.chain, %error, "the owner of a chain is not told what is followed here");
                     sleep(PAUSE).await;
                 }

@@ -42,7 +42,7 @@ use self::{
 };
 use crate::{
     engine_slot::{EngineSlot, Location},
-    forwarding::{CHAINS, Call, Reached, Relay, decode},
+    forwarding::{CHAINS, Call, Reached, Relay, TAKEOVER, decode},
 };
 
 /// The method of updates of interest.
@@ -101,7 +101,8 @@ impl ChainSlots {
                     format!("requests about chain {id}"),
                     format!("chain {id}"),
                     "the server is starting",
-                ),
+                )
+                .with_patience(TAKEOVER),
                 interest: ChainInterest::new(id),
             };
             (id, chain)
@@ -135,6 +136,13 @@ impl ChainSlots {
         if let Some(chain) = self.chain(chain) {
             chain.slot.clear_for(node, reason);
             chain.interest.look();
+        }
+    }
+
+    /// The same while this node, which owns the chain, opens its engine: requests wait anew.
+    pub fn begin_opening(&self, chain: u64) {
+        if let Some(chain) = self.chain(chain) {
+            chain.slot.clear_to_open("it is being opened".to_owned());
         }
     }
 

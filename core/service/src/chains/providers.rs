@@ -131,7 +131,7 @@ impl SharedChains {
         let channel = ChannelName::parse(&format!("{namespace}:{rest}"))?;
         let chain = self.chain_of(rest)?;
         let interest = &chain.interest;
-        interest.follow(self, &chain.slot, &channel, caller).await
+        interest.follow(&chain.slot, &channel, caller).await
     }
 
     /// Asks the owners of chains whether a wallet is linked to a user. One that links it is enough: all
@@ -175,7 +175,7 @@ impl SharedChains {
         let chains = self.chains.values();
         let followed = chains.map(|chain| {
             let interest = &chain.interest;
-            interest.follow(self, &chain.slot, &channel, caller)
+            interest.follow(&chain.slot, &channel, caller)
         });
         let followed = join_all(followed).await;
         let refused = |error: &&StreamError| error.code() != ErrorCode::Unavailable;
