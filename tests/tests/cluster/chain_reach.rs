@@ -247,7 +247,13 @@ async fn a_subscription_reads_a_dropped_transaction_again() {
         let name = format!("tx:31337:{}", hash.as_str().expect("a hash"));
         let mut first = Client::connect(Transport::WebSocketJson, server).await;
         first.subscribe(&name).await;
-        until_state(&mut first, &name, "pending").await;
+        // It may have been told before the subscription was made.
+        let asked = json!({"chain": 31337, "txHash": hash});
+        eventually("a pending transaction", async || {
+            let answer = server.call("WatchService/GetTransactionStatus", None, &asked);
+            (answer.await.json()["state"] == "pending").then_some(())
+        })
+        .await;
         chain.call("anvil_dropTransaction", json!([hash])).await;
         until_state(&mut first, &name, "dropped").await;
         assert_eq!(chain.call("eth_sendTransaction", request).await, hash);
