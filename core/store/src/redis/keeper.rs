@@ -95,10 +95,10 @@ pub(super) struct Keeper<T> {
     own: Option<Arc<Term>>,
     /// Until when this node only looks, since it has given the lease up.
     looks_until: Option<LeaseInstant>,
-    /// When this node ended its lease, so that another one takes it.
-    ended_at: Option<LeaseInstant>,
     /// Since when the lease has been free.
     free_since: Option<LeaseInstant>,
+    /// Whether it was logged that the lease is free.
+    is_reported: bool,
     ownership: watch::Sender<Ownership<T>>,
     losses: Arc<Losses>,
     seen: Seen,
@@ -121,8 +121,8 @@ impl<T: Tenure> Keeper<T> {
             open,
             own: None,
             looks_until: None,
-            ended_at: None,
             free_since: None,
+            is_reported: false,
             ownership,
             losses,
             seen: Seen::default(),
@@ -207,6 +207,7 @@ impl<T: Tenure> Keeper<T> {
                     },
                 };
                 self.publish(owner);
+                self.report_free();
                 return next_look;
             }
         }
@@ -342,8 +343,8 @@ impl<T: Tenure> Keeper<T> {
                 Ownership::Other { node, term } => {
                     tracing::info!(node, term, "another node owns {}", self.subject.label);
                 }
-                // The next owner is about to take it.
-                Ownership::Unknown(StoreError::NoOwner(reason)) if self.has_just_ended() => {
+                // The next owner is about to take it, or it is logged later that nobody does.
+                Ownership::Unknown(StoreError::NoOwner(reason)) => {
                     tracing::info!(reason, "{} has no owner for a moment", self.subject.label);
                 }
                 Ownership::Unknown(error) => {
@@ -356,10 +357,17 @@ impl<T: Tenure> Keeper<T> {
         });
     }
 
-    /// Whether this node has ended its lease a moment ago.
-    fn has_just_ended(&self) -> bool {
-        self.ended_at
-            .is_some_and(|at| LeaseInstant::now() < at.after(HANDOVER))
+    /// Logs once that nobody takes a lease that is free.
+    fn report_free(&mut self) {
+        let now = LeaseInstant::now();
+        let is_long = self
+            .free_since
+            .is_some_and(|since| now >= since.after(HANDOVER));
+        if is_long && !self.is_reported {
+            let label = &self.subject.label;
+            tracing::warn!(error = "no node owns it", "{label} cannot be used");
+        }
+        self.is_reported = is_long;
     }
 
     /// Ends the lease, if this node has it.
@@ -373,7 +381,6 @@ impl<T: Tenure> Keeper<T> {
             tracing::warn!(%error, "the lease of {label} ends by itself, and not at once");
         }
         self.note(change);
-        self.ended_at = Some(LeaseInstant::now());
         let text = "this node has ended its lease".to_owned();
         self.publish(Ownership::Unknown(StoreError::NoOwner(text)));
     }
