@@ -47,6 +47,8 @@ pub(crate) struct Model {
     pub(crate) now_ms: i64,
     /// The time by which something is removed. Behind `now_ms` while the clock is in doubt.
     pub(crate) retention_ms: i64,
+    /// The latest `retention_ms`: a clock that was ahead is set back, and what it removed stays removed.
+    pub(crate) latest_retention_ms: i64,
     /// For how long it has been in doubt.
     pub(crate) doubted_ms: i64,
     /// Ids that were given out, and those that are stored, as numbers.
@@ -66,13 +68,13 @@ impl Model {
     pub(crate) fn pass(&mut self, ms: i64) {
         self.now_ms += ms;
         self.retention_ms += ms;
-        if self.retention_ms == self.now_ms {
-            return;
+        if self.retention_ms != self.now_ms {
+            self.doubted_ms += ms;
+            if self.doubted_ms >= DAY_MS {
+                (self.retention_ms, self.doubted_ms) = (self.now_ms, 0);
+            }
         }
-        self.doubted_ms += ms;
-        if self.doubted_ms >= DAY_MS {
-            (self.retention_ms, self.doubted_ms) = (self.now_ms, 0);
-        }
+        self.latest_retention_ms = self.latest_retention_ms.max(self.retention_ms);
     }
 
     /// Sets the clock.
@@ -81,6 +83,7 @@ impl Model {
         if self.now_ms - self.retention_ms <= DAY_MS {
             (self.retention_ms, self.doubted_ms) = (self.now_ms, 0);
         }
+        self.latest_retention_ms = self.latest_retention_ms.max(self.retention_ms);
         for user in &mut self.users {
             if let Some(first_ms) = &mut user.first_contact_ms {
                 *first_ms = self.now_ms.min(*first_ms);

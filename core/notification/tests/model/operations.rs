@@ -66,6 +66,7 @@ impl Run {
         let model = Model {
             now_ms: START_MS,
             retention_ms: START_MS,
+            latest_retention_ms: START_MS,
             users: vec![ModelUser::default(); USERS],
             ..Model::default()
         };
@@ -504,7 +505,7 @@ impl Run {
             true => self.model.keys.remove(&key).unwrap(),
             false => self.model.keys[&key].clone(),
         };
-        if sent_ms + DAY_MS <= self.model.retention_ms {
+        if sent_ms + DAY_MS <= self.model.latest_retention_ms {
             self.model.keys.remove(&key);
             return;
         }
