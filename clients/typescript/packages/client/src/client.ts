@@ -7,7 +7,7 @@
  * `this`, and the variables' names do not stay in the minified code.
  */
 import { diagnose } from "#runtime";
-import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, TransportName } from "./api.ts";
+import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, QueueOptions, TransportName } from "./api.ts";
 import { webSocketUrl } from "./endpoint.ts";
 import { environmentWith } from "./environment.ts";
 import { failure, reasonOf, textOf, type TidewireError } from "./errors.ts";
@@ -173,7 +173,8 @@ export class WebSocketClient {
       }
     };
     const [enqueue, openQueue, closeQueue] = startQueue(
-      clock, random, target, options.queue, options.getToken || options.token ? undefined : "", report, () => generation, start,
+      clock, random, target, options.queue, () => (options.queue as QueueOptions | undefined)?.user ?? (options.getToken || options.token ? undefined : ""),
+      report, () => generation, start,
     );
 
     /** Ends a stream that was replaced: once nothing has to be answered, or late. */

@@ -34,6 +34,39 @@ describe("the queue", () => {
     expect(server.received.slice(count).filter(({ type }) => type === "publish")).toEqual([]);
   });
 
+  it("another user is named by new options: what is published from then on is that user's", async () => {
+    server.user = "alice";
+    client = clientOf(server, memory, { token: "a", queue: { storage: memory, user: "alice" } });
+    await connectTo(server, client);
+    client.disconnect();
+    server.user = "bob";
+    client.setOptions({ token: "b", queue: { storage: memory, user: "bob" } });
+    const before = client.publish("demo:diary", "of bob");
+    await connectTo(server, client);
+    await expect(before).resolves.toMatchObject({ seq: 1 });
+    server.blackHole();
+    server.fake.socket.end(1006);
+    client.setOptions({ token: "c", queue: { storage: memory, user: "carol" } });
+    server.user = "carol";
+    const later = client.publish("demo:diary", "of carol");
+    await server.advance(1_000);
+    await expect(later).resolves.toMatchObject({ seq: 2 });
+    expect(memory.length).toBe(0);
+  });
+
+  it("a client that was made without a token signs in: nothing of the user is sent without one", async () => {
+    await connectTo(server, client);
+    client.disconnect();
+    client.setOptions({ token: "b" });
+    server.user = "bob";
+    client.connect();
+    const diary = client.publish("demo:diary", "of bob");
+    await server.settle();
+    await expect(diary).resolves.toMatchObject({ seq: 1 });
+    client.disconnect();
+    expect(memory.length).toBe(0);
+  });
+
   it("the server refuses a frame for its size: the largest publication rejects, and the others go on", async () => {
     await connectTo(server, client);
     server.blackHole();

@@ -45,7 +45,8 @@ interface Entry {
  * what waits, and what was stored before a reload. `close`: the link is lost, and what has no reply is
  * sent again on the next one. With `isOver`, the session ends, and another user may sign in.
  *
- * `url` tells the queues of several servers apart. `report` gets what no promise of this page tells: a
+ * `url` tells the queues of several servers apart. `named`: the user whom the options name, "" without a
+ * token, or `undefined`. `report` gets what no promise of this page tells: a
  * stored publication that is damaged or refused, a storage that fails. `start` sends a request on the
  * link of the number `linkNow`.
  */
@@ -54,7 +55,7 @@ export function startQueue(
   random: () => number,
   url: string,
   options: QueueOptions | false | undefined,
-  noUser: string | undefined,
+  named: () => string | undefined,
   report: (code: ErrorCode, number: number, cause?: unknown) => void,
   linkNow: () => number,
   start: StartRequest,
@@ -63,7 +64,7 @@ export function startQueue(
   open: (user: string) => void,
   close: (isOver: boolean) => void,
 ] {
-  const { storage: given, maxEntries = MAX_ENTRIES, user: firstOwner = noUser } = { ...(options as QueueOptions | undefined) };
+  const { storage: given, maxEntries = MAX_ENTRIES } = { ...(options as QueueOptions | undefined) };
   let storage: QueueStorage | undefined;
   try {
     storage = options === false ? undefined : (given ?? globalThis.localStorage);
@@ -73,7 +74,8 @@ export function startQueue(
   const entries = new Set<Entry>();
   /** Tells the keys of two tabs apart that publish in the same millisecond. */
   const tab = random().toString(36).slice(2);
-  let owner = firstOwner;
+  let lastNamed = named();
+  let owner = lastNamed;
   let isOpen = false;
   let lastAt = 0;
   let hasStorageFailed = false;
@@ -170,6 +172,10 @@ export function startQueue(
       } else {
         // Now, and not when it is sent: it may change meanwhile, or have no form in JSON, which throws.
         const sent = JSON.parse(JSON.stringify(data)) as Json;
+        if (!isOpen && lastNamed !== named()) {
+          // Another user signed in: the last connection says nothing of whose this is.
+          owner = lastNamed = named();
+        }
         const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
         const entry: Entry = { request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, _owner: owner, _link: 0, _done: done };
         entries.add(entry);
@@ -228,7 +234,9 @@ export function startQueue(
     },
     (isOver) => {
       isOpen = isWaiting = false;
-      owner = isOver ? firstOwner : owner;
+      if (isOver) {
+        owner = lastNamed = named();
+      }
       setTimer();
     },
   ];
