@@ -142,7 +142,7 @@ export class WebSocketClient {
       return transmit(JSON.stringify(message));
     };
     const [start, settle, failAll, hasPending, failLargest] = openRequests(clock, () => options.requestTimeoutMs, send, () => isStream);
-    const [subscribeSoon, flush, remove] = openSubscribing(
+    const [subscribeSoon, flush, remove, cut] = openSubscribing(
       clock, has, forget, start, () => isOpen(), () => generation, () => !isStream,
       () => options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData,
     );
@@ -208,8 +208,7 @@ export class WebSocketClient {
     const onEnd = ({ code, reason }: ConnectionEnd, isFatal = !shouldReconnect(code)): void => {
       // Without the request that the server can not take, another connection would not end the same way.
       if (code === TOO_BIG) {
-        const isDropped = failLargest();
-        isFatal &&= !isDropped;
+        isFatal = !failLargest(cut);
       }
       const wasConnected = isOpen();
       // The server's error before a close says more than the reason of the close.

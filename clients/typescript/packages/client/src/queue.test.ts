@@ -80,6 +80,62 @@ describe("the queue", () => {
     expect(memory.length).toBe(0);
   });
 
+  it("the size of a frame is that of its bytes", async () => {
+    await connectTo(server, client);
+    server.blackHole();
+    const [large, other] = ["漢".repeat(30_000), "a".repeat(40_000)].map((text) => client.publish("demo:a", text));
+    const refused = expect(large).rejects.toMatchObject({ code: "invalid_argument" });
+    server.fake.socket.end(1009, "Frame is too large");
+    await refused;
+    await server.advance(250);
+    await expect(other).resolves.toMatchObject({ seq: 1 });
+  });
+
+  it("a `subscribe` is too large: it is sent in smaller frames, and no publication is rejected", async () => {
+    const names = Array.from({ length: 100 }, (_, n) => `demo:${"n".repeat(60)}${n}`);
+    names.forEach((name) => client.subscribe(name, () => undefined));
+    await connectTo(server, client);
+    server.cut();
+    await server.settle();
+    const all = [1, 2].map((n) => client.publish("demo:a", `${n}${"y".repeat(1_100)}`));
+    await server.advance(250);
+    await Promise.all(all);
+    // Now the server takes 2 KiB alone.
+    const { fake } = server;
+    server.isReachable = false;
+    server.cut();
+    const later = client.publish("demo:a", "y".repeat(1_100));
+    for (let ends = 0; ends < 3; ends += 1) {
+      await server.advance(4_000);
+      fake.socket.open();
+      fake.socket.welcome();
+      await server.settle();
+      fake.socket.end(1009, "Frame is too large");
+      expect(client.state.status).toBe("reconnecting");
+    }
+    server.isReachable = true;
+    const before = server.received.length;
+    await server.advance(4_000);
+    await expect(later).resolves.toMatchObject({ seq: 3 });
+    const frames = server.received.slice(before).flatMap((message) => (message.type === "subscribe" ? [message.data?.channels.length] : []));
+    expect(frames).toEqual([12, 12, 12, 12, 12, 12, 12, 12, 4]);
+    expect(server.subscribed).toHaveLength(100);
+  });
+
+  it("a `subscribe` of the application that is too large rejects, and one channel that is too large closes the session", async () => {
+    await connectTo(server, client);
+    server.blackHole();
+    const refused = expect(client.request("subscribe", { channels: Array.from({ length: 101 }, (_, n) => `demo:channel-${n}`) })).rejects.toMatchObject({ code: "invalid_argument" });
+    server.fake.socket.end(1009, "Frame is too large");
+    await refused;
+    await server.advance(250);
+    server.blackHole();
+    client.subscribe(`demo:${"n".repeat(70_000)}`, () => undefined);
+    await server.settle();
+    server.fake.socket.end(1009, "Frame is too large");
+    expect(client.state.status).toBe("closed");
+  });
+
   it("after a refusal one is sent at a time, also on the next connection", async () => {
     server.refuse("demo:a", { code: "resource_exhausted", message: "too many", retryAfterMs: 5_000 });
     await connectTo(server, client);

@@ -3,11 +3,12 @@ import type { Clock } from "./environment.ts";
 import { failure, TidewireError } from "./errors.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
 import { openTimer } from "./timer.ts";
+import type { ChannelNames } from "./types/session.ts";
 import { CONNECTION_LOST, NO_JSON, NO_REPLY, NOT_CONNECTED, TOO_LARGE } from "./texts.ts";
 
 const REQUEST_TIMEOUT_MS = 10_000;
-/** No server refuses so few characters: its limit is 1,024 bytes at least. */
-const LEAST_LIMIT = 300;
+/** No server refuses so few bytes: its limit is 1,024 at least. */
+const LEAST_LIMIT = 1_000;
 
 /** Called once, with an error or a value. */
 export type Done<Value> = (error: TidewireError | undefined, value?: Value) => void;
@@ -36,17 +37,19 @@ export function promiseOf<Value>(run: (done: Done<Value>) => void): Promise<Valu
 }
 
 /**
- * Opens the requests of a client: `[start, settle, failAll, hasPending]`. `settle` takes a
+ * Opens the requests of a client: `[start, settle, failAll, hasPending, failLargest]`. `settle` takes a
  * message, and returns whether it replies to a pending request. `failAll` is
  * for a lost connection: the effects of its requests are unknown. `failLargest` is for a frame
- * that the server refused for its size: the largest on the way is it. Returns whether there was one.
+ * that the server refused for its size: the largest on the way is it. A subscription does not fail:
+ * `cut` gets the number of its channels, and returns whether the next frames are smaller, or `undefined`
+ * for a request of the application. Returns whether another connection need not end the same way.
  */
 export function openRequests(
   clock: Clock,
   limitMs: () => number | undefined,
   send: (message: ClientMessage) => boolean,
   isStream?: () => boolean,
-): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void, hasPending: () => boolean, failLargest: () => boolean] {
+): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void, hasPending: () => boolean, failLargest: (cut: (channels: number) => boolean | undefined) => boolean] {
   const pending = new Map<string, readonly [done: Done<never>, message: ClientMessage]>();
   let lastId = 0;
   let lastReplyAt = -Infinity;
@@ -98,18 +101,20 @@ export function openRequests(
       }
     },
     () => pending.size > 0,
-    () => {
+    (cut) => {
       let largest = "";
-      let length = LEAST_LIMIT;
+      let most = LEAST_LIMIT;
+      let channels = 0;
       for (const [id, [, message]] of pending) {
-        const size = JSON.stringify(message).length;
-        // Each connection subscribes again: a `subscribe` that is too large would end each.
-        if (size > length && message.type !== "subscribe") {
-          length = size;
+        // Each byte beyond ASCII is three characters of this form.
+        const size = encodeURIComponent(JSON.stringify(message)).replace(/%../g, "_").length;
+        if (size > most) {
+          most = size;
           largest = id;
+          channels = message.type.endsWith("subscribe") ? (message.data as ChannelNames).channels.length : 0;
         }
       }
-      return finish(largest, failure("invalid_argument", TOO_LARGE));
+      return (channels ? cut(channels) : undefined) ?? finish(largest, failure("invalid_argument", TOO_LARGE));
     },
   ];
 }

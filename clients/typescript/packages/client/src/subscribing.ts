@@ -3,7 +3,7 @@ import type { Clock } from "./environment.ts";
 import type { StartRequest } from "./requests.ts";
 import type { Subscriber, Subscription, Subscriptions } from "./subscriptions.ts";
 
-/** Channels in one `subscribe` or `unsubscribe`, so that its frame stays far below the server's limit. */
+/** Channels in one `subscribe` or `unsubscribe`, so that its frame stays far below the server's usual limit. */
 const CHANNELS_PER_FRAME = 100;
 /** A channel without handlers stays subscribed so long: the next component may want it. */
 const LINGER_MS = 100;
@@ -11,8 +11,10 @@ const LINGER_MS = 100;
 const SAVE_DATA_MS = 5_000;
 
 /**
- * Opens `[subscribeSoon, flush, remove]`: `subscribeSoon` waits for the end of
- * the microtask, `flush` sends what waits at once, `remove` takes a handler away.
+ * Opens `[subscribeSoon, flush, remove, cut]`: `subscribeSoon` waits for the end of
+ * the microtask, `flush` sends what waits at once, `remove` takes a handler away. `cut`: a frame
+ * with so many channels was too large. Returns `false` if there can be no smaller one, and
+ * `undefined` if it was none of these.
  */
 export function openSubscribing(
   clock: Clock,
@@ -27,7 +29,9 @@ export function openSubscribing(
   subscribeSoon: (all: readonly Subscription[]) => void,
   flush: () => void,
   remove: (subscription: Subscription, subscriber: Subscriber) => void,
+  cut: (channels: number) => boolean | undefined,
 ] {
+  let perFrame = CHANNELS_PER_FRAME;
   const unsent = new Set<Subscription>();
   const leaving = new Set<Subscription>();
 
@@ -42,7 +46,7 @@ export function openSubscribing(
     unsent.clear();
     // Without a connection they wait for the next one, which subscribes to everything.
     while (all.length && isOpen()) {
-      send(all.splice(0, CHANNELS_PER_FRAME));
+      send(all.splice(0, perFrame));
     }
   };
   const send = (all: readonly Subscription[]): void => {
@@ -78,7 +82,7 @@ export function openSubscribing(
         const gone = [...leaving].filter((left) => drop(left) && !left._isRefused());
         leaving.clear();
         while (gone.length) {
-          start("unsubscribe", { channels: gone.splice(0, CHANNELS_PER_FRAME).map((left) => left._canonical()) });
+          start("unsubscribe", { channels: gone.splice(0, perFrame).map((left) => left._canonical()) });
         }
       });
     }
@@ -88,5 +92,12 @@ export function openSubscribing(
     subscribeSoon,
     flush,
     remove,
+    (channels) => {
+      if (channels > perFrame) {
+        return undefined;
+      }
+      perFrame = channels >> 1 || 1;
+      return channels > 1;
+    },
   ];
 }
