@@ -28,7 +28,7 @@ async function publish(...texts: string[]): Promise<void> {
 }
 
 describe("a state", () => {
-  it("a gap whose reading fails: nothing is shown without the past, and the next reading has all", async () => {
+  it("a gap whose reading fails: nothing is shown without the past, and it is read again with the next publication", async () => {
     const sync = open();
     await sync.syncState();
     await publish("a", "b", "c");
@@ -39,11 +39,45 @@ describe("a state", () => {
     await server.settle();
     expect(errors).toEqual(["busy"]);
     Object.assign(client, { request });
-    await publish("d");
     expect(sync.getState()).toBe("abc");
-    expect(await sync.syncState()).toBe("abcd");
+    await publish("d");
+    expect(sync.getState()).toBe("abcd");
+    expect(errors).toEqual(["busy"]);
     await publish("e");
     expect(sync.getState()).toBe("abcde");
+  });
+
+  it("a reading after a gap goes on failing: it is tried more and more seldom, and again on the next connection", async () => {
+    const sync = open();
+    await sync.syncState();
+    await publish("a");
+    const { request } = client;
+    Object.assign(client, { request: () => Promise.reject(new Error("busy")) });
+    server.send({ type: "gap", channel: "demo:l", data: { channel: "demo:l", epoch: "e", seq: 1 } });
+    await server.settle();
+    for (const text of "bcdefghij") {
+      await publish(text);
+    }
+    expect(errors).toHaveLength(5);
+    expect(sync.getState()).toBe("a");
+    Object.assign(client, { request });
+    server.cut();
+    await server.advance(1_000);
+    expect(sync.getState()).toBe("abcdefghij");
+  });
+
+  it("the first reading fails: the next one has all that was published before the subscription too", async () => {
+    await publish("a", "b");
+    const sync = open();
+    await server.settle();
+    const { request } = client;
+    Object.assign(client, { request: () => Promise.reject(new Error("busy")) });
+    await expect(sync.syncState()).rejects.toThrow("busy");
+    Object.assign(client, { request });
+    await publish("c");
+    expect(await sync.syncState()).toBe("abc");
+    await publish("d");
+    expect(sync.getState()).toBe("abcd");
   });
 
   it("a confirmed change that the loaded state has already shows once", async () => {

@@ -15,6 +15,7 @@
  * after that to the `publish`.
  */
 import type { WebSocketClient } from "./client.ts";
+import type { ChannelMessage } from "./subscriptions.ts";
 import type { Json, Millis, Position } from "./types/common.ts";
 import type { History, HistoryItem } from "./types/session.ts";
 
@@ -89,6 +90,8 @@ export class StateSync<State> {
     let reading: Promise<State> | undefined;
     /** The state is of before a gap, until it is read. */
     let isLost = false;
+    /** The state was read: before, it lacks what was published before the subscription. */
+    let isWhole = false;
 
     /** Calls a function of the application: what it throws goes to `onError` alone. */
     const attempt = (run: () => void): void => {
@@ -155,14 +158,19 @@ export class StateSync<State> {
           newer.forEach(step);
         };
       }
-      const missed = await getMissedMessages(lastSeq).catch(async (error: unknown) => {
-        if (lastSeq) {
+      const from = isWhole ? lastSeq : 0;
+      const missed = await getMissedMessages(from).catch(async (error: unknown) => {
+        if (from) {
           throw error;
         }
         // The history begins later: the state is what there is of it.
         return (await history({ limit: PAGE_ITEMS })).messages;
       });
       return () => {
+        if (from < lastSeq) {
+          base = initial;
+          lastSeq = 0;
+        }
         missed.forEach(step);
       };
     };
@@ -179,6 +187,7 @@ export class StateSync<State> {
           try {
             apply();
             isLost = false;
+            isWhole = true;
           } finally {
             reading = undefined;
             release();
@@ -188,7 +197,12 @@ export class StateSync<State> {
         });
       return mine;
     };
-    const unsubscribe = client.subscribe(channel, (message) => {
+    const retry = (): void => {
+      if (isLost) {
+        syncState().catch(onError);
+      }
+    };
+    const onMessage = (message: ChannelMessage): void => {
       if (message.type === "gap") {
         base = initial;
         lastSeq = 0;
@@ -201,11 +215,20 @@ export class StateSync<State> {
         });
         // The running reading is of before the gap.
         held = reading = undefined;
-        syncState().catch(onError);
-      } else if ((held ??= []).push(message as unknown as StateMessage) < 2) {
-        release();
+        retry();
+      } else {
+        const count = (held ??= []).push(message as unknown as StateMessage);
+        // What could not be read is read again, more and more seldom: after 1, 2, 4, 8 publications.
+        if (!(count & (count - 1))) {
+          retry();
+        }
+        if (count < 2) {
+          release();
+        }
       }
-    });
+    };
+    // Also on the next connection: perhaps it failed for the loss of the one before.
+    const unsubscribe = client.subscribe(channel, onMessage, { onSubscribed: retry });
 
     const getMissedMessages = async (from: number): Promise<readonly HistoryItem[]> => {
       const { epoch, seq: top } = await history({ limit: 0 });
