@@ -156,6 +156,24 @@ describe("the queue", () => {
     expect(server.fake.socket.sentOf("publish").slice(-2).map(({ data }) => data.data)).toEqual([4, 5]);
   });
 
+  it("what another tab took over and sent is not sent again once the server has forgotten its key", async () => {
+    const options = { queue: { storage: memory, user: "" } };
+    const late = clientOf(server, memory, options);
+    const held = expect(late.publish("demo:a", "order")).rejects.toMatchObject({ code: "deadline_exceeded" });
+    await server.advance(3_600_000);
+    const other = clientOf(server, memory, options);
+    server.answer("publish", () => new Promise(() => undefined));
+    await connectTo(server, other);
+    await server.advance(100);
+    expect(published()).toEqual(["order"]);
+    other.disconnect();
+    await server.advance(400_000);
+    await connectTo(server, late);
+    await held;
+    expect(published()).toEqual(["order"]);
+    expect(memory.length).toBe(0);
+  });
+
   it("one key on two channels is two publications, also after a reload", async () => {
     void client.publish("demo:a", 1, { idempotencyKey: "order-7" });
     void client.publish("demo:audit", 2, { idempotencyKey: "order-7" });

@@ -29,7 +29,7 @@ interface Entry {
   /** The time of the call, later than that of the call before. */
   readonly at: number;
   /** When it was first sent, by the wall clock. */
-  sentAt?: number;
+  sentAt?: number | undefined;
   /** The user, "" for none, `undefined` until it is known. */
   _owner: string | undefined;
   /** The link that it was sent on, 0 for none of this page. */
@@ -121,18 +121,23 @@ export function startQueue(
     for (const entry of isOpen && !isWaiting ? [...entries].sort((a, b) => a.at - b.at) : []) {
       const link = linkNow();
       if (entry._link !== link) {
-        const { sentAt, at, request } = entry;
+        const { at, request } = entry;
         const now = clock.wallTime();
         let error: TidewireError | undefined;
-        if (now - (sentAt ?? at) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
-          error = failure("deadline_exceeded", WAITED_TOO_LONG);
-        }
         withStorage((storage) => {
-          // A younger one is sent again: the server remembers its key, and answers with the position.
-          if (entry._isStored && now - at > KEY_LIFE_MS && storage.getItem(keyOf(entry._owner, request)) === null) {
+          const text = entry._isStored ? storage.getItem(keyOf(entry._owner, request)) : "{}";
+          if (text !== null) {
+            // Another tab may have taken it over, and sent it.
+            entry.sentAt ??= (JSON.parse(text) as Entry).sentAt;
+          } else if (now - at > KEY_LIFE_MS) {
+            // A younger one is sent again: the server remembers its key, and answers with the position.
             error = failure("already_exists", SENT_ELSEWHERE);
           }
         });
+        const { sentAt } = entry;
+        if (now - (sentAt ?? at) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
+          error ??= failure("deadline_exceeded", WAITED_TOO_LONG);
+        }
         if (error) {
           finish(entry, error);
           continue;
