@@ -143,6 +143,39 @@ describe("connection", () => {
     expect(client.state.status).toBe("connected");
   });
 
+  it("recoverState each second, and a handshake that takes longer: it connects", async () => {
+    client.connect();
+    await settle();
+    for (let calls = 0; calls < 2; calls += 1) {
+      await fake.clock.advance(1_000);
+      void client.recoverState();
+      await settle();
+    }
+    expect(fake.sockets.map(({ closedWith }) => closedWith)).toEqual([1000, undefined]);
+    await fake.clock.advance(200);
+    fake.socket.welcome();
+    expect(client.state.status).toBe("connected");
+  });
+
+  it("recoverState while the server allows no other attempt than that of connect: the connection stays", async () => {
+    client.on("error", () => undefined);
+    client.connect();
+    await settle();
+    fake.socket.receive({ type: "error", data: { code: "resource_exhausted", message: "too many", retryAfterMs: 20_000 } });
+    fake.socket.end(1013);
+    client.connect();
+    await settle();
+    void client.recoverState();
+    expect(client.state).toEqual({ status: "connecting", attempt: 1 });
+    fake.socket.welcome();
+    for (let seconds = 0; seconds < 25; seconds += 1) {
+      fake.socket.pong();
+      await fake.clock.advance(1_000);
+    }
+    expect(client.state.status).toBe("connected");
+    expect(fake.sockets).toHaveLength(2);
+  });
+
   it("a request that is larger than the server takes rejects, and the session goes on", async () => {
     await goLive();
     fake.socket.pong();

@@ -114,6 +114,8 @@ export class WebSocketClient {
     let failures = 0;
     let hasUsedWebSocket = false;
     let returnMs = RETURN_MS;
+    /** `recoverState` began the attempt. */
+    let isAnew = false;
     /** Counts connections, so that a token that comes late opens none. */
     let generation = 0;
     const setPingTimer = openTimer(clock);
@@ -184,6 +186,7 @@ export class WebSocketClient {
     /** Drops the connection, its timers and its requests. `isOver`: the session ends. `isReplaced`: its requests may still be answered. */
     const drop = (isOver = false, isReplaced = false): void => {
       generation += 1;
+      isAnew = false;
       cancelRetry();
       setPingTimer();
       setReturnTimer();
@@ -303,10 +306,13 @@ export class WebSocketClient {
       } else if (state.status === "reconnecting" || (isOnline && state.status === "connecting")) {
         // An attempt over the network of before may hang until its time is over.
         const delayMs = hurry();
-        if (delayMs > 0) {
-          setState({ ...state, retryAt: clock.wallTime() + delayMs } as ClientState);
-        } else {
+        if (delayMs <= 0) {
           open();
+        } else if (state.status === "reconnecting") {
+          setState({ ...state, retryAt: clock.wallTime() + delayMs });
+        } else {
+          // The application asked for this attempt, and the server allows no other one yet.
+          cancelRetry();
         }
       }
     };
@@ -442,7 +448,9 @@ export class WebSocketClient {
         stop({ status: "disconnected" });
       },
       recoverState() {
-        onWake(true);
+        // An attempt that was begun anew once has its time: a handshake may take longer than the next call.
+        onWake(!isAnew);
+        isAnew = state.status === "connecting";
         return self.ready();
       },
       setOptions(next) {

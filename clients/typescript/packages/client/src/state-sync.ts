@@ -218,7 +218,7 @@ export class StateSync<State> {
         retry();
       } else {
         const count = (held ??= []).push(message as unknown as StateMessage);
-        // What could not be read is read again, more and more seldom: after 1, 2, 4, 8 publications.
+        // A failed reading is repeated more and more seldom: after 1, 2, 4, 8 publications.
         if (!(count & (count - 1))) {
           retry();
         }
