@@ -7,6 +7,7 @@ import { devices } from "playwright-core";
 import { assert, check, failed, openBrowser, until } from "../../console/e2e/harness.mjs";
 import { startServer } from "../../console/e2e/server.mjs";
 import { startPages } from "./pages.mjs";
+import { startRefusing } from "./refusing.mjs";
 
 const pages = await startPages();
 const { origin } = pages;
@@ -77,6 +78,35 @@ await check("three tabs share one socket, and a closed leader is replaced withou
   await Promise.all(others.map((tab) => tab.close()));
   await until("no connection", async () => (await sockets()) === 0);
 });
+
+for (const [what, code, error] of [
+  ["for good: no tab connects again", 4503, { code: "permission_denied", message: "not you" }],
+  ["for load: no tab connects before the time that it names", 1013, { code: "resource_exhausted", message: "too many", retryAfterMs: 60_000 }],
+]) {
+  await check(`the server ends the connection of eight tabs ${what}`, async () => {
+    const refusing = await startRefusing();
+    const [failures, tabs] = [[], []];
+    for (let count = 0; count < 8; count += 1) {
+      const page = await browser.context.newPage();
+      tabs.push(page.on("pageerror", ({ message }) => failures.push(message)));
+      await page.goto(origin);
+      await page.evaluate((to) => {
+        window.client = window.tidewire.createTabClient(to);
+        window.client.connect();
+        return window.client.ready();
+      }, refusing.url);
+    }
+    refusing.refuse(code, error);
+    await Promise.all(tabs.map((tab) => until("the end", async () => (await status(tab)) !== "connected")));
+    // A wrong attempt would come after at most half a second, its longest first delay.
+    await tabs[0].waitForTimeout(1_500);
+    const found = (await Promise.all(tabs.map(status))).join();
+    assert(found === tabs.map(() => (code === 4503 ? "closed" : "reconnecting")).join(), `the tabs are ${found}`);
+    assert(refusing.opened === 1 && !failures.length, `expected one connection and no error, got ${refusing.opened} and ${failures.join()}`);
+    await Promise.all(tabs.map((tab) => tab.close()));
+    refusing.close();
+  });
+}
 
 await check("a publication made offline is sent when the network returns", async () => {
   const page = await openTab("demo:offline");

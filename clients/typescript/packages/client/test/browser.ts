@@ -17,11 +17,14 @@ export class FakeBrowser {
     const channel: TabChannel = {
       onmessage: null,
       postMessage: (data) => {
+        if (!all.has(entry)) {
+          throw new DOMException("Channel is closed", "InvalidStateError");
+        }
         if (tab.isRunning) {
           for (const other of all) {
             if (other.channel !== channel) {
-              queueMicrotask(() => {
-                other.tab.run(() => other.channel.onmessage?.({ data }));
+              void later(() => {
+                other.tab.run(() => all.has(other) && other.channel.onmessage?.({ data }));
               });
             }
           }
@@ -35,6 +38,9 @@ export class FakeBrowser {
   }
 
   request(tab: FakeTab, name: string, { steal = false, signal }: { readonly steal?: boolean; readonly signal?: AbortSignal }, hold: () => Promise<unknown>): Promise<unknown> {
+    if (name.startsWith("-")) {
+      return Promise.reject(new DOMException("Names starting with `-` are reserved", "NotSupportedError"));
+    }
     return new Promise((resolve, reject) => {
       const grant = (): void => {
         const holder = {
@@ -96,7 +102,7 @@ export class FakeBrowser {
 /** A tab that may be frozen or killed. */
 export class FakeTab {
   isClosed = false;
-  #frozen: (() => void)[] | undefined;
+  #frozen: (() => unknown)[] | undefined;
   readonly #browser: FakeBrowser;
   readonly environment: TabEnvironment;
 
@@ -113,7 +119,7 @@ export class FakeTab {
   }
 
   /** Runs what the browser calls in this tab, now or after the thaw. */
-  run(task: () => void): void {
+  run(task: () => unknown): void {
     if (this.#frozen !== undefined) {
       this.#frozen.push(task);
     } else if (!this.isClosed) {
@@ -137,4 +143,12 @@ export class FakeTab {
     this.isClosed = true;
     this.#browser.free(this);
   }
+}
+
+/** Runs a task after what is under way: notes take another way than locks, which overtake them. */
+async function later(task: () => void): Promise<void> {
+  for (let round = 0; round < 10; round += 1) {
+    await Promise.resolve();
+  }
+  task();
 }

@@ -207,7 +207,7 @@ function tabSocket(
           }
         }
       };
-      /** Holds a lock, once it has it, until this socket ends or another tab steals it. If `run` returns something, it is free again at once. */
+      /** Holds a lock, once it has it, until this socket ends or another tab steals it. If `run` returns something, it is free again after that. */
       const hold = (name: string, options: { readonly steal?: boolean; readonly signal?: AbortSignal }, run: () => unknown): void => {
         locks.request(name, options, async () => hasEnded || (run() ?? (await ended))).catch((error: unknown) => {
           // Withdrawn, or stolen: a thawed leader steps down.
@@ -218,12 +218,15 @@ function tabSocket(
         });
       };
       const watch = (from: string): void => {
-        hold(from, withdrawal, () => {
+        const onGone = (): void => {
           lead?._onNote({ from, gone: true });
-          return true;
-        });
+        };
+        // A stranger may give a name that can be no lock's.
+        locks.request(from, withdrawal, () => Promise.resolve()).then(onGone, onGone);
       };
       const campaign = (steal: boolean): void => {
+        /** The locks of the tabs that it ends. It gives its own away after them: a tab could have it before it hears of its end, and would connect. */
+        const ends: Promise<unknown>[] = [];
         hold(name, steal ? { steal } : withdrawal, () => {
           lead = openLeader(
             webSocket,
@@ -231,14 +234,21 @@ function tabSocket(
             url,
             clock,
             (answer) => {
-              const note: Note = { ...answer, by: tab };
-              channel.postMessage(note);
-              onNote(note);
+              // While it passes a frame on to all, its own tab may disconnect: then no tab is led any more.
+              if (!hasEnded) {
+                const note: Note = { ...answer, by: tab };
+                channel.postMessage(note);
+                if ("code" in answer) {
+                  ends.push(locks.request(answer.to, {}, () => ended));
+                }
+                onNote(note);
+              }
             },
             watch,
           );
           post({ leader: tab });
           join();
+          return ended.then(() => Promise.allSettled(ends));
         });
       };
       const join = (): void => {

@@ -11,6 +11,7 @@
  * pushed: A gets it at once, B gets the reply, 9, 10, and 11.
  */
 import type { Clock, WebSocketConstructor, WebSocketLike } from "../environment.ts";
+import { TOO_BIG } from "../limits.ts";
 import type { ErrorData } from "../types/common.ts";
 import type { ChannelSubscription, History, SubscriptionResult } from "../types/session.ts";
 
@@ -18,6 +19,8 @@ import type { ChannelSubscription, History, SubscriptionResult } from "../types/
 const MAX_MISSED = 1_000;
 /** Channels in one `unsubscribe`, so that its frame stays far below the server's limit. */
 const CHANNELS_PER_FRAME = 100;
+/** The close code after which a tab connects again. */
+const SERVICE_RESTART = 1012;
 
 /** What a tab says: it opens its socket, sends a frame, or closes. */
 export type TabNote =
@@ -57,7 +60,8 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   const intervals = new Map<string, Map<string, number>>();
   /** The shortest time between two messages of a channel as the connection has it, by the same names. */
   const paces = new Map<string, number>();
-  const requests = new Map<string, (reply: Frame) => void>();
+  /** What has no reply yet, with its frame and the tab that it is for, "" for none. */
+  const requests = new Map<string, readonly [onReply: (reply: Frame) => void, frame: string, tab: string]>();
   /** Requests of subscriptions that are not answered: who follows what is not known yet. */
   let joining = 0;
   let socket: WebSocketLike | undefined;
@@ -78,27 +82,32 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   };
   const endAll = (code: number, reason: string): void => {
     const all = [...tabs.keys()];
+    /** The tab whose frame was too long: the longest on the way is it. The others connect again, and keep what they sent. */
+    const culprit = code === TOO_BIG ? [...requests.values()].sort(([, a], [, b]) => bytesOf(b) - bytesOf(a))[0]?.[2] : undefined;
     clear();
-    for (const to of all) {
-      post({ to, code, reason });
+    // The leader's own tab is the first, and closes the channel.
+    for (const to of all.reverse()) {
+      post({ to, code: (culprit ?? to) === to ? code : SERVICE_RESTART, reason });
     }
   };
   const close = (): void => {
     socket?.close(1000);
     clear();
   };
-  const request = (type: string, data: unknown, onReply: (reply: Frame) => void = () => undefined): void => {
+  const request = (type: string, data: unknown, onReply: (reply: Frame) => void = () => undefined, tab = ""): void => {
     const id = `${++lastId}`;
+    const frame = JSON.stringify({ type, id, data });
     const joins = type === "subscribe" || type === "history";
     joining += +joins;
-    requests.set(id, (reply) => {
+    const settle = (reply: Frame): void => {
       joining -= +joins;
       onReply(reply);
       if (joins) {
         sweep();
       }
-    });
-    socket?.send(JSON.stringify({ type, id, data }));
+    };
+    requests.set(id, [settle, frame, tab]);
+    socket?.send(frame);
   };
   /** The connection does not get the channel any more. */
   const forget = (gone: string): void => {
@@ -169,7 +178,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   };
   /** Passes a request on, and its reply back. `wanted`: the channels of a subscription. */
   const pass = ({ type, id, data }: Frame, tab: string, wanted?: readonly ChannelSubscription[]): void => {
-    request(type, data, (reply) => {
+    const onReply = (reply: Frame): void => {
       if (reply.type === "authenticated") {
         // The connection is that of all tabs: the new token may read more.
         for (const to of tabs.keys()) {
@@ -184,7 +193,8 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
       if (id !== undefined) {
         send(tab, { ...reply, id });
       }
-    });
+    };
+    request(type, data, onReply, tab);
   };
   /** Subscribes to channels on the connection. Calls back with the result of each. */
   const subscribe = (channels: readonly ChannelSubscription[], done: (one: ChannelSubscription, result: SubscriptionResult) => void): void => {
@@ -273,7 +283,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   const onFrame = (text: string): void => {
     const message = parse(text) as (Frame & { readonly data: { channel?: string; channels?: string[]; afterMs?: number; subscriptions?: { channel: string }[] } | null });
     const { type, id = "", data } = message;
-    const onReply = requests.get(id);
+    const [onReply] = requests.get(id) ?? [];
     if (onReply) {
       requests.delete(id);
       onReply(message);
@@ -359,7 +369,8 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
             showAny();
           }
         }
-      } else if (tabs.has(tab)) {
+      } else if (welcome && tabs.has(tab)) {
+        // Before, it still has the link of the leader of before: it says again what matters once it gets the `welcome`.
         const frame = parse(note.frame) as (Frame & { readonly data?: { channels?: unknown; state?: string } });
         const { type, id, data } = frame;
         // Anything but a channel has no name here, and the server refuses it.
@@ -388,6 +399,11 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
       }
     },
   };
+}
+
+/** The length of a frame as the server counts it. */
+function bytesOf(frame: string): number {
+  return new TextEncoder().encode(frame).length;
 }
 
 /** Parses a frame. One that is no message has nothing in it: each tab reports it, or the server does. */
