@@ -35,3 +35,24 @@ it("says how to answer what it has no answer for", async () => {
   const client = await open(new FakeServer());
   await expect(client.request("watch", { chain: 1, txHash: "0x1" })).rejects.toMatchObject({ code: "unimplemented", message: expect.stringContaining('server.answer("watch", ') as string });
 });
+
+it("remembers an idempotency key for its channel", async () => {
+  const server = new FakeServer();
+  const client = await open(server);
+  const publish = (channel: string): Promise<unknown> => client.publish(channel, 1, { idempotencyKey: "order-77" });
+  server.publish("demo:b", 0);
+  const positions = Promise.all(["demo:a", "demo:b", "demo:a"].map(publish));
+  await server.settle();
+  expect(await positions).toMatchObject([{ channel: "demo:a", seq: 1 }, { channel: "demo:b", seq: 2 }, { channel: "demo:a", seq: 1 }]);
+});
+
+it("has no subscriptions of a connection that has ended", async () => {
+  const server = new FakeServer();
+  const client = await open(server);
+  client.subscribe("demo:a", () => undefined);
+  await server.settle();
+  expect(server.subscribed).toEqual(["demo:a"]);
+  client.disconnect();
+  await server.settle();
+  expect([server.connections, server.subscribed]).toEqual([0, []]);
+});

@@ -120,9 +120,9 @@ export class FakeServer {
     return [...this.#connections].filter(({ socket }) => socket.closedWith === undefined).length;
   }
 
-  /** The channels that at least one connection is subscribed to. */
+  /** The channels that at least one open connection is subscribed to. */
   get subscribed(): string[] {
-    return [...new Set([...this.#connections].flatMap(({ channels }) => [...channels]))].sort();
+    return [...new Set(this.#open().flatMap(({ channels }) => [...channels]))].sort();
   }
 
   /** Runs everything that waits on promises. */
@@ -287,9 +287,11 @@ export class FakeServer {
           reply({ type: "error", data: refusal });
           return;
         }
-        const seq = (idempotencyKey === undefined ? undefined : this.#keys.get(idempotencyKey)) ?? this.publish(channel, data);
+        // As at the server, a key is one of its channel.
+        const key = JSON.stringify([channel, idempotencyKey]);
+        const seq = (idempotencyKey === undefined ? undefined : this.#keys.get(key)) ?? this.publish(channel, data);
         if (idempotencyKey !== undefined) {
-          this.#keys.set(idempotencyKey, seq);
+          this.#keys.set(key, seq);
         }
         reply({ type: "published", data: { channel, epoch: this.#channel(channel).epoch, seq } });
         return;
