@@ -55,7 +55,8 @@ export async function compile(root) {
         nameCache,
         format: { beautify: true, preserve_annotations: true },
         // A file that only exports again has no map of its own.
-        sourceMap: { ...(map && { content: JSON.stringify(map) }), url: `${fileName.split("/").at(-1)}.map` },
+        // The sources are in it, since the package has none.
+        sourceMap: { ...(map && { content: JSON.stringify(map) }), includeSources: true, url: `${fileName.split("/").at(-1)}.map` },
       });
       ({ props } = nameCache);
       files.set(fileName, result.code).set(`${fileName}.map`, result.map);

@@ -211,12 +211,12 @@ function readVariables(code) {
 export function flatten() {
   return {
     name: "flatten",
-    renderChunk(code) {
+    renderChunk(code, { fileName }) {
       const maps = [];
       let now = code;
       const apply = (text) => {
         now = text.toString();
-        maps.unshift(text.generateMap({ hires: "boundary" }));
+        maps.unshift(text.generateMap({ hires: "boundary", source: fileName }));
       };
       apply(separate(now));
       for (let found; (found = find(now)); ) {
