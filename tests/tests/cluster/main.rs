@@ -29,6 +29,7 @@ mod price_requests;
 mod prices;
 mod recoveries;
 mod redis_cluster;
+mod redis_cluster_fences;
 mod redis_cluster_servers;
 mod replicas;
 mod rolling;

@@ -189,7 +189,15 @@ impl<T: Tenure> Keeper<T> {
                     return EXTENSION;
                 }
             }
-            (true, None) => return self.begin(answer).await,
+            (true, None) => {
+                if let Some(term) = self.own.take() {
+                    // A fence of the broker was later.
+                    let text = "Redis has lost later terms of the lease, and another term begins";
+                    term.finish(StoreError::NoOwner(text.to_owned()));
+                    self.note(TenureChange::Ended);
+                }
+                return self.begin(answer).await;
+            }
             (false, _) => {
                 if let Some(term) = self.own.take() {
                     term.finish(StoreError::TakenOver);

@@ -14,8 +14,11 @@
 --
 -- A term is "<number>-<digits>". The digits tell it from one of the same number, which a server that
 -- has lost its data would give again. Times are those of this server.
+--
+-- The field "fenced" is the number of the newest fence, which the broker has found later than the term: this
+-- server has lost terms, and "hold" takes one after it.
 
-local lease = redis.call('HMGET', KEYS[1], 'term', 'node', 'until', 'commits', 'wish')
+local lease = redis.call('HMGET', KEYS[1], 'term', 'node', 'until', 'commits', 'wish', 'fenced')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local term, node = lease[1] or '', lease[2] or ''
@@ -44,9 +47,13 @@ elseif mode == 'take' and is_wanted then
   mode = 'look'
 end
 
+local fenced = tonumber(lease[6] or '0')
+if mode == 'hold' and is_mine and fenced >= number(term) then
+  mode = 'again'
+end
 local is_free = ends <= now
 if (mode == 'take' and ends + tonumber(ARGV[8]) <= now) or (mode == 'again' and (is_free or is_mine)) then
-  local last = math.max(number(term), tonumber(ARGV[6]))
+  local last = math.max(number(term), tonumber(ARGV[6]), fenced)
   if last == 0 then
     -- Nobody knows of a term. There may have been some, of which fences are left in other slots.
     last = tonumber(clock[1])

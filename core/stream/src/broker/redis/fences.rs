@@ -5,8 +5,16 @@
 //! owner of a new term raises in all partitions before it publishes. An earlier owner, which may have
 //! been paused, is refused from then on. A publication of a newer term raises the fence too: one that a
 //! server has lost comes back by itself.
+//!
+//! The server of the lease may lose terms too, and the next one would then be earlier than the fences. The
+//! owner whose fence is not raised, or whose publication is refused, therefore tells the lease how late
+//! they are, and takes a term after that. Where the lease is of another term by now, nothing is told.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -16,11 +24,11 @@ use tokio::{
 
 use super::{
     calls::Calls,
-    keys::{KeyNames, PARTITIONS},
+    keys::{KeyNames, PARTITIONS, partition},
     resp::Reply,
     script::{Script, ScriptCall},
 };
-use crate::broker::Fence;
+use crate::{ChannelName, broker::Fence};
 
 /// Longest wait until all fences are raised. Where a server is away, nobody publishes.
 const WAIT: Duration = Duration::from_secs(1);
@@ -38,6 +46,10 @@ pub(super) struct Fences {
     calls: Calls,
     /// The newest term of each lease that was to be raised.
     newest: Mutex<HashMap<String, String>>,
+    /// The newest term that a lease was told of, and the number of the later one.
+    told: Mutex<HashMap<String, (String, u64)>>,
+    /// The leases of which a publication was refused and is looked into.
+    refused: Mutex<HashSet<String>>,
 }
 
 impl Fences {
@@ -46,6 +58,8 @@ impl Fences {
             keys,
             calls,
             newest: Mutex::default(),
+            told: Mutex::default(),
+            refused: Mutex::default(),
         })
     }
 
@@ -81,11 +95,90 @@ impl Fences {
                     fence.term.clone().into(),
                 ],
             };
-            let raised = self.calls.script(call).await.and_then(Reply::text);
-            if raised.is_ok() || self.newest.lock().get(&fence.lease) != Some(&fence.term) {
+            let known = self.calls.script(call).await.and_then(Reply::string);
+            if !self.is_newest(&fence) {
                 return;
+            }
+            if let Ok(known) = known {
+                match later(&known) {
+                    Some(later) => return self.tell(&fence, later).await,
+                    None => return,
+                }
             }
             sleep(PAUSE).await;
         }
     }
+
+    /// Looks into the refusal of a publication. Where this node still owns the engine by its lease, that
+    /// one has lost terms.
+    pub(super) fn look_into(self: &Arc<Self>, channel: &ChannelName, fence: &Fence) {
+        if !self.keys.has_fences() || !self.is_newest(fence) {
+            return;
+        }
+        if !self.refused.lock().insert(fence.lease.clone()) {
+            return;
+        }
+        let (fences, partition, fence) = (self.clone(), partition(channel), fence.clone());
+        tokio::spawn(async move {
+            let lease = fence.lease.clone();
+            fences.clone().raise_in(partition, fence).await;
+            fences.refused.lock().remove(&lease);
+        });
+    }
+
+    /// Whether no later term of this node is known.
+    fn is_newest(&self, fence: &Fence) -> bool {
+        self.newest.lock().get(&fence.lease) == Some(&fence.term)
+    }
+
+    /// Tells a lease of a later term, so that the owner takes one after it.
+    async fn tell(&self, fence: &Fence, later: u64) {
+        let telling = (fence.term.clone(), later);
+        {
+            // Mostly, all partitions have the same fence.
+            let mut told = self.told.lock();
+            let known = told.get(&fence.lease);
+            if known.is_some_and(|(term, number)| *term == fence.term && *number >= later) {
+                return;
+            }
+            told.insert(fence.lease.clone(), telling.clone());
+        }
+        for _ in 0..ATTEMPTS {
+            let call = ScriptCall {
+                script: Script::Late,
+                keys: 1,
+                arguments: vec![
+                    fence.lease.clone().into(),
+                    fence.term.clone().into(),
+                    later.to_string().into(),
+                ],
+            };
+            match self.calls.script(call).await.and_then(Reply::string) {
+                Ok(is_own) if is_own == "1" => {
+                    let (lease, term) = (&fence.lease, &fence.term);
+                    tracing::warn!(
+                        lease,
+                        term,
+                        later,
+                        "Redis has lost terms of a lease: its owner takes a later one"
+                    );
+                    return;
+                }
+                // Another node owns the engine.
+                Ok(_) => break,
+                Err(_) if !self.is_newest(fence) => break,
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+        let mut told = self.told.lock();
+        if told.get(&fence.lease) == Some(&telling) {
+            told.remove(&fence.lease);
+        }
+    }
+}
+
+/// The number of the term that a fence has in place of the one that was to be raised.
+fn later(answer: &str) -> Option<u64> {
+    let (number, _) = answer.split_once('-')?;
+    number.parse().ok()
 }

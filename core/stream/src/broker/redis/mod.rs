@@ -206,6 +206,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
         }
         let owed = OwedEpochs::new(namespaces.clone());
         tasks.push(tokio::spawn(owed.clone().run(catch_up.clone())).abort_handle());
+        let fences = Fences::new(keys.clone(), calls.clone());
         let buffer = Buffer::new(options.buffer_bytes);
         let (mut queues, mut writers) = (Vec::new(), Vec::new());
         for index in 0..WRITERS {
@@ -228,6 +229,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 positions: positions.clone(),
                 queue: queue.clone(),
                 owed: owed.clone(),
+                fences: fences.clone(),
                 cuts: 0,
                 seen: Arc::new(Mutex::new(RecentPositions::default())),
             });
@@ -261,7 +263,6 @@ impl<D: LocalDelivery> RedisBroker<D> {
         tasks.push(tokio::spawn(servers.run()).abort_handle());
         let local = MemoryBroker::new(namespaces.clone(), subscribers.clone(), clock, limits);
         let tag = NodeTag::random();
-        let fences = Fences::new(keys.clone(), calls.clone());
         let nodes = Nodes::new(tag, keys.clone(), calls.clone(), &options, health.clone());
         Ok(Self {
             local,

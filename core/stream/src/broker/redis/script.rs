@@ -25,10 +25,12 @@ pub(super) enum Script {
     Ask,
     /// Raises the fence of a lease in a partition.
     Fence,
+    /// Tells a lease that fences are of a later term.
+    Late,
 }
 
 impl Script {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Publish,
         Self::Check,
         Self::CheckReadOnly,
@@ -38,6 +40,7 @@ impl Script {
         Self::Lease,
         Self::Ask,
         Self::Fence,
+        Self::Late,
     ];
 
     fn source(self) -> Cow<'static, str> {
@@ -49,6 +52,7 @@ impl Script {
             Self::Lease => include_str!("scripts/lease.lua"),
             Self::Ask => include_str!("scripts/ask.lua"),
             Self::Fence => include_str!("scripts/fence.lua"),
+            Self::Late => include_str!("scripts/late.lua"),
         };
         match self {
             // Redis refuses all other scripts where it refuses writes.

@@ -29,6 +29,7 @@ use super::{
     catch_up::{check_call, metadata_lifetime},
     connection::RedisConnection,
     error::RedisError,
+    fences::Fences,
     health::{Link, LinkHealth},
     keys::KeyNames,
     moving::{Notices, Parked},
@@ -79,6 +80,7 @@ pub(super) struct Writer {
     pub(super) positions: Arc<Positions>,
     pub(super) queue: Arc<Queue>,
     pub(super) owed: Arc<OwedEpochs>,
+    pub(super) fences: Arc<Fences>,
     /// How many connections in a row ended while the same batches were written.
     pub(super) cuts: usize,
     /// Positions that all writers of the queue have written.
@@ -519,6 +521,9 @@ impl Writer {
             "unknown" => return (None, None),
             "fenced" => {
                 note_fenced(&batch);
+                if let Some(fence) = batch.fence() {
+                    self.fences.look_into(&batch.channel, fence);
+                }
                 let text = "nothing was published: another node owns the engine by now";
                 let error = StreamError::new(ErrorCode::Unavailable, text);
                 // The others are counted, and the next owner publishes in their place.

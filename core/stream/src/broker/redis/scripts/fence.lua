@@ -3,7 +3,7 @@
 --
 -- KEYS: 1 fence.
 -- ARGV: 1 term, "<number>-<digits>".
--- Returns "1", or "0" if another term of this number or a later one is known already.
+-- Returns "1", or the term that is known if it is another one of this number, or a later one.
 
 local function number(term)
   return string.match(term or '', '^%d+') or '0'
@@ -17,7 +17,7 @@ local known = redis.call('HGET', KEYS[1], 'term')
 if known == ARGV[1] then
   return '1'
 elseif not is_less(number(known), number(ARGV[1])) then
-  return '0'
+  return known
 end
 redis.call('HSET', KEYS[1], 'term', ARGV[1])
 return '1'
