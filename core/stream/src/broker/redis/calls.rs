@@ -123,6 +123,11 @@ impl Calls {
         }))
     }
 
+    /// Where each channel is.
+    pub(super) fn route(&self) -> &Route {
+        &self.0.route
+    }
+
     /// Sends a command to the server of its key, and waits for the answer.
     ///
     /// # Errors
@@ -321,7 +326,8 @@ impl Worker {
         let mut calls = calls;
         let commands: Vec<_> = calls.iter().map(|call| call.command.clone()).collect();
         let replies = match asking.exchange(&self.options, server, &commands).await {
-            Ok(replies) => replies,
+            Ok(Some(replies)) => replies,
+            Ok(None) => return calls,
             Err(error) => {
                 fail_unrepeatable(&mut calls, &error);
                 return calls;

@@ -6,7 +6,7 @@
 //! history, page by page, and delivered in order. Those that the history does not have any more
 //! are left out: each session sees the hole, and sends `gap`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use super::{
     positions::{BatchSuccession, ChannelState, Positions, Top},
     reads::{PAGE_BYTES, Part, Reads, fresh_lifetime},
     record::{self, BatchMessage},
+    route::Place,
     script::{Script, ScriptCall},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     namespace::METADATA_TTL,
 };
 
-/// Channels that are compared or read at the same time.
+/// Channels of a server that are compared or read at the same time.
 const AT_ONCE: usize = 256;
 
 /// Compares channels, and delivers what was missed.
@@ -38,7 +39,8 @@ pub(super) struct CatchUp<D> {
     keys: KeyNames,
     namespaces: Arc<Namespaces>,
     local: Arc<D>,
-    permits: Semaphore,
+    /// Those of each server: one that hangs keeps its own for long.
+    permits: Mutex<HashMap<Place, Arc<Semaphore>>>,
     filled: metrics::Counter,
 }
 
@@ -58,7 +60,7 @@ impl<D: LocalDelivery> CatchUp<D> {
             keys,
             namespaces,
             local,
-            permits: Semaphore::new(AT_ONCE),
+            permits: Mutex::default(),
             filled: metrics::counter!("tidewire_broker_filled_publications_total"),
         })
     }
@@ -125,8 +127,9 @@ impl<D: LocalDelivery> CatchUp<D> {
     async fn run(self: Arc<Self>, channel: ChannelName, state: Arc<Mutex<ChannelState>>) {
         let mut backoff = backoff();
         while !state.lock().is_left() {
+            let permits = self.permits(self.calls.route().of(&channel));
             // It is never closed.
-            let permit = self.permits.acquire().await;
+            let permit = permits.acquire().await;
             let done = self.step(&channel, &state).await;
             drop(permit);
             match done {
@@ -139,6 +142,17 @@ impl<D: LocalDelivery> CatchUp<D> {
             }
         }
         state.lock().end_catching_up();
+    }
+
+    /// The permits of a server.
+    fn permits(&self, place: Place) -> Arc<Semaphore> {
+        let mut permits = self.permits.lock();
+        // Servers that were replaced are forgotten.
+        permits.retain(|known, one| *known == place || Arc::strong_count(one) > 1);
+        let permits = permits.entry(place);
+        permits
+            .or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)))
+            .clone()
     }
 
     async fn step(

@@ -392,7 +392,8 @@ impl Writer {
             };
             let asked: Vec<_> = writes.extract_if(.., is_there).collect();
             let calls: Vec<_> = self.calls(&asked).map(RedisCommand::Script).collect();
-            let Ok(replies) = asking.exchange(&self.options, target, &calls).await else {
+            let replies = asking.exchange(&self.options, target, &calls).await;
+            let Ok(Some(replies)) = replies else {
                 writes.extend(asked);
                 continue;
             };
