@@ -113,6 +113,20 @@ async fn an_emptied_redis_gets_all_revocations_back_also_after_one_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_emptied_before_anybody_compared_gets_a_revocation_back() {
+    let redis = RedisServer::start().await;
+    let a = listening(&redis).await;
+    revoke(&a, "x").await;
+    redis.command(&["FLUSHALL"]).await;
+    eventually("Redis has it again", async || {
+        let field = ["HEXISTS", "test:{control}:revocations", "t:x"];
+        (redis.command(&field).await.trim() == ":1").then_some(())
+    })
+    .await;
+    assert!(listening(&redis).await.1.has("x"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_gone_is_not_missed_for_longer_after_the_clock_was_set_back() {
     let redis = RedisServer::start().await;
     let (node, _handler) = listening(&redis).await;

@@ -196,8 +196,10 @@ impl ControlTask {
                     if self.handler.strong_count() == 0 {
                         return Ok(());
                     }
-                    // The revocations of other nodes change it as well.
-                    if self.version().await? != version {
+                    // The revocations of other nodes change it as well. A Redis without one may have
+                    // been emptied before this node had read another one.
+                    let newest = self.version().await?;
+                    if newest.is_empty() || newest != version {
                         version = Subscribed.synchronise(self).await?;
                     }
                 }
