@@ -17,7 +17,8 @@ export interface GrpcTransaction {
 /** An event of `Watch`, and the position after it. */
 export interface GrpcWatchEvent {
   readonly epoch: string;
-  readonly seq: string;
+  /** Not with the state of now, which comes first. */
+  readonly seq?: string;
   readonly transaction?: GrpcTransaction;
 }
 

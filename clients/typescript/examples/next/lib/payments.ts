@@ -28,16 +28,19 @@ async function publishStates({ order, user, chain, hash }: Payment): Promise<str
     try {
       for await (const event of transactionEvents(chain, hash, position)) {
         const { epoch, seq, transaction } = event as GrpcWatchEvent;
-        position = { epoch, seq };
         if (transaction !== undefined) {
           const state = transaction.state.replace("TRANSACTION_STATE_", "").toLowerCase();
           const { confirmations, required, reason } = transaction;
           // The key makes a step that is published again, after a broken stream, one publication.
-          await publish(`payments:${user}`, { order, hash, state, confirmations, required, ...(reason !== undefined && { reason }) }, `${order}:${epoch}:${seq}`);
+          // An order may be paid by another transaction after one that failed. The state of now, which comes first, has no seq.
+          const key = [order, hash, epoch, seq ?? "", state, confirmations].join(":");
+          await publish(`payments:${user}`, { order, hash, state, confirmations, required, ...(reason !== undefined && { reason }) }, key);
           if (FINAL.has(state)) {
             return state;
           }
         }
+        // Not before it is published: a step that failed is read again.
+        position = seq === undefined ? position : { epoch, seq };
       }
     } catch (error) {
       console.error(`payment ${order}:`, error);

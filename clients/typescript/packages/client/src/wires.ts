@@ -48,9 +48,12 @@ export function openWebSocket(webSocket: WebSocketConstructor | undefined, url: 
 export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, onFrame, onEnd) => {
   const cursor = cursorOf();
   const abort = new AbortController();
-  let target = "";
-  /** The last POST. They go one by one: two at once could arrive in another order. */
-  let posted = Promise.resolve();
+  let target: string;
+  let welcomed: () => void;
+  /** The last POST. They go one by one: two at once could arrive in another order. Before the welcome there is nowhere to post to. */
+  let posted = new Promise<void>((resolve) => {
+    welcomed = resolve;
+  });
 
   const onEvent = (event: string): void => {
     // A document with line breaks has a `data:` for each line.
@@ -58,6 +61,7 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
     if (/^event: *welcome/m.test(event)) {
       const { data } = JSON.parse(text) as ServerMessageOf<"welcome">;
       target = `${url}/${data.connectionId}?key=${data.postKey ?? ""}`;
+      welcomed();
     }
     if (text) {
       onFrame(text);
