@@ -190,7 +190,7 @@ impl<T: Tenure> Keeper<T> {
                 }
             }
             (true, None) => {
-                if let Some(term) = self.own.take() {
+                if let Some(term) = self.own.take().filter(|term| term.end().is_none()) {
                     // A fence of the broker was later.
                     let text = "Redis has lost later terms of the lease, and another term begins";
                     term.finish(StoreError::NoOwner(text.to_owned()));
