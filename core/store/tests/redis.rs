@@ -586,19 +586,33 @@ async fn an_engine_goes_to_the_node_that_is_preferred() {
 struct BalancedNode {
     balance: Balance,
     leases: Vec<EngineLease>,
+    /// Find out whether it can use the shards: it can.
+    _checks: JoinSet<()>,
 }
 
 impl BalancedNode {
     fn start(redis: &RedisServer, name: &str, shards: usize) -> Self {
         let balance = Balance::start(options(redis), name);
+        let mut checks = JoinSet::new();
         let leases = (0..shards).map(|number| {
             let shard = format!("chain-{number}");
+            let (checked, checker) = (shard.clone(), balance.clone());
+            checks.spawn(async move {
+                loop {
+                    checker.check_due(&checked).await;
+                    checker.report(&checked, true);
+                }
+            });
             let prefer = balance.shard(&shard);
             let engine = (&*shard, "a shard");
             EngineLease::start(options(redis), name, engine, Candidacy::Candidate, prefer)
         });
         let leases = leases.collect();
-        Self { balance, leases }
+        Self {
+            balance,
+            leases,
+            _checks: checks,
+        }
     }
 
     fn owned(&self) -> usize {
