@@ -53,6 +53,8 @@ struct State {
     newest: Mutex<Newest>,
     /// Told when the map may be old.
     doubted: Notify,
+    /// Held by the one that asks for the map, for all who use it.
+    watching: tokio::sync::Mutex<()>,
 }
 
 /// The epochs of views so far.
@@ -223,8 +225,9 @@ impl Cluster {
         });
     }
 
-    /// Asks for the map until it is aborted.
+    /// Asks for the map until it is aborted. Of several that watch, one asks: the next one takes its place.
     pub async fn watch(self, options: RedisOptions) {
+        let _only = self.0.watching.lock().await;
         loop {
             let _ = timeout(QUESTIONS, self.0.doubted.notified()).await;
             // Connections find out by themselves what is wrong.
