@@ -63,7 +63,13 @@ export interface QueueOptions {
 }
 
 /** The part of `Storage` that the queue uses. */
-export type QueueStorage = Pick<Storage, "getItem" | "setItem" | "removeItem" | "key" | "length">;
+export interface QueueStorage {
+  readonly length: number;
+  key(index: number): string | null;
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+}
 
 /** Options of one publication. */
 export interface PublishOptions {

@@ -252,7 +252,7 @@ export class WebSocketClient {
         .catch((error: unknown) => {
           const reason = reasonOf(error);
           if (isBeside || !hasToken) {
-            report("unauthenticated", isBeside ? NOT_RENEWED : NO_TOKEN, error);
+            report("unavailable", isBeside ? NOT_RENEWED : NO_TOKEN, error);
           }
           if (isBeside) {
             returnLater();

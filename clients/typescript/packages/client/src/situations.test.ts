@@ -89,11 +89,11 @@ describe("tokens", () => {
     const tokens = ["<html>502 Bad Gateway</html>", "a.b-c_d.e"];
     const errors: string[] = [];
     client = open({ getToken: () => tokens.shift() });
-    client.on("error", ({ message }) => errors.push(message));
+    client.on("error", ({ code, message }) => errors.push(`${code}: ${message}`));
     client.connect();
     await server.settle();
     expect(client.state).toMatchObject({ status: "reconnecting" });
-    expect(errors).toEqual(["getToken failed: it returned no token: <html>502 Bad Gateway</html>"]);
+    expect(errors).toEqual(["unavailable: getToken failed: it returned no token: <html>502 Bad Gateway</html>"]);
     await server.advance(250);
     expect(client.state.status).toBe("connected");
     expect(server.fake.socket.protocols[1]).toBe("tidewire.bearer.a.b-c_d.e");
