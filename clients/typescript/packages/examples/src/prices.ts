@@ -6,7 +6,7 @@ const client = new WebSocketClient(`${server.replace(/^http/, "ws")}/v1/ws`);
 
 client.on("state", (state) => {
   // Why a connection ended, or could not be made.
-  console.log(state.status, "end" in state ? state.end.reason : "");
+  console.log("end" in state ? `${state.status}: ${state.end.reason}` : state.status);
 });
 for (const symbol of ["BTC-USD", "ETH-USD"]) {
   client.subscribe(
