@@ -174,6 +174,7 @@ impl Redis {
             "",
             "",
             "",
+            "",
             &batch,
         ];
         let count: usize = batch.parse()?;
