@@ -3,32 +3,22 @@ import { beforeEach, describe, expect, it } from "vitest";
 import type { ClientOptions } from "../api.ts";
 import type { WebSocketClient } from "../client.ts";
 import type { TidewireError } from "../errors.ts";
-import { FakeServer } from "../testing/server.ts";
-import { FakeBrowser } from "../../test/browser.ts";
-import { createTabClient } from "./index.ts";
+import type { FakeServer } from "../testing/server.ts";
+import type { FakeBrowser } from "../../test/browser.ts";
+import { FakeTabs } from "../../test/tabs.ts";
 
+let tabs: FakeTabs;
 let server: FakeServer;
 let browser: FakeBrowser;
-let random = 0;
 
 beforeEach(() => {
-  server = new FakeServer();
-  browser = new FakeBrowser();
+  tabs = new FakeTabs();
+  ({ server, browser } = tabs);
 });
 
-async function settle(): Promise<void> {
-  for (let round = 0; round < 5; round += 1) {
-    await server.settle();
-  }
-}
+const settle = (): Promise<void> => tabs.settle();
 
-async function openTab(tab = browser.open(), options: ClientOptions = {}): Promise<WebSocketClient> {
-  const environment = { ...server.environment, random: () => (random = (random + 0.37) % 1) };
-  const client = createTabClient("ws://test", { environment, queue: false, ...options }, tab.environment);
-  client.connect();
-  await settle();
-  return client;
-}
+const openTab = (tab = browser.open(), options: ClientOptions = {}): Promise<WebSocketClient> => tabs.open(tab, options);
 
 const openTabs = async (count: number): Promise<WebSocketClient[]> => {
   const clients: WebSocketClient[] = [];

@@ -2,33 +2,23 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import type { WebSocketClient } from "../client.ts";
 import type { SubscribeOptions } from "../subscriptions.ts";
-import { FakeServer } from "../testing/server.ts";
+import type { FakeServer } from "../testing/server.ts";
 import type { ClientMessage, ServerMessage } from "../messages.ts";
-import { FakeBrowser } from "../../test/browser.ts";
-import { createTabClient } from "./index.ts";
+import type { FakeBrowser } from "../../test/browser.ts";
+import { FakeTabs } from "../../test/tabs.ts";
 
+let tabs: FakeTabs;
 let server: FakeServer;
 let browser: FakeBrowser;
-let random = 0;
 
 beforeEach(() => {
-  server = new FakeServer();
-  browser = new FakeBrowser();
+  tabs = new FakeTabs();
+  ({ server, browser } = tabs);
 });
 
-async function settle(): Promise<void> {
-  for (let round = 0; round < 5; round += 1) {
-    await server.settle();
-  }
-}
+const settle = (): Promise<void> => tabs.settle();
 
-async function openTab(tab = browser.open()): Promise<WebSocketClient> {
-  const environment = { ...server.environment, random: () => (random = (random + 0.37) % 1) };
-  const client = createTabClient("ws://test", { environment, queue: false }, tab.environment);
-  client.connect();
-  await settle();
-  return client;
-}
+const openTab = (tab = browser.open()): Promise<WebSocketClient> => tabs.open(tab);
 
 /** Follows a channel. Returns the seqs that come. */
 async function follow(client: WebSocketClient, channel: string, options: SubscribeOptions = {}): Promise<(number | undefined)[]> {

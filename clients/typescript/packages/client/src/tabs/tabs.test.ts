@@ -2,18 +2,19 @@ import { beforeEach, describe, expect, it } from "vitest";
 import type { ClientOptions } from "../api.ts";
 import type { WebSocketClient } from "../client.ts";
 import type { ChannelMessage } from "../subscriptions.ts";
-import { FakeServer } from "../testing/server.ts";
+import type { FakeServer } from "../testing/server.ts";
 import { FakeStreams, until } from "../testing/streams.ts";
-import { FakeBrowser, type FakeTab } from "../../test/browser.ts";
+import type { FakeBrowser, FakeTab } from "../../test/browser.ts";
+import { FakeTabs } from "../../test/tabs.ts";
 import { createTabClient } from "./index.ts";
 
+let tabs: FakeTabs;
 let server: FakeServer;
 let browser: FakeBrowser;
-let random = 0;
 
 beforeEach(() => {
-  server = new FakeServer();
-  browser = new FakeBrowser();
+  tabs = new FakeTabs();
+  ({ server, browser } = tabs);
 });
 
 interface Opened {
@@ -24,20 +25,14 @@ interface Opened {
 
 async function openTab(options: ClientOptions = {}, channel = "demo:a"): Promise<Opened> {
   const tab = browser.open();
-  const environment = { ...server.environment, random: () => (random = (random + 0.37) % 1) };
-  const client = createTabClient("ws://test", { environment, queue: false, ...options }, tab.environment);
   const received: ChannelMessage[] = [];
-  client.subscribe(channel, (message) => received.push(message));
-  client.connect();
-  await settle();
+  const client = await tabs.open(tab, options, (opened) => {
+    opened.subscribe(channel, (message) => received.push(message));
+  });
   return { tab, client, received };
 }
 
-async function settle(): Promise<void> {
-  for (let round = 0; round < 5; round += 1) {
-    await server.settle();
-  }
-}
+const settle = (): Promise<void> => tabs.settle();
 
 const seqs = ({ received }: Opened): (number | undefined)[] => received.map(({ seq }) => seq);
 
@@ -300,7 +295,7 @@ describe("tabs on an event stream", () => {
     };
   });
 
-  const onStream = (): ClientOptions => ({ transports: ["sse"], environment: { ...server.environment, fetch: streams.fetch, random: () => (random = (random + 0.37) % 1) } });
+  const onStream = (): ClientOptions => ({ transports: ["sse"], environment: { ...server.environment, fetch: streams.fetch, random: tabs.random } });
   const posted = (type: string): number => streams.posts.filter(({ message }) => message.type === type).length;
   const push = (seq: number): void => {
     streams.stream.receive({ type: "message", channel: "demo:a", seq, data: seq });
