@@ -156,6 +156,14 @@ impl RedisCluster {
         keys.len()
     }
 
+    /// How many times a server has refused a command with an error of this kind.
+    pub async fn count_errors(&self, server: usize, kind: &str) -> u64 {
+        let stats = self.servers[server].command(&["INFO", "errorstats"]).await;
+        let prefix = format!("errorstat_{kind}:count=");
+        let count = stats.lines().find_map(|line| line.strip_prefix(&prefix));
+        count.map_or(0, |count| count.trim().parse().expect("a number"))
+    }
+
     /// Moves these keys of a slot that is being moved.
     ///
     /// # Panics

@@ -8,7 +8,7 @@ use tidewire_tests::{
     eventually,
     faulty_node::{Reply, pass_through},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::servers::server;
 
@@ -31,6 +31,23 @@ fn sharing(redis: &RedisServer, chains: &[(&str, &str)]) -> ServerBuilder {
 async fn owns(server: &Server, chain: &str) -> bool {
     let label = format!("\"{chain}\"");
     server.metric("tidewire_chain_owner", &label).await > 0.5
+}
+
+/// Waits until a candidate has looked at the balance again: it extends its candidacy each time.
+async fn next_look(redis: &RedisServer) {
+    let ends = [
+        "ZRANGE",
+        "test:{balance}:candidates",
+        "0",
+        "-1",
+        "WITHSCORES",
+    ];
+    let extended = async || redis.command(&ends).await;
+    let before = extended().await;
+    eventually("another look at the balance", async || {
+        (extended().await != before).then_some(())
+    })
+    .await;
 }
 
 /// Waits until the server owns the chain, or does not.
@@ -111,7 +128,7 @@ async fn a_server_without_endpoints_takes_no_chain() {
         for (chain, id) in [(&first, 31337), (&second, 1)] {
             block_comes(&bad, chain, id).await;
         }
-        sleep(Duration::from_secs(1)).await;
+        next_look(&redis).await;
         for chain in ["31337", SECOND] {
             assert!(owns(&good, chain).await && !owns(&bad, chain).await);
         }

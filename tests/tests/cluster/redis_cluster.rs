@@ -274,9 +274,16 @@ async fn a_channel_goes_on_while_its_slot_moves_slowly() {
         let half = async {
             tokio::join!(biased; a.try_publish(name, "3", None), a.try_publish(name, "4", None))
         };
+        let refused = async || {
+            cluster.count_errors(to, "TRYAGAIN").await
+                + cluster.count_errors(from, "TRYAGAIN").await
+        };
+        let before = refused().await;
         let rest = async {
-            // Some attempts later.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            eventually("some attempts", async || {
+                (refused().await >= before + 3).then_some(())
+            })
+            .await;
             cluster.migrate(from, to, &own[1..]).await;
         };
         let ((third, fourth), ()) = tokio::join!(half, rest);
