@@ -16,13 +16,11 @@ mod stand_ins;
 mod tables;
 mod toml_texts;
 mod twins;
+mod values;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Unexpected, Visitor},
-};
+use serde::Deserialize;
 use tidewire_adapters::ProxyHeader;
 use tidewire_alert::AlertConfig;
 use tidewire_chain::ChainConfig;
@@ -75,9 +73,9 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ServerConfig {
-    #[serde(deserialize_with = "socket_address")]
+    #[serde(deserialize_with = "values::socket_address")]
     pub(crate) listen: SocketAddr,
-    #[serde(deserialize_with = "optional_socket_address")]
+    #[serde(deserialize_with = "values::optional_socket_address")]
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) allowed_origins: Vec<String>,
     #[serde(with = "humantime_serde")]
@@ -134,9 +132,9 @@ pub(crate) struct AuthConfig {
     pub(crate) jwks_url: Option<String>,
     pub(crate) jwks_ca: Option<PathBuf>,
     pub(crate) public_key_file: Option<PathBuf>,
-    #[serde(deserialize_with = "one_or_many")]
+    #[serde(deserialize_with = "values::one_or_many")]
     pub(crate) audience: Vec<String>,
-    #[serde(deserialize_with = "one_or_many")]
+    #[serde(deserialize_with = "values::one_or_many")]
     pub(crate) issuer: Vec<String>,
     #[serde(with = "humantime_serde")]
     pub(crate) leeway: Duration,
@@ -656,55 +654,6 @@ impl Config {
             ..StreamOptions::default()
         }
     }
-}
-
-/// An IP address with a port.
-fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    struct AddressText;
-
-    impl Visitor<'_> for AddressText {
-        type Value = SocketAddr;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(
-                "an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\", or \"localhost\" and a port",
-            )
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SocketAddr, E> {
-            // Other names may mean another address tomorrow.
-            let text_of_name = text.strip_prefix("localhost:");
-            let address = match text_of_name.map(str::parse) {
-                Some(port) => port
-                    .map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)))
-                    .map_err(drop),
-                None => text.parse().map_err(drop),
-            };
-            address.map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
-        }
-    }
-
-    deserializer.deserialize_str(AddressText)
-}
-
-fn optional_socket_address<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<SocketAddr>, D::Error> {
-    socket_address(deserializer).map(Some)
-}
-
-/// One string, or a list of strings.
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a text or a list of texts")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(text) => vec![text],
-        OneOrMany::Many(texts) => texts,
-    })
 }
 
 #[cfg(test)]

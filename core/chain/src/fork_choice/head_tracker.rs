@@ -8,7 +8,6 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use alloy::primitives::Bloom;
 use futures::{StreamExt as _, stream, stream::FuturesUnordered};
-use metrics::{Counter, Gauge, Histogram};
 use tidewire_stream::Backoff;
 use tokio::{
     sync::mpsc,
@@ -21,6 +20,7 @@ use super::{
     block_loader::load,
     choice::{ForkChoice, HeadChoice, POLL_LIMIT},
     headers::{HeaderFetcher, fetch_header},
+    metrics::ChainMetrics,
 };
 use crate::{
     BlockData, BlockRef, ChainConfig, ChainUpdate, Finality,
@@ -112,50 +112,6 @@ pub(crate) struct HeadTracker {
     warning_due: Option<Instant>,
     updates: mpsc::Sender<SequencedUpdate>,
     metrics: ChainMetrics,
-}
-
-struct ChainMetrics {
-    blocks: Counter,
-    reorgs: Counter,
-    reorg_depth: Histogram,
-    resyncs: Counter,
-    failures: Counter,
-    head: Gauge,
-    head_time: Gauge,
-}
-
-impl ChainMetrics {
-    fn new(chain: u64) -> Self {
-        let labels = [("chain", chain.to_string())];
-        Self {
-            blocks: metrics::counter!("tidewire_chain_blocks_total", &labels),
-            reorgs: metrics::counter!("tidewire_chain_reorgs_total", &labels),
-            reorg_depth: metrics::histogram!("tidewire_chain_reorg_depth", &labels),
-            resyncs: metrics::counter!("tidewire_chain_resyncs_total", &labels),
-            failures: metrics::counter!("tidewire_chain_load_failures_total", &labels),
-            head: metrics::gauge!("tidewire_chain_head", &labels),
-            head_time: metrics::gauge!("tidewire_chain_head_timestamp_seconds", &labels),
-        }
-    }
-
-    fn record(&self, included: &BlockData, retracted: usize) {
-        self.blocks.increment(1);
-        self.head.set(included.block.number as f64);
-        self.head_time.set(included.timestamp as f64 / 1_000.0);
-        if retracted > 0 {
-            self.reorgs.increment(1);
-            self.reorg_depth.record(retracted as f64);
-        }
-    }
-}
-
-/// Another node may follow the chain from now on: the last head of this one grows old, and is no sign
-/// of a chain that stands still.
-impl Drop for ChainMetrics {
-    fn drop(&mut self) {
-        self.head.set(f64::NAN);
-        self.head_time.set(f64::NAN);
-    }
 }
 
 /// The fate of the canonical blocks at a resync.

@@ -36,6 +36,7 @@ mod head_listener;
 mod head_tracker;
 mod headers;
 mod heads;
+mod metrics;
 
 pub(crate) use block_loader::load;
 pub(crate) use choice::fork_choice_grace;

@@ -28,6 +28,7 @@
 //! blocks 10 to 12 by a branch without it, it is pending again, with `reorged` set.
 
 mod canonical;
+mod ended;
 mod options;
 mod request_owner;
 mod requests;

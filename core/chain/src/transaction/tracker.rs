@@ -2,7 +2,7 @@
 //! the part that reads responses of nodes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -19,6 +19,7 @@ use tidewire_proto::v1::{TransactionState, TransactionStatus};
 use super::{
     Interest, NodeRequest, RequestOwner, StoredWatch, TransactionOptions, WatchSlot, WatchSlots,
     canonical::{CanonicalChain, num_hash},
+    ended::{EndedStatuses, EndedWatch},
     requests::{as_call, transfer},
     watch::{BlockNumHash, Outcome, Phase, Transfer, Watch},
     watch_table::WatchTable,
@@ -663,62 +664,6 @@ impl TransactionTracker {
     }
 }
 
-/// A watch that a final block ended. A reorg of that block continues it.
-#[derive(Debug)]
-struct EndedWatch {
-    status: TransactionStatus,
-    /// The final block.
-    at: Option<BlockNumHash>,
-    account: Option<(Address, u64)>,
-    transfer: Option<Box<Transfer>>,
-    durable: Option<SmallVec<[Box<str>; 1]>>,
-    rules: bool,
-    abi: Box<[String]>,
-}
-
-/// The newest watches that ended, with their final statuses.
-#[derive(Debug)]
-struct EndedStatuses {
-    max: usize,
-    statuses: HashMap<B256, EndedWatch>,
-    order: VecDeque<B256>,
-}
-
-impl EndedStatuses {
-    fn new(max: usize) -> Self {
-        Self {
-            max,
-            statuses: HashMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-
-    fn get(&self, hash: &B256) -> Option<&TransactionStatus> {
-        self.statuses.get(hash).map(|ended| &ended.status)
-    }
-
-    /// Takes those that this block ended.
-    fn take_block(&mut self, at: &BlockNumHash) -> Vec<(B256, EndedWatch)> {
-        let is_of_block = |_: &B256, ended: &mut EndedWatch| ended.at == Some(*at);
-        let taken: Vec<_> = self.statuses.extract_if(is_of_block).collect();
-        if !taken.is_empty() {
-            let statuses = &self.statuses;
-            self.order.retain(|hash| statuses.contains_key(hash));
-        }
-        taken
-    }
-
-    fn insert(&mut self, hash: B256, ended: EndedWatch) {
-        if self.statuses.insert(hash, ended).is_none() {
-            self.order.push_back(hash);
-        }
-        if self.order.len() > self.max
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.statuses.remove(&oldest);
-        }
-    }
-}
 /// A time as a reader writes it, in UTC: `2026-11-29T21:00:00Z`. The field `since` has it exactly.
 fn utc(ms: i64) -> humantime::Rfc3339Timestamp {
     // To the end of the year 9999, the last that the form has.

@@ -14,7 +14,6 @@
 //! A key that does not exist yet, such as that of a new idempotency key, is in the way until the whole
 //! slot has moved. The fresh epoch of a partition is therefore none of the declared keys in a cluster:
 //! channels that exist do not need it.
-
 //!
 //! The server that hands the slot over is healthy, and those who ask serve its other slots too. The other
 //! one may hang. Connections to it are therefore opened beside the work, and an answer is not waited for
