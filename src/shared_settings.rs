@@ -3,8 +3,9 @@
 //! Nodes compare them ([`agreement`](crate::agreement)). Those that belong to one node alone are not
 //! among them, such as its address, its folder and its limits.
 //!
-//! Of a secret, a *mark* of 16 bits leaves the node: two secrets have the same one by chance
-//! once in 65,536 times, which is enough to find a mistake. A reader of Redis can rule out guesses by it, and confirm none.
+//! Of a secret, a *mark* of 16 bits leaves the node: two secrets have the same one by chance once in
+//! 65,536 times, which is enough to find a mistake. A reader of Redis can rule out guesses by it, and
+//! confirm none.
 
 use std::{collections::BTreeMap, fs, net::SocketAddr};
 

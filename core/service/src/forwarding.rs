@@ -2,9 +2,10 @@
 //! price engine.
 //!
 //! A node that does not own the store has no hub and no alert engine, and one that does not own a chain
-//! has no engine for it. The price engine of one that does not own the prices publishes nothing. The node checks the caller, passes the request on to the owner with the caller, and
-//! returns the owner's response. The owner never passes such a request on again: if it does not own
-//! what is needed any more, it says this, and the node that asks looks at the lease again.
+//! has no engine for it. The price engine of one that does not own the prices publishes nothing. The node
+//! checks the caller, passes the request on to the owner with the caller, and returns the owner's response.
+//! The owner never passes such a request on again: if it does not own what is needed any more, it says
+//! this, and the node that asks looks at the lease again.
 //!
 //! ```text
 //! client ─▶ this node: checks the caller ─▶ EngineSlot::locate ─┬─ Here ──────▶ the engine
@@ -13,8 +14,8 @@
 //! ```
 //!
 //! A request that was certainly not begun is sent again, and so is one that may be repeated: it
-//! reads, or has an idempotency key. The token of its caller is checked before each further attempt. Otherwise a lost answer is an error which says that the outcome is
-//! not known.
+//! reads, or has an idempotency key. The token of its caller is checked before each further attempt.
+//! Otherwise a lost answer is an error which says that the outcome is not known.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
