@@ -147,6 +147,12 @@ async fn a_drain_spreads_thousands_of_sessions_over_its_window() {
     );
     assert!(before_last > 20, "publications could have been lost");
 
+    // Proxies learn of the drain before the first client comes back, and the last one is told in time.
+    let told = || clients.iter().filter_map(|client| client.reconnect);
+    let (first, last) = (told().min().unwrap().0, told().max().unwrap().0);
+    assert!((2_000..2_100).contains(&(first - start).as_millis()));
+    assert!((6_700..6_850).contains(&(last - start).as_millis()));
+
     let mut by_tenth = [0; 10];
     for client in &clients {
         let (_, after_ms) = client.reconnect.expect("every client got `reconnect`");
@@ -158,6 +164,13 @@ async fn a_drain_spreads_thousands_of_sessions_over_its_window() {
     }
     assert_eq!(stream.stats().connections(), 0);
     assert_eq!(stream.hub().channel_count(), 0, "no subscription is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_without_sessions_ends_at_once() {
+    let (stream, start) = (stream(0), Instant::now());
+    stream.drain(WINDOW).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

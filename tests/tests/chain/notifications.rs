@@ -338,7 +338,7 @@ async fn payments_of_tokens_replace_each_other_unless_they_are_listed() {
 #[tokio::test]
 async fn an_unlinked_wallet_and_a_server_without_the_switch_notify_nobody() {
     let (node, folder) = (node_of_today(&[]).await, TempDir::new().unwrap());
-    let server = server_with(&folder, &node.ws(), RULES).await;
+    let mut server = server_with(&folder, &node.ws(), RULES).await;
     let accounts = node.accounts().await;
     for user in ["ada", "bob"] {
         link(&server, user, &accounts[1]).await;
@@ -350,7 +350,7 @@ async fn an_unlinked_wallet_and_a_server_without_the_switch_notify_nobody() {
     node.mine(2).await;
     inbox_until(&server, "bob", "confirmed").await;
     assert_eq!(inbox(&server, "ada").await, Vec::<Value>::new());
-    drop(server);
+    server.kill().await;
     let path = format!("path = {:?}", folder.path().display().to_string());
     let off = Server::builder()
         .set("store", &path)
