@@ -181,4 +181,43 @@ describe("the queue", () => {
     await connectTo(server, clientOf(server, memory, {}));
     expect(published()).toEqual([1, 2]);
   });
+
+  it("tabs that come back together send what is theirs, and fill no other queue; what a closed one left is sent after them", async () => {
+    let tabs = 0;
+    const tabOf = (): WebSocketClient => clientOf(server, memory, { environment: { ...server.environment, random: () => 1 / (2 + tabs) }, queue: { storage: memory, maxEntries: 15 } });
+    const clients = Array.from({ length: 4 }, () => ((tabs += 1), tabOf()));
+    for (const each of clients) {
+      await connectTo(server, each);
+    }
+    server.isReachable = false;
+    server.cut();
+    const all = clients.map((each, tab) => Array.from({ length: 15 }, (_, n) => each.publish("demo:a", `${tab} ${n}`)));
+    await server.advance(100);
+    const [closed] = clients;
+    closed?.disconnect();
+    server.isReachable = true;
+    await server.advance(10_000);
+    await Promise.all(all.slice(1).flat());
+    expect(published().filter((data) => !String(data).startsWith("0 "))).toHaveLength(45);
+    const left = published().filter((data) => String(data).startsWith("0 "));
+    expect(left.slice(0, 15)).toEqual(Array.from({ length: 15 }, (_, n) => `0 ${n}`));
+    expect(memory.length).toBe(0);
+  });
+
+  it("the limit counts the publications that this page waits for", async () => {
+    const queue = { storage: memory, maxEntries: 2 };
+    for (const n of [1, 2]) {
+      void client.publish("demo:a", n);
+    }
+    // Reloaded.
+    const next = clientOf(server, memory, { queue });
+    server.answer("publish", () => new Promise(() => undefined));
+    await connectTo(server, next);
+    expect(published()).toEqual([1, 2]);
+    void next.publish("demo:a", 3);
+    void next.publish("demo:a", 4);
+    await expect(next.publish("demo:a", 5)).rejects.toMatchObject({ code: "resource_exhausted" });
+    await server.settle();
+    expect(published()).toEqual([1, 2, 3, 4]);
+  });
 });

@@ -20,6 +20,8 @@ const KEY_LIFE_MS = 270_000;
 const UNSENT_LIFE_MS = 86_400_000;
 /** Added to the time of a call in the same millisecond as the one before: the times give the order. */
 const STEP_MS = 0.001;
+/** The time for other tabs that come back as well to send their own. What is stored after it is of a tab that is gone. */
+const TAKE_OVER_MS = 2_000;
 /** The time until a publication is sent again that the server could not take, where the server names none. */
 const RETRY_MS = 1_000;
 
@@ -78,12 +80,17 @@ export function startQueue(
   let owner = lastNamed;
   let isOpen = false;
   let lastAt = 0;
+  /** Calls of this page that wait. What it took over is bounded by the storage. */
+  let waiting = 0;
+  /** The user whose stored publications this page has taken over. */
+  let known: string | undefined;
   let hasStorageFailed = false;
   /** The server could not take all: until the queue is empty one is sent at a time, also on the next link, so that none overtakes another. */
   let isSlow = false;
   /** The time to send again has not come. */
   let isWaiting = false;
   const setTimer = openTimer(clock);
+  const setTakeOver = openTimer(clock);
 
   /** Uses the storage, which the browser may refuse, and which may be full: then publications wait in memory alone. */
   const withStorage = (use: (storage: QueueStorage) => void): void => {
@@ -170,10 +177,45 @@ export function startQueue(
     }
   };
 
+  /** Takes over what was stored before a reload, or by a tab that is gone. */
+  const takeOver = (): void => {
+    withStorage((storage) => {
+      for (let index = storage.length; index--; ) {
+        const key = storage.key(index) ?? "";
+        const text = storage.getItem(key);
+        if (text !== null && key.startsWith(keyOf(known).slice(0, -1)) && ![...entries].some(({ request }) => keyOf(known, request) === key)) {
+          try {
+            const stored = JSON.parse(text) as Entry;
+            const { channel } = stored.request;
+            if (keyOf(known, stored.request) !== key || !(stored.at > 0)) {
+              throw new TypeError(key);
+            }
+            entries.add({
+              ...stored,
+              _isStored: true,
+              _owner: known,
+              _link: 0,
+              _done: (error) => {
+                // The promise of the call went with its page.
+                if (error) {
+                  report(error.code, STORED_FAILED, `${channel} failed: ${error.message}`);
+                }
+              },
+            });
+          } catch {
+            storage.removeItem(key);
+            report("data_loss", STORED_DAMAGED, text);
+          }
+        }
+      }
+    });
+    pump();
+  };
+
   return [
     (channel, data, idempotencyKey, done) => {
-      if (entries.size >= maxEntries) {
-        done(failure("resource_exhausted", QUEUE_FULL, entries.size));
+      if (waiting >= maxEntries) {
+        done(failure("resource_exhausted", QUEUE_FULL, waiting));
       } else {
         // Now, and not when it is sent: it may change meanwhile, or have no form in JSON, which throws.
         const sent = JSON.parse(JSON.stringify(data)) as Json;
@@ -182,7 +224,17 @@ export function startQueue(
           owner = lastNamed = named();
         }
         const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
-        const entry: Entry = { request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab }, at, _owner: owner, _link: 0, _done: done };
+        waiting += 1;
+        const entry: Entry = {
+          request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab },
+          at,
+          _owner: owner,
+          _link: 0,
+          _done: (error, position) => {
+            waiting -= 1;
+            done(error, position);
+          },
+        };
         entries.add(entry);
         save(entry);
         pump();
@@ -204,37 +256,13 @@ export function startQueue(
           entry._done(failure("failed_precondition", OTHER_USER));
         }
       }
-      // Takes over what was stored before a reload, or by a tab that is gone.
-      withStorage((storage) => {
-        for (let index = storage.length; index--; ) {
-          const key = storage.key(index) ?? "";
-          const text = storage.getItem(key);
-          if (text !== null && key.startsWith(keyOf(user).slice(0, -1)) && ![...entries].some(({ request }) => keyOf(user, request) === key)) {
-            try {
-              const stored = JSON.parse(text) as Entry;
-              const { channel } = stored.request;
-              if (keyOf(user, stored.request) !== key || !(stored.at > 0)) {
-                throw new TypeError(key);
-              }
-              entries.add({
-                ...stored,
-                _isStored: true,
-                _owner: user,
-                _link: 0,
-                _done: (error) => {
-                  // The promise of the call went with its page.
-                  if (error) {
-                    report(error.code, STORED_FAILED, `${channel} failed: ${error.message}`);
-                  }
-                },
-              });
-            } catch {
-              storage.removeItem(key);
-              report("data_loss", STORED_DAMAGED, text);
-            }
-          }
-        }
-      });
+      if (known === user) {
+        setTakeOver(TAKE_OVER_MS, takeOver);
+      } else {
+        // At once: what was stored before a reload goes before what the page publishes from now on.
+        known = user;
+        takeOver();
+      }
       pump();
     },
     (isOver) => {
@@ -243,6 +271,7 @@ export function startQueue(
         owner = lastNamed = named();
       }
       setTimer();
+      setTakeOver();
     },
   ];
 }
