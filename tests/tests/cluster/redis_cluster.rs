@@ -356,6 +356,40 @@ async fn a_promoted_replica_goes_on_by_seq() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_hung_and_was_replaced_leaves_no_fault_behind() {
+    let mut cluster = RedisCluster::start(MASTERS).await;
+    cluster.add_replica(0).await;
+    let a = node(&cluster).await;
+    let names = channels(12);
+    for name in &names {
+        a.subscribe(name).await;
+        a.publish(name, "1").await;
+    }
+    let promoted = &cluster.servers[MASTERS];
+    for server in [&cluster.servers[0], promoted] {
+        let set = ["CONFIG", "SET", "min-replicas-to-write", "1"];
+        server.command(&set).await;
+    }
+    cluster.is_replicated(0, MASTERS).await;
+    cluster.servers[0].pause();
+    // The promoted one has no replica. The probes that waited for the earlier master are told so too.
+    eventually("a refusal of the promoted replica", async || {
+        let port = promoted.port().to_string();
+        let fault = a.fault()?;
+        (fault.contains(&port) && fault.contains("NOREPLICAS")).then_some(())
+    })
+    .await;
+    cluster.servers[0].resume();
+    for name in &names {
+        eventually("a publication after the failover", async || {
+            a.try_publish(name, "2", Some("two")).await.ok()
+        })
+        .await;
+    }
+    eventually("no fault", async || a.fault().is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_master_without_a_replica_that_is_away_stops_its_own_slots_alone() {
     let mut cluster = RedisCluster::start(MASTERS).await;
     let options = RedisOptions {

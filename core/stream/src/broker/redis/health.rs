@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{error::RedisError, route::Place};
+use super::{
+    error::RedisError,
+    route::{Place, Route},
+};
 
 /// A part of the broker that may fail alone, and the server that it uses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,17 +44,31 @@ impl Link {
 }
 
 /// The faults of the connections.
-#[derive(Debug, Default)]
-pub(super) struct LinkHealth(Mutex<BTreeMap<Link, String>>);
+#[derive(Debug)]
+pub(super) struct LinkHealth {
+    faults: Mutex<BTreeMap<Link, String>>,
+    route: Route,
+}
 
 impl LinkHealth {
-    /// Notes a fault, and logs it if it is another than before.
+    pub(super) fn new(route: Route) -> Self {
+        let faults = Mutex::default();
+        Self { faults, route }
+    }
+
+    /// Notes a fault, and logs it if it is another than before. One of a server that has no slots any
+    /// more is none: a call that waited for it may end later, and nobody uses the server again to find
+    /// out that it works.
     pub(super) fn fail(&self, link: Link, fault: &dyn std::fmt::Display) {
         let fault = match link.place().and_then(Place::master) {
             Some(server) => format!("{server}: {fault}"),
             None => fault.to_string(),
         };
-        let mut faults = self.0.lock();
+        let mut faults = self.faults.lock();
+        // Asked under the lock: whoever forgets a server that is gone does it afterwards.
+        if link.place().is_some_and(|place| self.route.is_gone(place)) {
+            return;
+        }
         if faults.get(&link) != Some(&fault) {
             tracing::warn!(?link, fault, "Redis does not work");
         }
@@ -60,19 +77,21 @@ impl LinkHealth {
 
     /// Notes that a connection works.
     pub(super) fn recover(&self, link: &Link) {
-        if self.0.lock().remove(link).is_some() {
+        if self.faults.lock().remove(link).is_some() {
             tracing::info!(?link, "Redis works again");
         }
     }
 
     /// Forgets the faults of a server that has no slots any more.
     pub(super) fn forget(&self, place: &Place) {
-        self.0.lock().retain(|link, _| link.place() != Some(place));
+        self.faults
+            .lock()
+            .retain(|link, _| link.place() != Some(place));
     }
 
     /// A fault in words, if there is one.
     pub(super) fn fault(&self) -> Option<String> {
-        self.0.lock().values().next().cloned()
+        self.faults.lock().values().next().cloned()
     }
 
     /// The error of a call without an answer, with the fault that may be the reason.
@@ -85,7 +104,7 @@ impl LinkHealth {
 
     /// Whether all connections work.
     pub(super) fn is_available(&self) -> bool {
-        self.0
+        self.faults
             .lock()
             .keys()
             .all(|link| matches!(link, Link::Eviction(_)))

@@ -180,8 +180,8 @@ impl<D: LocalDelivery> RedisBroker<D> {
             true => keys,
             false => keys.in_cluster(),
         };
-        let health = Arc::new(LinkHealth::default());
         let route = Route::new(&options.cluster, &keys);
+        let health = Arc::new(LinkHealth::new(route.clone()));
         setup::check(&options, &keys, &node, &route, &health).await?;
         let calls = Calls::new(&options, &route, health.clone());
         let reads = Reads::new(calls.clone(), keys.clone(), namespaces.clone());
