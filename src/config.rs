@@ -128,6 +128,7 @@ impl Default for ServerConfig {
 pub(crate) struct AuthConfig {
     pub(crate) anonymous: bool,
     pub(crate) hmac_secret: Option<String>,
+    #[serde(deserialize_with = "values::text_if_any")]
     pub(crate) hmac_secret_previous: Option<String>,
     pub(crate) jwks_url: Option<String>,
     pub(crate) jwks_ca: Option<PathBuf>,

@@ -44,6 +44,14 @@ pub(super) fn optional_socket_address<'de, D: Deserializer<'de>>(
     socket_address(deserializer).map(Some)
 }
 
+/// A text. An empty one is none: an environment variable of a service manager cannot be left out.
+pub(super) fn text_if_any<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
 /// One string, or a list of strings.
 pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
     deserializer: D,
