@@ -2,7 +2,7 @@
 /** Public API of `@tidewire/react`. */
 export { type AlertFire, type Alerts, useAlerts } from "./alerts.ts";
 export { type CandleOptions, type Candles, useCandles } from "./candles.ts";
-export { useChannel } from "./channel.ts";
+export { type ChannelMessageOf, useChannel } from "./channel.ts";
 export { type Connection, useConnection } from "./connection.ts";
 export type { InboxItem } from "./inbox.ts";
 export { type Notifications, useNotifications } from "./notifications.ts";

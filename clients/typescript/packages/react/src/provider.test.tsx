@@ -172,7 +172,7 @@ describe("WebSocketProvider", () => {
     const app = new Application();
     app.render(<Channel />);
     await app.welcome();
-    app.push({ type: "message", channel: "analytics:visitors", seq: 1, data: 3 });
+    app.push({ type: "message", channel: "analytics:visitors", seq: 1, data: { visitors: 3 } });
     await app.idle();
     expect(app.text).toBe("3");
     app.socket.end(1006);
@@ -180,7 +180,7 @@ describe("WebSocketProvider", () => {
     expect(app.text).toBe("3");
     await app.environment.clock.advance(10_000);
     await app.welcome();
-    app.push({ type: "message", channel: "analytics:visitors", seq: 2, data: 4 });
+    app.push({ type: "message", channel: "analytics:visitors", seq: 2, data: { visitors: 4 } });
     await app.idle();
     expect(app.text).toBe("4");
     app.unmount();
@@ -210,8 +210,10 @@ describe("WebSocketProvider", () => {
 });
 
 function Channel(): ReactElement {
-  const { data } = useChannel("analytics:visitors");
-  return <>{data?.type === "message" ? JSON.stringify(data.data) : "nothing"}</>;
+  const { data } = useChannel<{ readonly visitors: number }>("analytics:visitors");
+  // Its type is that of the channel's data, in a publication alone.
+  const visitors: number | undefined = data?.type === "message" ? data.data.visitors : undefined;
+  return <>{visitors ?? "nothing"}</>;
 }
 
 describe("useConnection", () => {

@@ -22,6 +22,7 @@ const GLOBALS = `
 declare const WebSocketClient: typeof import("@tidewire/client").WebSocketClient;
 declare const client: import("@tidewire/client").WebSocketClient;
 declare const useClient: typeof import("@tidewire/react").useClient;
+declare const useChannel: typeof import("@tidewire/react").useChannel;
 declare const useNotifications: typeof import("@tidewire/react").useNotifications;
 declare const useEffect: typeof import("react").useEffect;
 declare const parseExact: typeof import("@tidewire/client/exact").parseExact;

@@ -12,8 +12,8 @@ interface Visits {
 
 /** A line of the newest values. The channel is of the class `latest`: a slow browser skips values and never waits. */
 export function Chart(): ReactElement {
-  const { data } = useChannel("analytics:visits");
-  const value = data?.type === "message" ? (data.data as unknown as Visits) : undefined;
+  const { data } = useChannel<Visits>("analytics:visits");
+  const value = data?.type === "message" ? data.data : undefined;
   const [points, setPoints] = useState<readonly Visits[]>([]);
   if (value !== undefined && value !== points.at(-1)) {
     setPoints([...points, value].slice(-POINTS));

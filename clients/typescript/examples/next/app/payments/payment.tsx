@@ -12,9 +12,9 @@ interface Step {
 
 /** Shows the newest step of the user's payments, and starts to follow one. */
 export function Payment({ user }: { readonly user: string }): ReactElement {
-  const { data, error } = useChannel(`payments:${user}`);
+  const { data, error } = useChannel<Step>(`payments:${user}`);
   const [fault, setFault] = useState("");
-  const step = data?.type === "message" ? (data.data as unknown as Step) : undefined;
+  const step = data?.type === "message" ? data.data : undefined;
   const pay = (event: FormEvent<HTMLFormElement>): void => {
     event.preventDefault();
     const form = new FormData(event.currentTarget);
