@@ -172,14 +172,14 @@ await check("visits that two browsers see on the chart, live", async () => {
   }
 });
 
-await check("a payment is followed from its transaction to the final block", async () => {
+await check("a payment is followed from its transaction to the final block, and its last step shows after a reload", async () => {
   const ethereum = async (method, ...params) => {
     const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
     const response = await fetch(`http://${node}`, { method: "POST", headers: { "content-type": "application/json" }, body });
     return (await response.json()).result;
   };
   const page = await open(`${application}/payments`);
-  await page.getByText("Connected", { exact: true }).waitFor();
+  await page.getByText("No payment yet").waitFor();
   const [from, to] = await ethereum("eth_accounts");
   const hash = await ethereum("eth_sendTransaction", { from, to, value: "0x1" });
   await page.getByLabel("Transaction").fill(hash);
@@ -189,6 +189,8 @@ await check("a payment is followed from its transaction to the final block", asy
     await ethereum("evm_mine");
     return (await page.getByText("order-1: finalized").count()) > 0;
   });
+  await page.reload();
+  await page.getByText("order-1: finalized").waitFor();
   await page.close();
 });
 
