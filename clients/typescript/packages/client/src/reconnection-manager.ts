@@ -3,10 +3,12 @@
  * connections of another kind. The client itself does not load this file.
  */
 import type { Quality } from "./api.ts";
-import type { Environment } from "./environment.ts";
+import { type Environment, environmentWith } from "./environment.ts";
 import { openReconnection, type Reconnection } from "./reconnection.ts";
 
 export { shouldReconnect } from "./reconnection.ts";
+
+const nothing = (): void => undefined;
 
 /** Decides when to connect again, and measures the link. It opens nothing itself. */
 export class ReconnectionManager {
@@ -16,8 +18,16 @@ export class ReconnectionManager {
    * `onRetry`: the time for the next connection has come. `onWake`: the page
    * woke, or the network came back; the link may be dead. `onSleep`: the page
    * goes away, perhaps into the browser's cache. `onVisibility`: it was shown or hidden.
+   * The clock, the page and random numbers are those of the runtime, other than those that a test gives.
    */
-  constructor({ clock, page, random }: Environment, onRetry: () => void, onWake: () => void, onSleep: () => void, onVisibility: () => void) {
+  constructor(
+    environment: Partial<Pick<Environment, "clock" | "page" | "random">>,
+    onRetry: () => void,
+    onWake: () => void = nothing,
+    onSleep: () => void = nothing,
+    onVisibility: () => void = nothing,
+  ) {
+    const { clock, page, random } = environmentWith({ environment });
     this.#inner = openReconnection(clock, page, random, onRetry, onWake, onSleep, onVisibility);
   }
 

@@ -106,6 +106,9 @@ const ALL = [...PAGES, ...SOURCES].flatMap(snippetsOf);
 /** The options of the packages. */
 const { compilerOptions } = ts.readConfigFile(join(TYPESCRIPT, "tsconfig.base.json"), (path) => readFileSync(path, "utf8")).config as { compilerOptions: Record<string, unknown> };
 
+/** The files of the libraries and packages, which all programs share. */
+const shared = new Map<string, ts.SourceFile | undefined>();
+
 /** Compiles snippets together. Returns what is wrong with them, by their places. */
 function faultsOf(snippets: readonly Snippet[], more: Record<string, unknown>): string[] {
   const texts = new Map([[join(FOLDER, "globals.d.ts"), GLOBALS]]);
@@ -127,9 +130,20 @@ function faultsOf(snippets: readonly Snippet[], more: Record<string, unknown>): 
   host.readFile = (path) => texts.get(path) ?? readFile(path);
   host.getSourceFile = (path, version, ...rest) => {
     const text = texts.get(path);
-    return text === undefined ? getSourceFile(path, version, ...rest) : ts.createSourceFile(path, text, version);
+    if (text !== undefined) {
+      return ts.createSourceFile(path, text, version);
+    }
+    const file = shared.get(path) ?? getSourceFile(path, version, ...rest);
+    shared.set(path, file);
+    return file;
   };
-  return ts.getPreEmitDiagnostics(ts.createProgram([...texts.keys()], options, host)).map(({ file, start = 0, messageText }) => {
+  const program = ts.createProgram([...texts.keys()], options, host);
+  // The packages have their own check.
+  const own = [...texts.keys()].flatMap((path) => {
+    const file = program.getSourceFile(path);
+    return [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)];
+  });
+  return [...program.getOptionsDiagnostics(), ...program.getGlobalDiagnostics(), ...own].map(({ file, start = 0, messageText }) => {
     const { document = file?.fileName ?? "", line = 0 } = places.get(file?.fileName ?? "") ?? {};
     const found = file?.getLineAndCharacterOfPosition(start).line ?? 0;
     return `${document}:${String(line + found + 1)}: ${ts.flattenDiagnosticMessageText(messageText, "\n")}`;
