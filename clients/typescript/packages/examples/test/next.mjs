@@ -9,6 +9,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { assert, check, failed, openBrowser, TIMEOUT_MS, until } from "../../console/e2e/harness.mjs";
+import { checkHotReload, removePage } from "./hot-reload.mjs";
 
 const binary = process.argv[2];
 if (binary === undefined) {
@@ -25,9 +26,11 @@ const folder = mkdtempSync(join(tmpdir(), "tidewire-next-"));
 const children = [];
 process.once("exit", () => {
   for (const child of children) {
-    child.kill("SIGKILL");
+    // The development server has a process of its own below it, which it ends when it is asked to.
+    child.kill(child.spawnargs.includes("dev") ? "SIGTERM" : "SIGKILL");
   }
   rmSync(folder, { recursive: true, force: true });
+  removePage(EXAMPLE);
 });
 
 /** Runs a command to its end. Throws with its output if it fails. */
@@ -61,13 +64,18 @@ function start(command, args, listens, options) {
   });
 }
 
-/** Starts a server in a folder of its own, and the application on it. Resolves to the application's address. */
+/** Starts a server in a folder of its own, and the application on it. Resolves to the addresses of both. */
 async function startApplication(name, args, config, environment = {}) {
   const cwd = join(folder, name);
   mkdirSync(cwd);
   writeFileSync(join(cwd, "tidewire.toml"), config);
   const server = await start(resolve(binary), args, /listens on (http:\/\/[0-9.:]+)/, { cwd, env: { ...own, TIDEWIRE_SERVER__LISTEN: "127.0.0.1:0", ...environment } });
-  return await start(process.execPath, ["node_modules/next/dist/bin/next", "start", "--hostname", "127.0.0.1", "--port", "0"], /(http:\/\/127\.0\.0\.1:[1-9][0-9]*)/, {
+  return { server, application: await startNext("start", server) };
+}
+
+/** Starts the built application, or with `dev` its development server. */
+function startNext(command, server) {
+  return start(process.execPath, ["node_modules/next/dist/bin/next", command, "--hostname", "127.0.0.1", "--port", "0"], /(http:\/\/127\.0\.0\.1:[1-9][0-9]*)[^]*Ready in/, {
     cwd: EXAMPLE,
     env: { ...own, NEXT_TELEMETRY_DISABLED: "1", TIDEWIRE_URL: server, TIDEWIRE_SECRET: SECRET },
   });
@@ -79,7 +87,7 @@ async function install() {
     await run("npm", ["ci", "--silent", "--no-audit", "--no-fund"], { cwd: EXAMPLE });
   }
   for (const name of ["client", "react"]) {
-    await run("npx", ["tsc", "-p", `packages/${name}/tsconfig.build.json`], { cwd: ROOT });
+    await run("npm", ["run", "build", "--silent", "--workspace", `@tidewire/${name}`], { cwd: ROOT });
     const { stdout } = await run("npm", ["pack", "--silent", "--pack-destination", folder, "--workspace", `@tidewire/${name}`], { cwd: ROOT });
     const target = join(EXAMPLE, "node_modules/@tidewire", name);
     rmSync(target, { recursive: true, force: true });
@@ -88,6 +96,8 @@ async function install() {
   }
 }
 
+// Of a run that was killed.
+removePage(EXAMPLE);
 await check("the example is installed, with the packages as they are published", install);
 const build = () => run("npx", ["next", "build"], { cwd: EXAMPLE, env: { ...own, NEXT_TELEMETRY_DISABLED: "1" } });
 if (failed() === 0) {
@@ -113,7 +123,7 @@ async function open(url) {
   return page;
 }
 
-const sample = await startApplication("sample", ["replay", "--loop"], "", { TIDEWIRE_AUTH__HMAC_SECRET: SECRET });
+const { server, application: sample } = await startApplication("sample", ["replay", "--loop"], "", { TIDEWIRE_AUTH__HMAC_SECRET: SECRET });
 
 await check("the server renders the prices of the moment, and says that it connects", async () => {
   const html = await (await fetch(sample)).text();
@@ -141,7 +151,7 @@ const anvil = join(TOOLS, `@foundry-rs/anvil-${process.platform}-${process.arch 
 const node = await start(anvil, ["--port", "0", "--slots-in-an-epoch", "1"], /Listening on ([0-9.:]+)/, {});
 const chain = `\n[[chain]]\nid = 31337\nendpoints = ["ws://${node}"]\nconfirmations = 2\n`;
 const config = readFileSync(join(EXAMPLE, "tidewire.toml"), "utf8") + chain;
-const application = await startApplication("application", ["serve", "--config", "tidewire.toml"], config, { TIDEWIRE_PRICES__SYMBOLS: "[]" });
+const { application } = await startApplication("application", ["serve", "--config", "tidewire.toml"], config, { TIDEWIRE_PRICES__SYMBOLS: "[]" });
 await browser.context.addCookies([{ name: "user", value: "ada", url: application }]);
 
 await check("a click notifies its user through the API route, and the inbox shows it", async () => {
@@ -201,6 +211,15 @@ await check("a payment on a chain that the server does not follow has the server
   await page.getByRole("button", { name: "Follow" }).click();
   await page.getByRole("alert").getByText("there is no chain 5").waitFor();
   await page.close();
+});
+
+await check("hot reload keeps one socket and one subscription of each channel, and leaves those of a removed component", async () => {
+  await checkHotReload(browser.context, EXAMPLE, () => startNext("dev", server));
+  // It writes until its end.
+  const development = children.at(-1);
+  const ended = new Promise((resolve) => development.once("close", resolve));
+  development.kill("SIGTERM");
+  await ended;
 });
 
 await check("the pages log no error and no warning, so the hydration had no mismatch", () => assert(errors.length === 0, errors.join("\n")));
