@@ -54,12 +54,14 @@ export async function compile(root) {
         mangle: { properties: { regex: /^_[a-z]/ } },
         nameCache,
         format: { beautify: true, preserve_annotations: true },
-        // A file that only exports again has no map of its own.
-        // The sources are in it, since the package has none.
-        sourceMap: { ...(map && { content: JSON.stringify(map) }), includeSources: true, url: `${fileName.split("/").at(-1)}.map` },
+        // The sources are in it, since the package has none. A file that only exports again has no map.
+        sourceMap: map && { content: JSON.stringify(map), includeSources: true, url: `${fileName.split("/").at(-1)}.map` },
       });
       ({ props } = nameCache);
-      files.set(fileName, result.code).set(`${fileName}.map`, result.map);
+      files.set(fileName, result.code);
+      if (map) {
+        files.set(`${fileName}.map`, result.map);
+      }
     }
   }
   return files;

@@ -20,4 +20,7 @@ it("a place in a compiled file is that of its source, which the map has", async 
     const original = map.sourcesContent[map.sources.indexOf(source)]?.split("\n");
     expect(original?.["originalLine" in found ? found.originalLine : 0]).toContain(text);
   }
+  const maps = [...files].filter(([file]) => file.endsWith(".map"));
+  const sources = maps.flatMap(([, map]) => (JSON.parse(map) as { sources: string[] }).sources);
+  expect(sources.filter((source) => !/^(\.\.\/)+src\/.+\.ts$/.test(source))).toEqual([]);
 }, 60_000);

@@ -47,6 +47,13 @@ describe("the package", () => {
     expect(messages).toEqual([]);
   });
 
+  it("has a client whose types need no DOM library, as in a Node project", { timeout: LIMIT }, () => {
+    const entries = ["index", "tabs/index", "exact", "reconnection-manager", "testing/index", "checks/index"].map((name) => `client/dist/${name}.d.ts`);
+    const options = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--lib", "es2022", "--target", "es2022", "--module", "nodenext", "--types", "node"];
+    // It exits with 1 where it finds a fault.
+    expect(npx("tsc", ...options, ...entries)).toBe("");
+  });
+
   it("has types that resolve wherever the package does (attw)", { timeout: LIMIT }, () => {
     // It exits with 1 where a resolution that the profile has fails.
     expect(npx("attw", "--pack", "react", "--profile", "esm-only", "--no-color", "--format", "ascii")).toContain("@tidewire/react");
