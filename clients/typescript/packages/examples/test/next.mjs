@@ -214,12 +214,17 @@ await check("a payment on a chain that the server does not follow has the server
 });
 
 await check("hot reload keeps one socket and one subscription of each channel, and leaves those of a removed component", async () => {
-  await checkHotReload(browser.context, EXAMPLE, () => startNext("dev", server));
-  // It writes until its end.
-  const development = children.at(-1);
-  const ended = new Promise((resolve) => development.once("close", resolve));
-  development.kill("SIGTERM");
-  await ended;
+  const before = children.length;
+  try {
+    await checkHotReload(browser.context, EXAMPLE, () => startNext("dev", server));
+  } finally {
+    // It writes until its end.
+    for (const development of children.slice(before)) {
+      const ended = new Promise((resolve) => development.once("close", resolve));
+      development.kill("SIGTERM");
+      await ended;
+    }
+  }
 });
 
 await check("the pages log no error and no warning, so the hydration had no mismatch", () => assert(errors.length === 0, errors.join("\n")));
