@@ -1,7 +1,7 @@
 //! Chain engine: the configured chains, and the methods that services call.
 //!
 //! Each [`Chain`] has a processor task. A method sends it a command, and waits at most 20 seconds
-//! for the reply. Methods about wallets, event filters and users are in `interest`.
+//! for the reply, and half a second while all endpoints are known to fail. Methods about wallets, event filters and users are in `interest`.
 
 mod chain;
 mod interest;
@@ -255,7 +255,11 @@ impl ChainEngine {
         let command = Command::Watch(hash, interest.clone(), abi, requester, reply);
         let result = watched.request(command, status).await;
         // A back end tries again, but a session may be gone by then.
-        if result == Err(ChainError::Timeout(chain)) && interest == Interest::Session {
+        let is_late = matches!(
+            result,
+            Err(ChainError::Timeout(_) | ChainError::Unreachable(..))
+        );
+        if is_late && interest == Interest::Session {
             watched.cancel_watch(hash);
         }
         Ok(watched.provenance().marked(result?))
@@ -554,6 +558,56 @@ mod tests {
             assert_eq!(status.state(), TransactionState::Replaced);
             assert_eq!(status.replaced_by, Some(by.to_string()));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_does_not_wait_for_endpoints_that_are_known_to_fail() {
+        let (engine, _stream) = engine();
+        let hash = B256::repeat_byte(7).to_string();
+        // A processor that waits for an endpoint.
+        let (sender, mut commands) = mpsc::channel(8);
+        let chain = &engine.0.chains[&1];
+        chain.set_commands(sender);
+        let outage = |responding| {
+            let required = 2;
+            Some(ChainOutage {
+                responding,
+                required,
+            })
+        };
+        // One that began before the outage was known ends with it.
+        let waiting = engine.status(1, &hash, Vec::new());
+        let noticed = async {
+            tokio::task::yield_now().await;
+            chain.set_outage(outage(0));
+        };
+        let before = tokio::time::Instant::now();
+        let (refused, ()) = tokio::join!(waiting, noticed);
+        let error = refused.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "chain 1 is unavailable: none of its endpoints returns usable results, see the server's log"
+        );
+        let refused = engine.watch(1, &hash, Interest::Session, Vec::new()).await;
+        assert_eq!(refused, Err(error));
+        assert!(before.elapsed() < REPLY_TIMEOUT, "time is paused");
+        assert!(matches!(commands.try_recv(), Ok(Command::Status(..))));
+        assert!(matches!(commands.try_recv(), Ok(Command::Watch(..))));
+        assert!(matches!(commands.try_recv(), Ok(Command::Unwatch(..))));
+        // One of two that must agree may answer, and so may those that respond again.
+        for outage in [outage(1), None] {
+            chain.set_outage(outage);
+            let late = engine.status(1, &hash, Vec::new()).await;
+            assert_eq!(late, Err(ChainError::Timeout(1)));
+        }
+        // What the processor knows is returned.
+        chain.set_outage(outage(0));
+        let _updates = run(&engine).await;
+        let filter = EventFilter {
+            addresses: vec![format!("{:?}", Address::with_last_byte(9))],
+            ..EventFilter::default()
+        };
+        engine.watch_events(1, filter).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

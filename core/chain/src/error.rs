@@ -28,6 +28,9 @@ pub enum ChainError {
     /// No block of the chain was read yet, as too few of its endpoints return usable results.
     #[error("no block of chain {0} has been read yet: {1}, see the server's log")]
     Outage(u64, ChainOutage),
+    /// None of the chain's endpoints has returned usable results for some seconds.
+    #[error("chain {0} is unavailable: {1}, see the server's log")]
+    Unreachable(u64, ChainOutage),
     /// Not a transaction hash.
     #[error("{0:?} is not a transaction hash, expected 32 bytes of hex that begin with 0x")]
     Hash(String),
@@ -106,6 +109,7 @@ impl From<ChainError> for StreamError {
             ChainError::UnknownChain { .. } => ErrorCode::NotFound,
             ChainError::NoBlock(_)
             | ChainError::Outage(..)
+            | ChainError::Unreachable(..)
             | ChainError::Timeout(_)
             | ChainError::StoreTimeout
             | ChainError::NotRunning => ErrorCode::Unavailable,

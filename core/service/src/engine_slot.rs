@@ -147,6 +147,11 @@ impl<E: Clone> EngineSlot<E> {
         }
     }
 
+    /// Requests that need the engine, for errors.
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
+
     /// The property that a node has to own to have the engine, for errors.
     pub(crate) fn property(&self) -> &str {
         &self.property

@@ -23,7 +23,8 @@ use bytes::Bytes;
 use prost::Message;
 use tidewire_proto::{rpc::protobuf, v1::ErrorCode};
 use tidewire_stream::{
-    CallHandler, CallOutcome, CallRefusal, Caller, ForwardedCall, StreamCore, StreamError,
+    CallClass, CallHandler, CallLane, CallOutcome, CallRefusal, Caller, ForwardedCall, StreamCore,
+    StreamError,
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Response};
@@ -73,6 +74,9 @@ pub(crate) const RETRY_AFTER_MS: u32 = 1_000;
 pub(crate) struct Call<'a, Q> {
     service: &'static str,
     method: &'static str,
+    class: CallClass,
+    /// Whether the engine answers from memory, so that it shares no lane with those that wait.
+    is_short: bool,
     caller: &'a Caller,
     request: &'a Q,
     is_repeatable: bool,
@@ -91,6 +95,8 @@ impl<'a, Q: Message> Call<'a, Q> {
         Self {
             service,
             method,
+            class: CallClass::Engine,
+            is_short: false,
             caller,
             request,
             is_repeatable: false,
@@ -124,9 +130,32 @@ impl<'a, Q: Message> Call<'a, Q> {
         }
     }
 
+    /// The same request, as one of another class.
+    pub(crate) fn in_class(self, class: CallClass) -> Self {
+        Self { class, ..self }
+    }
+
+    /// The same request. If the condition holds, the engine answers it from memory.
+    pub(crate) fn short_if(self, is_short: bool) -> Self {
+        Self { is_short, ..self }
+    }
+
     /// The same request, which may take so long.
     pub(crate) fn within(self, time: Duration) -> Self {
         Self { time, ..self }
+    }
+}
+
+impl<Q> Call<'_, Q> {
+    fn lane<E: Clone>(&self, slot: &EngineSlot<E>) -> CallLane {
+        let subject = slot.subject();
+        CallLane {
+            class: self.class,
+            name: match self.is_short {
+                true => format!("short {subject}"),
+                false => subject.to_owned(),
+            },
+        }
     }
 }
 
@@ -223,6 +252,7 @@ impl Relay {
                 Location::Later(reason) => reason,
                 Location::Elsewhere(node) => {
                     let forwarded = ForwardedCall {
+                        lane: call.lane(slot),
                         service: call.service.to_owned(),
                         method: call.method.to_owned(),
                         caller: call.caller.clone(),

@@ -64,8 +64,8 @@ pub use session::{
     RegistrySizes, ReplyReservation, Session,
 };
 pub use stream_core::{
-    CallHandler, CallOutcome, CallRefusal, ConnectionFilter, ConnectionPage, ForwardedCall,
-    NodeSettings, OtherSettings, PostHandler, PostedCommand, Presence, StreamCore, StreamStats,
-    Target,
+    CallClass, CallHandler, CallLane, CallOutcome, CallRefusal, ConnectionFilter, ConnectionPage,
+    ForwardedCall, NodeSettings, OtherSettings, PostHandler, PostedCommand, Presence, StreamCore,
+    StreamStats, Target,
 };
 pub use transport::{Transport, TransportStats};

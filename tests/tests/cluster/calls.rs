@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, CallHandler, CallOutcome, CallRefusal, Caller, ForwardedCall,
-    Identity, ManualClock, Namespaces, StreamCore, StreamError, StreamOptions, UserId,
-    identity::UserIdentity,
+    AnonymousPolicy, Authenticator, CallClass, CallHandler, CallLane, CallOutcome, CallRefusal,
+    Caller, ForwardedCall, Identity, ManualClock, Namespaces, StreamCore, StreamError,
+    StreamOptions, UserId, identity::UserIdentity,
 };
 use tidewire_tests::{RedisServer, eventually, within};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -76,6 +76,7 @@ impl CallHandler for Service {
 fn call(method: &str, body: &'static [u8], time: Duration) -> ForwardedCall {
     let identity = UserIdentity::new(UserId::new("ann"), i64::MAX);
     ForwardedCall {
+        lane: CallLane::default(),
         service: "test".to_owned(),
         method: method.to_owned(),
         caller: Caller::from(Identity::from(identity)),
@@ -183,6 +184,74 @@ async fn a_call_is_bounded() {
         let error = ended.unwrap().unwrap_err();
         assert!(error.message().contains("of this client"), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_hangs_holds_up_its_own_lane_alone() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (node(&redis).await, node(&redis).await);
+    let service = Arc::new(Service::default());
+    let handler: Arc<dyn CallHandler> = service.clone();
+    b.register_call_handler("test", Arc::downgrade(&handler));
+    let tag = b.broker().node_tag().unwrap();
+    let lane = |class, name: &str| CallLane {
+        class,
+        name: name.to_owned(),
+    };
+    let in_lane = |lane, method: &str| ForwardedCall {
+        lane,
+        ..call(method, b"", TIME)
+    };
+    let one = || lane(CallClass::Chain, "requests about chain 1");
+    let mut hanging = JoinSet::new();
+    for _ in 0..200 {
+        let (a, call) = (a.clone(), in_lane(one(), "hang"));
+        hanging.spawn(async move { a.call_node(tag.as_str(), call).await });
+    }
+    eventually("the lane is full", async || {
+        (service.0.load(Ordering::SeqCst) == 32).then_some(())
+    })
+    .await;
+    for other in [
+        lane(CallClass::Chain, "requests about chain 2"),
+        lane(CallClass::Chain, "short requests about chain 1"),
+        lane(CallClass::Node, "requests about chain 1"),
+        lane(CallClass::Engine, "notifications"),
+    ] {
+        let asked = in_lane(other.clone(), "whoami");
+        let answered = within("an answer", a.call_node(tag.as_str(), asked)).await;
+        let expected = CallOutcome::Response(Bytes::from_static(b"ann:"));
+        assert_eq!(answered.unwrap(), expected, "{other:?}");
+    }
+    // The error names the engine that hangs.
+    let mut late = in_lane(one(), "whoami");
+    late.time = Duration::from_millis(50);
+    let refused = a.call_node(tag.as_str(), late).await.unwrap_err();
+    assert_eq!(
+        refused.message(),
+        "too many requests about chain 1 wait for another server"
+    );
+    // Several nodes that ask about it take its places on the owner, and no others.
+    let (c, d) = (node(&redis).await, node(&redis).await);
+    for asking in [&c, &d] {
+        for _ in 0..32 {
+            let (asking, call) = (asking.clone(), in_lane(one(), "hang"));
+            hanging.spawn(async move { asking.call_node(tag.as_str(), call).await });
+        }
+    }
+    let refused = within("a refusal", hanging.join_next()).await.unwrap();
+    assert_eq!(
+        refused.unwrap().unwrap(),
+        CallOutcome::NotBegun(
+            "the node carries out as many requests about chain 1 as it may".to_owned()
+        )
+    );
+    let asked = in_lane(lane(CallClass::Chain, "requests about chain 2"), "whoami");
+    let answered = within("an answer", d.call_node(tag.as_str(), asked)).await;
+    assert!(
+        matches!(answered, Ok(CallOutcome::Response(_))),
+        "{answered:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

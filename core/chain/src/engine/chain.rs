@@ -1,6 +1,6 @@
 //! Chain: one configured chain, its tasks, and the queue of commands to its processor.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use alloy::{primitives::B256, rpc::types::Transaction};
 use parking_lot::Mutex;
@@ -8,8 +8,8 @@ use tidewire_proto::v1::Block;
 use tidewire_store::{SharedStore, StoreError};
 use tidewire_stream::{ClientKey, SharedClock, limit::semaphore::KeyedSemaphore};
 use tokio::{
-    sync::{mpsc, mpsc::error::SendTimeoutError, oneshot},
-    time::timeout,
+    sync::{mpsc, mpsc::error::SendTimeoutError, oneshot, watch},
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -47,6 +47,9 @@ const COMMANDS_PER_CLIENT: u32 = 1_024;
 /// Pending transactions that wait for the processor at most. Beyond, the mempool listener waits.
 const PENDING_QUEUE: usize = 256;
 
+/// Time for a reply during an outage of all endpoints: the processor may know it without them.
+const OUTAGE_GRACE: Duration = Duration::from_millis(500);
+
 /// One configured chain.
 pub(super) struct Chain {
     config: ChainConfig,
@@ -59,7 +62,7 @@ pub(super) struct Chain {
     wallets: WalletLookup,
     interest: Arc<InterestRegistry>,
     /// Why the chain stands still, while too few endpoints return usable results.
-    outage: Arc<Mutex<Option<ChainOutage>>>,
+    outage: watch::Sender<Option<ChainOutage>>,
     /// The places of watched transactions.
     slots: WatchSlots,
     /// The queue to the processor, once it runs.
@@ -86,7 +89,7 @@ impl Chain {
             newest: Arc::default(),
             wallets,
             interest,
-            outage: Arc::default(),
+            outage: watch::Sender::new(None),
             slots: WatchSlots::new(TransactionOptions::new(config.id).max_watches),
             commands: Mutex::new(None),
             requesters: KeyedSemaphore::default(),
@@ -258,7 +261,7 @@ impl Chain {
 
     /// Why the chain stands still, while too few endpoints return usable results.
     pub(super) fn outage(&self) -> Option<ChainOutage> {
-        *self.outage.lock()
+        *self.outage.borrow()
     }
 
     /// The newest block, once one was read.
@@ -319,17 +322,46 @@ impl Chain {
         Ok(Requester::new(owner.clone(), place.transpose()?))
     }
 
-    /// Sends a command to the processor, and waits for its reply.
+    /// Sends a command to the processor, and waits for its reply, but not for endpoints that are known to
+    /// return nothing.
     pub(super) async fn request<T>(
         &self,
         command: Command,
         reply: oneshot::Receiver<Result<T, ChainError>>,
     ) -> Result<T, ChainError> {
-        self.send(command).await?;
-        match timeout(REPLY_TIMEOUT, reply).await {
-            Ok(result) => result.map_err(|_| ChainError::NotRunning)?,
-            Err(_) => Err(ChainError::Timeout(self.config.id)),
+        let answered = async {
+            self.send(command).await?;
+            match timeout(REPLY_TIMEOUT, reply).await {
+                Ok(result) => result.map_err(|_| ChainError::NotRunning)?,
+                Err(_) => Err(ChainError::Timeout(self.config.id)),
+            }
+        };
+        tokio::select! {
+            biased;
+            answered = answered => answered,
+            outage = self.unreachable() => Err(ChainError::Unreachable(self.config.id, outage)),
         }
+    }
+
+    /// Waits until none of the endpoints is of use, and for what needs none of them.
+    async fn unreachable(&self) -> ChainOutage {
+        let is_total = |outage: &Option<ChainOutage>| outage.is_some_and(|one| one.responding == 0);
+        let mut outage = self.outage.subscribe();
+        loop {
+            // It cannot fail: the sender is here.
+            let _ = outage.wait_for(is_total).await;
+            sleep(OUTAGE_GRACE).await;
+            let known = *outage.borrow_and_update();
+            if let Some(outage) = known.filter(|_| is_total(&known)) {
+                return outage;
+            }
+        }
+    }
+
+    /// Notes an outage, as its monitor does.
+    #[cfg(test)]
+    pub(super) fn set_outage(&self, outage: Option<ChainOutage>) {
+        self.outage.send_replace(outage);
     }
 
     /// Removes a session's interest whose watch received no reply. With a full queue nothing is

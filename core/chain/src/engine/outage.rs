@@ -15,7 +15,10 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tidewire_proto::v1::Block;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -46,7 +49,7 @@ pub(super) struct OutageMonitor {
     /// The number of endpoints that must agree.
     pub(super) agreement: usize,
     /// The outage of the chain, as requests read it.
-    pub(super) outage: Arc<Mutex<Option<ChainOutage>>>,
+    pub(super) outage: watch::Sender<Option<ChainOutage>>,
 }
 
 impl OutageMonitor {
@@ -70,7 +73,10 @@ impl OutageMonitor {
             let (chain, name) = (self.chain, &self.name);
             let report = outage.observe(observation, Instant::now());
             // Before the log: an operator who reads the line finds the state that it names.
-            *self.outage.lock() = outage.reported();
+            self.outage.send_if_modified(|known| {
+                let before = std::mem::replace(known, outage.reported());
+                before != *known
+            });
             match report {
                 Some(Report::StandsStill(trouble)) => tracing::warn!(
                     chain,

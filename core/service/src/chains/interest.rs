@@ -6,7 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{Caller, ChannelName, Identity, StreamError, UserId, identity::UserIdentity};
+use tidewire_stream::{
+    CallClass, Caller, ChannelName, Identity, StreamError, UserId, identity::UserIdentity,
+};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
@@ -176,14 +178,15 @@ impl ChainInterest {
         slot: &EngineSlot<OpenChain>,
         update: InterestUpdate,
     ) -> Result<InterestAnswer, StreamError> {
-        // Its places are not those of clients.
         let caller = Identity::from(UserIdentity::new(UserId::new(NODE), i64::MAX)).into();
         let request = ChainCall {
             chain: self.chain,
             request: update.encode_to_vec().into(),
         };
-        // It is applied once, however often it comes.
-        let call = Call::read((CHAINS, INTEREST), &caller, &request).within(UPDATE);
+        // It is applied once, however often it comes. Its places are not those of clients.
+        let call = Call::read((CHAINS, INTEREST), &caller, &request)
+            .in_class(CallClass::Node)
+            .within(UPDATE);
         match shared.relay.reach(slot, call).await? {
             Reached::Here(open) => follow::apply(&open, &shared.stream, update).await,
             Reached::Answered(answer) => Ok(answer),

@@ -30,7 +30,8 @@ use tidewire_chain::ChainEngine;
 use tidewire_proto::v1::ErrorCode;
 use tidewire_store::SharedStore;
 use tidewire_stream::{
-    CallRefusal, Caller, ChannelName, ChannelProvider, ForwardedCall, StreamCore, StreamError,
+    CallClass, CallLane, CallRefusal, Caller, ChannelName, ChannelProvider, ForwardedCall,
+    StreamCore, StreamError,
 };
 
 pub(crate) use self::wire::ChannelReply;
@@ -256,6 +257,7 @@ impl ChainSlots {
     ) -> Result<A, StreamError> {
         let body = Bytes::from(request.encode_to_vec());
         let call = ForwardedCall {
+            lane: CallLane::default(),
             service: CHAINS.to_owned(),
             method: method.to_owned(),
             caller: caller.clone(),
@@ -275,7 +277,10 @@ impl ChainSlots {
             request: body,
         };
         loop {
-            let asked = Call::read((CHAINS, method), caller, &request).within(calls::TIME);
+            let asked = Call::read((CHAINS, method), caller, &request)
+                .in_class(CallClass::Chain)
+                .short_if(method == calls::BLOCK)
+                .within(calls::TIME);
             let open = match shared.relay.reach(&shared_chain.slot, asked).await? {
                 Reached::Here(open) => open,
                 Reached::Answered(answer) => return Ok(answer),

@@ -9,8 +9,8 @@ use futures::future::join_all;
 use prost::Message as _;
 use tidewire_proto::v1::{ErrorCode, LinkWalletRequest};
 use tidewire_stream::{
-    Activation, Caller, ChannelName, ChannelProvider, Identity, OwnerLookup, StreamError, UserId,
-    identity::UserIdentity,
+    Activation, CallClass, Caller, ChannelName, ChannelProvider, Identity, OwnerLookup,
+    StreamError, UserId, identity::UserIdentity,
 };
 
 use super::{
@@ -158,7 +158,9 @@ impl SharedChains {
             request: request.encode_to_vec().into(),
         };
         let caller = Identity::from(UserIdentity::new(user.clone(), i64::MAX)).into();
-        let call = Call::read((CHAINS, IS_LINKED), &caller, &wrapped);
+        let call = Call::read((CHAINS, IS_LINKED), &caller, &wrapped)
+            .in_class(CallClass::Chain)
+            .short_if(true);
         match self.relay.reach(&chain.slot, call).await {
             Ok(Reached::Here(open)) => Some(open.engine.owns_wallet(user, rest)),
             Ok(Reached::Answered(LinkReply { is_linked })) => Some(is_linked),

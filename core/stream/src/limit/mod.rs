@@ -9,6 +9,7 @@ mod addresses;
 pub mod bucket;
 mod calls;
 mod client_key;
+pub mod fair_semaphore;
 mod keyed;
 mod network;
 mod quota;

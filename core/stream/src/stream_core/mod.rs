@@ -15,8 +15,8 @@ use metrics::Counter;
 use tidewire_proto::{json, v1::ErrorCode};
 
 pub use nodes::{
-    CallHandler, CallOutcome, CallRefusal, ConnectionPage, ForwardedCall, NodeSettings,
-    OtherSettings, PostHandler, PostedCommand,
+    CallClass, CallHandler, CallLane, CallOutcome, CallRefusal, ConnectionPage, ForwardedCall,
+    NodeSettings, OtherSettings, PostHandler, PostedCommand,
 };
 pub use operator::{ConnectionFilter, Presence, Target};
 

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 pub(super) use self::call::CallPlaces;
 use self::question::{Answer, Count, Post, PostReply, Question, Refusal, WireTarget};
 pub use self::{
-    call::{CallHandler, CallOutcome, CallRefusal, ForwardedCall},
+    call::{CallClass, CallHandler, CallLane, CallOutcome, CallRefusal, ForwardedCall},
     settings::{NodeSettings, OtherSettings},
 };
 use super::{
@@ -47,7 +47,7 @@ const NAMED_BYTES: usize = 1 << 20;
 const RETRY_AFTER_MS: u32 = 1_000;
 
 /// Messages of clients that are passed on to other nodes at once at most, and as many that come from
-/// them. They may take long, and leave the other half of the broker's places to operators.
+/// them. They may take long, and leave places of the broker to operators.
 const POSTS: usize = 128;
 
 /// The same of one client.

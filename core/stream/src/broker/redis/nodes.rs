@@ -64,10 +64,10 @@ const REPETITION: Duration = Duration::from_secs(2);
 const UNHEARD_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Questions of this node that are under way at most. Beyond, they wait.
-const QUESTIONS: usize = 256;
+const QUESTIONS: usize = 512;
 
 /// Questions of other nodes that are answered at once at most. Beyond, they are left unanswered.
-const ANSWERING: usize = 256;
+const ANSWERING: usize = 768;
 
 /// Questions that are remembered, so that none is carried out twice: those of the seconds in which a
 /// node may send one again.

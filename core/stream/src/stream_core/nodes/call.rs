@@ -20,10 +20,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message;
 use tidewire_proto::v1::ErrorCode;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     NodeTag, RETRY_AFTER_MS, Recipients, StreamCore,
@@ -32,29 +29,93 @@ use super::{
 use crate::{
     Caller, ClientKey, Identity, Locality, Scope, StreamError, UserId,
     identity::{ChannelPattern, UserIdentity},
-    limit::semaphore::KeyedSemaphore,
+    limit::{
+        fair_semaphore::{FairPermit, FairSemaphore},
+        semaphore::KeyedSemaphore,
+    },
     session::ConnectionId,
 };
 
 /// Longest request of a call, in bytes: the longest message that gRPC takes.
 const REQUEST_BYTES: usize = 4 << 20;
 
-/// Calls of this node that other nodes carry out at once. Further ones wait for their turn.
-const FORWARDED: usize = 64;
+/// Calls of this node that other nodes carry out at once, of each class. Further ones wait for their turn. A
+/// lane that alone is busy has a third: 64 calls of one engine, 32 about one chain.
+const FORWARDED: ByClass<usize> = ByClass {
+    engine: 192,
+    chain: 96,
+    node: 64,
+};
 
 /// The same of one client, with those that wait. Further ones are refused.
 const CLIENT_CALLS: u32 = 256;
 
-/// Calls of other nodes that this one carries out at once. They leave places of the broker to clients'
-/// messages and to operators.
-const RECEIVED: usize = 96;
+/// Calls of other nodes that this one carries out at once, of each class: more than one node sends. They
+/// leave places of the broker to clients' messages and to operators.
+const RECEIVED: ByClass<usize> = ByClass {
+    engine: 288,
+    chain: 192,
+    node: 128,
+};
 
 /// Time that a call has beyond that of the node that asks. That node is the one that gives up.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Classes of calls. Each has places of its own, so that calls of one class hold up none of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CallClass {
+    /// Requests of clients that need the one engine of all nodes.
+    #[default]
+    Engine,
+    /// Requests of clients that need the engine of a chain, which may wait for the chain's endpoints.
+    Chain,
+    /// Requests that nodes make for themselves.
+    Node,
+}
+
+/// One value for each class.
+#[derive(Debug)]
+struct ByClass<T> {
+    engine: T,
+    chain: T,
+    node: T,
+}
+
+impl<T> ByClass<T> {
+    fn get(&self, class: CallClass) -> &T {
+        match class {
+            CallClass::Engine => &self.engine,
+            CallClass::Chain => &self.chain,
+            CallClass::Node => &self.node,
+        }
+    }
+}
+
+impl ByClass<usize> {
+    fn semaphores(&self) -> ByClass<FairSemaphore<String>> {
+        ByClass {
+            engine: FairSemaphore::new(self.engine),
+            chain: FairSemaphore::new(self.chain),
+            node: FairSemaphore::new(self.node),
+        }
+    }
+}
+
+/// The lane of a call. Calls that wait for the same engine have the same one, and an engine that does not
+/// answer holds up its lane alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallLane {
+    /// The class.
+    pub class: CallClass,
+    /// Its name in errors, in the plural, such as "requests about chain 1".
+    pub name: String,
+}
+
 /// A call of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardedCall {
+    /// The lane.
+    pub lane: CallLane,
     /// The service, by which its handler is registered.
     pub service: String,
     /// The method.
@@ -101,19 +162,61 @@ pub trait CallHandler: Send + Sync + 'static {
 /// Handlers and places of calls between nodes.
 pub(in crate::stream_core) struct CallPlaces {
     handlers: RwLock<HashMap<&'static str, Weak<dyn CallHandler>>>,
-    forwarded: Semaphore,
+    forwarded: ByClass<FairSemaphore<String>>,
     clients: KeyedSemaphore<ClientKey>,
-    received: Semaphore,
+    received: ByClass<FairSemaphore<String>>,
 }
 
 impl Default for CallPlaces {
     fn default() -> Self {
         Self {
             handlers: RwLock::default(),
-            forwarded: Semaphore::new(FORWARDED),
+            forwarded: FORWARDED.semaphores(),
             clients: KeyedSemaphore::default(),
-            received: Semaphore::new(RECEIVED),
+            received: RECEIVED.semaphores(),
         }
+    }
+}
+
+impl CallPlaces {
+    /// A place for the call of another node.
+    fn turn(&self, lane: &CallLane) -> Option<FairPermit<String>> {
+        self.received.get(lane.class).try_acquire(&lane.name)
+    }
+}
+
+/// A class, as nodes tell each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+enum WireClass {
+    Engine = 0,
+    Chain = 1,
+    Node = 2,
+}
+
+impl From<CallClass> for WireClass {
+    fn from(class: CallClass) -> Self {
+        match class {
+            CallClass::Engine => Self::Engine,
+            CallClass::Chain => Self::Chain,
+            CallClass::Node => Self::Node,
+        }
+    }
+}
+
+impl Call {
+    /// The lane. Nodes of earlier versions name none: each service is one then.
+    fn lane(&self) -> CallLane {
+        let class = match WireClass::try_from(self.class) {
+            Ok(WireClass::Engine) | Err(_) => CallClass::Engine,
+            Ok(WireClass::Chain) => CallClass::Chain,
+            Ok(WireClass::Node) => CallClass::Node,
+        };
+        let name = match &*self.lane {
+            "" => format!("requests to {}", self.service),
+            name => name.to_owned(),
+        };
+        CallLane { class, name }
     }
 }
 
@@ -216,6 +319,7 @@ impl StreamCore {
             );
             return Err(StreamError::new(ErrorCode::ResourceExhausted, text));
         }
+        let CallLane { class, name } = &call.lane;
         let client = ClientKey::from(&call.caller);
         let place = self.call_places.clients.try_acquire(&client, CLIENT_CALLS);
         let Some(_place) = place else {
@@ -225,9 +329,11 @@ impl StreamCore {
             return Err(exhausted(text));
         };
         let deadline = Instant::now() + call.time;
-        let turn = timeout_at(deadline, self.call_places.forwarded.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
-            return Err(exhausted("too many requests wait for another server"));
+        let places = self.call_places.forwarded.get(*class);
+        let Ok(Some(_turn)) = timeout_at(deadline, places.acquire(name)).await else {
+            return Err(exhausted(format!(
+                "too many {name} wait for another server"
+            )));
         };
         let tag = NodeTag::read(node.as_bytes());
         let Some(tag) = tag.filter(|tag| self.broker().node_tag() != Some(*tag)) else {
@@ -235,6 +341,8 @@ impl StreamCore {
         };
         let time = deadline.saturating_duration_since(Instant::now());
         let question = Question::Call(Call {
+            class: WireClass::from(call.lane.class).into(),
+            lane: call.lane.name,
             service: call.service,
             method: call.method,
             caller: Some(WireCaller::from(&call.caller)),
@@ -276,9 +384,13 @@ impl StreamCore {
     /// Carries out a call of another node.
     pub(super) async fn answer_call(&self, call: Call) -> Answer {
         let time = Duration::from_millis(call.time_ms);
+        let lane = call.lane();
         // Without a line: a question that is not answered at all would be in doubt.
-        let Ok(_turn) = self.call_places.received.try_acquire() else {
-            return Answer::NotBegun("the node carries out as many requests as it may".to_owned());
+        let Some(_turn) = self.call_places.turn(&lane) else {
+            return Answer::NotBegun(format!(
+                "the node carries out as many {} as it may",
+                lane.name
+            ));
         };
         let handler = self
             .call_places
@@ -294,6 +406,7 @@ impl StreamCore {
             return StreamError::new(ErrorCode::Unimplemented, text).into();
         };
         let called = handler.call(ForwardedCall {
+            lane,
             service: call.service,
             method: call.method,
             caller: call.caller.unwrap_or_default().into(),
@@ -320,6 +433,29 @@ fn exhausted(text: impl Into<String>) -> StreamError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lane_is_the_same_on_another_node() {
+        for class in [CallClass::Engine, CallClass::Chain, CallClass::Node] {
+            let call = Call {
+                class: WireClass::from(class).into(),
+                lane: "requests about chain 1".to_owned(),
+                ..Call::default()
+            };
+            let read = Call::decode(&*call.encode_to_vec()).unwrap().lane();
+            assert_eq!((read.class, &*read.name), (class, "requests about chain 1"));
+        }
+        // Of an earlier version.
+        let call = Call {
+            service: "chains".to_owned(),
+            ..Call::default()
+        };
+        let expected = CallLane {
+            class: CallClass::Engine,
+            name: "requests to chains".to_owned(),
+        };
+        assert_eq!(call.lane(), expected);
+    }
 
     #[test]
     fn a_caller_is_the_same_on_another_node() {

@@ -140,6 +140,12 @@ pub(super) struct Call {
     /// Time that was left when the call was sent.
     #[prost(uint64, tag = "5")]
     pub(super) time_ms: u64,
+    /// The class of its lane.
+    #[prost(int32, tag = "6")]
+    pub(super) class: i32,
+    /// The name of its lane.
+    #[prost(string, tag = "7")]
+    pub(super) lane: String,
 }
 
 /// A question without content.
