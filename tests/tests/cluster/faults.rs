@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
     Event, Position, Urgency,
-    broker::{Broker as _, Reach, memory::MemoryLimits},
+    broker::{Broker as _, Reach, memory::MemoryLimits, redis::RedisOptions},
 };
 use tidewire_tests::{RedisServer, eventually, within};
 use tokio::sync::Semaphore;
@@ -116,6 +116,39 @@ async fn cut_publishing_connections_lose_and_repeat_nothing() {
 async fn cut_subscriptions_are_filled_from_the_history() {
     let redis = RedisServer::start().await;
     publish_amid(&redis, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publications_that_pub_sub_refuses_are_published_and_found_by_comparison() {
+    let redis = RedisServer::start().await;
+    let compared = RedisOptions {
+        comparison: Duration::from_millis(100),
+        ..options(&redis)
+    };
+    let limits = MemoryLimits::default();
+    let (a, b) = (
+        Node::with(compared.clone(), limits).await.unwrap(),
+        Node::with(compared, limits).await.unwrap(),
+    );
+    let name = channel("orders:1");
+    b.subscribe(&name).await;
+    let first = a.publish(&name, "1").await;
+    redis
+        .command(&["ACL", "SETUSER", "default", "-spublish"])
+        .await;
+    // It is in the history, and a sender that was told otherwise would publish it twice.
+    let second = a.try_publish(&name, "2", Some("key")).await.unwrap();
+    assert_eq!((&second.epoch, second.seq), (&first.epoch, 2));
+    let repeated = a.try_publish(&name, "2", Some("key")).await.unwrap();
+    assert_eq!(repeated, second);
+    let expected = [(1, "1".to_owned()), (2, "2".to_owned())];
+    assert_eq!(b.delivered(&name, 2).await, expected);
+    let fault = a.fault().unwrap();
+    assert!(fault.contains("its ACL refuses the user"), "{fault}");
+    redis.command(&["ACL", "SETUSER", "default", "+@all"]).await;
+    eventually("pub/sub works", async || a.fault().is_none().then_some(())).await;
+    a.publish(&name, "3").await;
+    assert_eq!(b.delivered(&name, 3).await.last().unwrap().0, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -497,7 +497,7 @@ impl Writer {
     }
 
     /// Tells the senders of a batch what became of it. Returns the batch if it is to be written again,
-    /// and the error if there was one.
+    /// and the error if there was one. A batch that is published may have one too: that of pub/sub.
     fn finish(&mut self, write: Write, reply: Reply) -> (Option<Write>, Option<RedisError>) {
         let answer = match reply {
             Reply::Error(text) => Err(RedisError::Refused(text)),
@@ -517,8 +517,13 @@ impl Writer {
         if answer == "early" {
             return (Some(write), None);
         }
+        // It is published, and pub/sub was refused: the nodes find it when they compare their positions.
+        let (answer, unheard) = match answer.split_once('\n') {
+            Some((answer, error)) => (answer, Some(RedisError::Refused(error.to_owned()))),
+            None => (&*answer, None),
+        };
         let mut batch = write.batch;
-        match &*answer {
+        match answer {
             "unknown" => return (None, None),
             "fenced" => {
                 note_fenced(&batch);
@@ -542,7 +547,7 @@ impl Writer {
             }
             _ => {}
         }
-        let Some(outcomes) = outcomes(&answer, batch.items.len()) else {
+        let Some(outcomes) = outcomes(answer, batch.items.len()) else {
             let error = RedisError::Protocol(format!("{answer:?} came, expected positions"));
             self.refuse(
                 &mut batch,
@@ -574,7 +579,7 @@ impl Writer {
             };
             self.seen.lock().note(&batch.channel, written);
         }
-        (None, None)
+        (None, unheard)
     }
 }
 

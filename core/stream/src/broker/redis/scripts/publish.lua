@@ -16,7 +16,8 @@
 --   before has not been done, so this one must wait), or
 --   "<1 if the channel is new> <epoch> <seq of the first>" and, with
 --   idempotency keys, for each publication "+", "!" (the key was used with another body) or
---   "<epoch>:<seq>" (the key was used before).
+--   "<epoch>:<seq>" (the key was used before). If the batch is kept, and pub/sub was refused, the error follows
+--   in a second line: the nodes find the batch when they compare their positions.
 --
 -- Numbers in Lua are doubles. A seq is therefore a decimal string everywhere.
 
@@ -167,6 +168,14 @@ if not write and redis.call('HLEN', KEYS[1]) > 32 then
 end
 if #payloads > 0 then
   local header = { epoch, first, stamp, ARGV[2] .. ':' .. ARGV[3], table.concat(lengths, ',') }
-  redis.call('SPUBLISH', ARGV[1], table.concat(header, ' ') .. '\n' .. table.concat(payloads))
+  local message = table.concat(header, ' ') .. '\n' .. table.concat(payloads)
+  local told = redis.pcall('SPUBLISH', ARGV[1], message)
+  if type(told) == 'table' and told.err then
+    if ARGV[2] == 'probe' or string.find(told.err, 'non local key', 1, true) then
+      -- A probe is to fail. A slot that moves has the batch written again, which it knows by its number.
+      return told
+    end
+    return answer .. '\n' .. told.err
+  end
 end
 return answer
