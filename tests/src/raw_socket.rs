@@ -1,4 +1,4 @@
-//! Raw sockets: WebSockets of clients that do not read.
+//! Raw sockets: WebSockets of clients that do not read, or that look at nothing that they read.
 
 use std::io;
 
@@ -16,6 +16,18 @@ use crate::Server;
 pub async fn silent_socket(server: &Server, token: Option<&str>) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
+    upgraded(socket, server, token).await
+}
+
+/// A WebSocket after its handshake, to read bytes from.
+///
+/// # Panics
+/// The server does not upgrade the connection.
+pub async fn reading_socket(server: &Server, token: Option<&str>) -> TcpStream {
+    upgraded(TcpSocket::new_v4().unwrap(), server, token).await
+}
+
+async fn upgraded(socket: TcpSocket, server: &Server, token: Option<&str>) -> TcpStream {
     let mut socket = socket.connect(server.address()).await.unwrap();
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
     let token = token.unwrap_or_default();

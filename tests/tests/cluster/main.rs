@@ -21,6 +21,7 @@ mod ended_terms;
 mod faults;
 mod fences;
 mod forwarding;
+mod long_histories;
 mod losses;
 mod move_store;
 mod node;

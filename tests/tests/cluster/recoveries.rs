@@ -1,14 +1,16 @@
 //! Many clients that come to a node at once, and recover long histories there.
 //!
 //! `TIDEWIRE_RECOVERING_CLIENTS` says how many there are. Most of them read nothing: each of them keeps as
-//! much of its recovery in the node as it may.
+//! much of its recovery in the node as it may. With `TIDEWIRE_RECOVERED_PUBLICATIONS`, those that read all have
+//! longer histories.
 
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, RedisServer, Server, Token, Transport,
-    raw_socket::{send, silent_socket},
+    Client, RedisServer, Server, ServerBuilder, Token, Transport,
+    raw_socket::{reading_socket, send, silent_socket},
 };
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 const MIB: usize = 1 << 20;
 
@@ -41,18 +43,25 @@ fn clients() -> usize {
     count.map_or(250, |count| count.parse().unwrap())
 }
 
+/// Publications of each channel that all clients read: a quarter of the others.
+fn publications() -> usize {
+    let count = std::env::var("TIDEWIRE_RECOVERED_PUBLICATIONS");
+    count.map_or(HISTORY / 4, |count| count.parse().unwrap())
+}
+
 fn channel(number: usize) -> String {
     format!("orders:{}", number % CHANNELS)
 }
 
-/// Fills the histories. Returns the epoch of each channel.
-async fn publish(server: &Server) -> Vec<Value> {
+/// Publishes this many on each channel. Returns their epochs.
+async fn publish(server: &Server, count: usize) -> Vec<Value> {
     let mut epochs = Vec::new();
     for number in 0..CHANNELS {
         let name = channel(number);
-        for batch in 0..HISTORY / BATCH {
-            let all = (0..BATCH).map(|index| {
-                let data = json!([batch * BATCH + index + 1, "x".repeat(LENGTH)]);
+        let numbers: Vec<_> = (1..=count).collect();
+        for batch in numbers.chunks(BATCH) {
+            let all = batch.iter().map(|number| {
+                let data = json!([number, "x".repeat(LENGTH)]);
                 json!({"channel": name, "data": data})
             });
             let body = json!({"publications": all.collect::<Vec<_>>()});
@@ -66,22 +75,31 @@ async fn publish(server: &Server) -> Vec<Value> {
     epochs
 }
 
+/// Recovers a channel from its beginning on.
+async fn subscribe(socket: &mut TcpStream, number: usize, epochs: &[Value]) {
+    let since = json!({"epoch": epochs[number % CHANNELS], "seq": 0});
+    let data = json!({"channels": [{"channel": channel(number), "since": since}]});
+    let message = json!({"type": "subscribe", "id": "1", "data": data});
+    send(socket, &message.to_string()).await.unwrap();
+}
+
+fn server(redis: &RedisServer) -> ServerBuilder {
+    Server::builder()
+        .set("broker", "kind = \"redis\"")
+        .set("broker", &format!("url = {:?}", redis.url()))
+        // On a slow machine, none is refused because it waits.
+        .set("broker", "timeout = \"60s\"")
+        .namespace("orders", &format!("history_size = {HISTORY}"))
+        .set("limits", "frame_bytes = 1048576")
+        .set("limits", &format!("connections_per_ip = {}", 2 * clients()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_recover_at_once_take_bounded_memory() {
     let (clients, redis) = (clients(), RedisServer::start().await);
-    let builder = || {
-        Server::builder()
-            .set("broker", "kind = \"redis\"")
-            .set("broker", &format!("url = {:?}", redis.url()))
-            // On a slow machine, none is refused because it waits.
-            .set("broker", "timeout = \"60s\"")
-            .namespace("orders", &format!("history_size = {HISTORY}"))
-            .set("limits", "frame_bytes = 1048576")
-            .set("limits", &format!("history_bytes = {HISTORIES}"))
-            .set("limits", &format!("connections_per_ip = {}", 2 * clients))
-    };
+    let builder = || server(&redis).set("limits", &format!("history_bytes = {HISTORIES}"));
     let mut killed = builder().start().await;
-    let epochs = publish(&killed).await;
+    let epochs = publish(&killed, HISTORY).await;
     killed.kill().await;
     let node = builder().start().await;
     let mut silent = Vec::new();
@@ -93,10 +111,7 @@ async fn clients_that_recover_at_once_take_bounded_memory() {
     let before = node.resident_bytes();
     node.forget_peak();
     let asked = silent.iter_mut().enumerate().map(async |(number, socket)| {
-        let since = json!({"epoch": epochs[number % CHANNELS], "seq": 0});
-        let data = json!({"channels": [{"channel": channel(number), "since": since}]});
-        let message = json!({"type": "subscribe", "id": "1", "data": data});
-        send(socket, &message.to_string()).await.unwrap();
+        subscribe(socket, number, &epochs).await;
     });
     let read = readers
         .into_iter()
@@ -139,4 +154,42 @@ async fn clients_that_recover_at_once_take_bounded_memory() {
         most / MIB
     );
     assert_eq!(node.get("/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_recover_long_histories_at_once_read_each_page_about_once() {
+    let (clients, publications) = (clients(), publications());
+    let redis = RedisServer::start().await;
+    let mut killed = server(&redis).start().await;
+    let epochs = publish(&killed, publications).await;
+    killed.kill().await;
+    let node = server(&redis).start().await;
+    let connected = (0..clients).map(|_| reading_socket(&node, None));
+    let sockets = join_all(connected).await;
+    let before = node.resident_bytes();
+    node.forget_peak();
+    let read = sockets
+        .into_iter()
+        .enumerate()
+        .map(async |(number, mut socket)| {
+            subscribe(&mut socket, number, &epochs).await;
+            let (mut read, mut some) = (0, vec![0; 1 << 16]);
+            while read < publications * LENGTH {
+                let count = socket.read(&mut some).await.unwrap();
+                assert!(count > 0, "closed after {read} bytes");
+                read += count;
+            }
+        });
+    join_all(read).await;
+    let reads = node.metric("tidewire_broker_history_reads_total", "").await;
+    // A page has 1 MiB, or a publication less.
+    let pages = CHANNELS * (publications * LENGTH).div_ceil(MIB - LENGTH);
+    println!(
+        "{clients} clients, {reads} reads, {pages} pages, {} MiB",
+        node.peak_bytes().saturating_sub(before) / MIB
+    );
+    assert!(
+        reads <= 2.0 * pages as f64,
+        "{reads} reads of {pages} pages"
+    );
 }

@@ -298,16 +298,6 @@ pub trait Broker: Send + Sync + 'static {
         self.history(channel, since, limit)
     }
 
-    /// The same, if nothing has to be read for it.
-    fn recent(
-        &self,
-        _channel: &ChannelName,
-        _since: &Position,
-        _limit: PageLimit,
-    ) -> Option<History> {
-        None
-    }
-
     /// Restores a channel that nothing was published on yet.
     fn restore<'a>(
         &'a self,

@@ -553,10 +553,7 @@ impl Session {
         };
         let page = PageLimit::bytes(core.context.options().outbox_bytes);
         let broker = core.context.broker();
-        let read = match broker.recent(&channel, &since, page) {
-            Some(history) => Ok(history),
-            None => broker.history(&channel, Some(&since), page).await,
-        };
+        let read = broker.recover(&channel, Some(&since), page).await;
         let read = read.map(|mut history| {
             let summary = core.context.namespaces().summary(&channel);
             let (missed, max_bytes) = (history.publications, page.bytes / SUMMARY_PART);

@@ -7,13 +7,14 @@ use parking_lot::Mutex;
 use super::{
     error::RedisError,
     positions::{ChannelState, Positions, TailState},
-    reads::{NEWEST_ITEMS, PAGE_BYTES, Page, Part, Reads},
+    reads::{NEWEST_ITEMS, PAGE_BYTES, Page, Part, Purpose, Reads},
     tail::TailBudget,
 };
 use crate::{
     ChannelName, Class, Namespace, Position, Publication,
     broker::{History, PageLimit, Reach},
     namespace::METADATA_TTL,
+    publication::Seq,
 };
 
 /// Reads the publications after `since`, oldest first; without `since`, the newest.
@@ -31,7 +32,8 @@ pub(super) async fn read(
         None => (0, 1),
     };
     if let Some(since) = since.filter(|_| limit.items > 0) {
-        return read_after(reads, channel, namespace, since, limit, None).await;
+        let from = (Purpose::Present, since);
+        return read_after(reads, channel, namespace, from, limit, None).await;
     }
     let page = reads
         .page(channel, Part::Newest(newest), part_bytes)
@@ -75,7 +77,7 @@ pub(super) async fn read(
         reads,
         channel,
         namespace,
-        &start,
+        (Purpose::Present, &start),
         limit,
         Some(Reach::Complete),
     )
@@ -85,7 +87,8 @@ pub(super) async fn read(
 }
 
 /// Reads the publications after `since` for a client that recovers: from the tail of a channel of
-/// this node, which the first one fills.
+/// this node, which the first one fills, or if that is too short, from a page of the history that all of
+/// them share.
 pub(super) async fn recover(
     reads: &Arc<Reads>,
     channel: &ChannelName,
@@ -94,26 +97,42 @@ pub(super) async fn recover(
     limit: PageLimit,
     (state, positions, budget): (&Arc<Mutex<ChannelState>>, &Positions, &TailBudget),
 ) -> Result<History, RedisError> {
-    if let Some(history) = recent(&state.lock(), since, limit) {
+    let in_memory = || {
+        let recent = recent(&state.lock(), since, limit);
+        recent.or_else(|| {
+            // A summary of all is not made of a page.
+            let is_part = limit.bytes <= PAGE_BYTES;
+            let page = is_part.then(|| reads.kept(channel, since))??;
+            let top = state.lock().settled_top()?.clone();
+            following(&page, namespace, since, &top, limit)
+        })
+    };
+    if let Some(history) = in_memory() {
         return Ok(history);
     }
     let turn = state.lock().tail_turn();
     // It is never closed.
     let turn = turn.acquire().await;
-    if let Some(history) = recent(&state.lock(), since, limit) {
+    if let Some(history) = in_memory() {
         return Ok(history);
     }
-    let begun = state.lock().begin_tail(budget);
+    let (delivered, begun) = {
+        let mut state = state.lock();
+        let delivered = state.settled_top().cloned();
+        (delivered, state.begin_tail(budget))
+    };
     match begun {
         TailState::New => positions.note_tail(state),
         TailState::Known => {}
         TailState::Absent => {
             drop(turn);
-            return read(reads, channel, namespace, Some(since), limit).await;
+            return recover_from_pages(reads, channel, namespace, since, limit, state).await;
         }
     }
     let whole = PageLimit::bytes(PAGE_BYTES);
-    let whole = read(reads, channel, namespace, Some(since), whole).await?;
+    let purpose = delivered.map_or(Purpose::Present, Purpose::Tail);
+    let from = (purpose, since);
+    let whole = read_after(reads, channel, namespace, from, whole, None).await?;
     state.lock().complete_tail(since, &whole);
     let mut taken = PageBuilder::new(limit);
     for one in &whole.publications {
@@ -124,8 +143,71 @@ pub(super) async fn recover(
     Ok(taken.history(whole.top, whole.reach))
 }
 
+/// Reads the publications after `since` for a client that recovers a long history.
+async fn recover_from_pages(
+    reads: &Arc<Reads>,
+    channel: &ChannelName,
+    namespace: &Namespace,
+    since: &Position,
+    limit: PageLimit,
+    state: &Mutex<ChannelState>,
+) -> Result<History, RedisError> {
+    let settled_top = || state.lock().settled_top().cloned();
+    let is_behind = |top: &Position| top.epoch == since.epoch && since.seq < top.seq;
+    if limit.bytes <= PAGE_BYTES
+        && let Some(newest) = settled_top().filter(is_behind)
+    {
+        let page = reads.following(channel, since, newest, limit.bytes).await?;
+        // What was delivered while the page was read counts.
+        if let Some(top) = settled_top()
+            && let Some(history) = following(&page, namespace, since, &top, limit)
+        {
+            return Ok(history);
+        }
+    }
+    // Whether the history has lost something, only Redis knows.
+    read(reads, channel, namespace, Some(since), limit).await
+}
+
+/// The publications after `since` from a page, whenever it was read, as far as they had been delivered
+/// here. `top` is the newest that was delivered by now. None if the page lacks the next one, or if the
+/// history has dropped it since.
+fn following(
+    page: &Page,
+    namespace: &Namespace,
+    since: &Position,
+    top: &Position,
+    limit: PageLimit,
+) -> Option<History> {
+    if page.top.epoch != since.epoch || top.epoch != since.epoch {
+        return None;
+    }
+    let age_ms = i64::try_from(page.read_at.elapsed().as_millis()).unwrap_or(i64::MAX);
+    let bounds = Bounds::at(namespace, top.seq, page.now_ms.saturating_add(age_ms));
+    let begin = page
+        .publications
+        .partition_point(|one| one.seq() <= since.seq);
+    let follow = page.publications[begin..]
+        .iter()
+        .zip(since.seq.saturating_add(1)..);
+    let mut follow = follow
+        .take_while(|(one, seq)| {
+            one.seq() == *seq && *seq <= page.delivered && bounds.contains(one)
+        })
+        .map(|(one, _)| one)
+        .peekable();
+    follow.peek()?;
+    let mut taken = PageBuilder::new(limit);
+    for one in follow {
+        if !taken.push(one) {
+            break;
+        }
+    }
+    Some(taken.history(top.clone(), Reach::Complete))
+}
+
 /// The publications after `since` from the tail, if it has all of them.
-pub(super) fn recent(state: &ChannelState, since: &Position, limit: PageLimit) -> Option<History> {
+fn recent(state: &ChannelState, since: &Position, limit: PageLimit) -> Option<History> {
     let (top, publications) = state.recent(since)?;
     let mut taken = PageBuilder::new(limit);
     for one in publications {
@@ -144,7 +226,8 @@ async fn reach_of(
     since: &Position,
 ) -> Result<Reach, RedisError> {
     let first = PageLimit { items: 1, bytes: 1 };
-    let history = read_after(reads, channel, namespace, since, first, None).await?;
+    let from = (Purpose::Present, since);
+    let history = read_after(reads, channel, namespace, from, first, None).await?;
     Ok(history.reach)
 }
 
@@ -154,7 +237,7 @@ async fn read_after(
     reads: &Arc<Reads>,
     channel: &ChannelName,
     namespace: &Namespace,
-    since: &Position,
+    (purpose, since): (Purpose, &Position),
     limit: PageLimit,
     reach: Option<Reach>,
 ) -> Result<History, RedisError> {
@@ -162,7 +245,7 @@ async fn read_after(
     let mut cursor = since.seq;
     loop {
         let page = reads
-            .page(channel, Part::After(cursor), limit.bytes)
+            .page_for(purpose.clone(), channel, Part::After(cursor), limit.bytes)
             .await?;
         let top = page.top.clone();
         if top.epoch != since.epoch || since.seq > top.seq {
@@ -213,14 +296,19 @@ struct Bounds {
 
 impl Bounds {
     fn of(namespace: &Namespace, page: &Page) -> Self {
+        Self::at(namespace, page.top.seq, page.now_ms)
+    }
+
+    /// The bounds while the newest publication is `top`.
+    fn at(namespace: &Namespace, top: Seq, now_ms: i64) -> Self {
         let (size, ttl) = match namespace.class {
             Class::History => (namespace.history_size as u64, namespace.history_ttl),
             Class::Latest => (1, METADATA_TTL),
         };
         let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
         Self {
-            first: page.top.seq.saturating_sub(size).saturating_add(1),
-            oldest_ms: page.now_ms.saturating_sub(ttl_ms),
+            first: top.saturating_sub(size).saturating_add(1),
+            oldest_ms: now_ms.saturating_sub(ttl_ms),
         }
     }
 

@@ -22,7 +22,8 @@
 //! - [`asking`]: in a cluster, a command follows its keys to the server that a slot is on its way to.
 //! - [`fences`]: in a cluster, no script sees a lease, and a copy of its term is beside each channel.
 //! - [`owed`]: a history channel that lost a publication of an engine begins a new epoch.
-//! - [`reads`] and [`tail`]: a history is read once for all clients that recover within seconds.
+//! - [`reads`], [`tail`] and [`kept_pages`]: a history, or each page of a long one, is read once for all
+//!   clients that recover within seconds.
 //!
 //! Revocations and questions to other nodes go another way ([`control`], [`nodes`]).
 //!
@@ -42,6 +43,7 @@ mod health;
 mod hearing;
 mod history;
 mod kept_answers;
+mod kept_pages;
 mod keys;
 mod loss_log;
 mod moving;
@@ -184,7 +186,12 @@ impl<D: LocalDelivery> RedisBroker<D> {
         let health = Arc::new(LinkHealth::new(route.clone()));
         setup::check(&options, &keys, &node, &route, &health).await?;
         let calls = Calls::new(&options, &route, health.clone());
-        let reads = Reads::new(calls.clone(), keys.clone(), namespaces.clone());
+        let reads = Reads::new(
+            calls.clone(),
+            keys.clone(),
+            namespaces.clone(),
+            limits.history_bytes,
+        );
         let positions = Arc::new(Positions::default());
         let catch_up = CatchUp::new(
             positions.clone(),
@@ -531,12 +538,6 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         }
     }
 
-    fn recent(&self, channel: &ChannelName, since: &Position, limit: PageLimit) -> Option<History> {
-        let state = self.positions().get(channel)?;
-        let state = state.lock();
-        history::recent(&state, since, limit)
-    }
-
     fn restore<'a>(
         &'a self,
         channel: &'a ChannelName,
@@ -585,12 +586,13 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
     }
 
     fn history_bytes(&self) -> usize {
-        self.local.history_bytes() + self.tails.bytes()
+        self.local.history_bytes() + self.tails.bytes() + self.catch_up.reads.kept_bytes()
     }
 
     fn sweep(&self) {
         self.local.sweep();
         self.positions().sweep_tails();
+        self.catch_up.reads.sweep();
         let has_subscribers = |channel: &ChannelName| self.subscribers.has_subscribers(channel);
         for channel in self.positions().take_unused(has_subscribers) {
             self.announce(&channel);

@@ -293,11 +293,14 @@ impl ChannelState {
         let is_too_long = self
             .without_tail_until
             .is_some_and(|until| Instant::now() < until);
+        if is_too_long {
+            return TailState::Absent;
+        }
         let is_there = |tail: &Tail| !tail.is_old() && tail.ends_at(&top);
         if self.tail.as_ref().is_some_and(is_there) {
             return TailState::Known;
         }
-        if is_too_long || !budget.has_room() {
+        if !budget.has_room() {
             return TailState::Absent;
         }
         self.tail = Some(Tail::at(top, budget.clone()));

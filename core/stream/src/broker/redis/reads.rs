@@ -5,6 +5,9 @@
 //! a client subscribed may lack what was published in between. The publications of a page are
 //! decoded once, so that all share their encodings too.
 //!
+//! A client that knows from elsewhere what the newest position is, and needs what follows its own,
+//! takes a page whenever it was read ([`KeptPages`]): also from a read that began before it came.
+//!
 //! # Example
 //! 5,000 clients recover `orders:1` since 40. The first one reads. The others come meanwhile, and
 //! share the second read. One that recovers since 10 only has to be first in turn for another read.
@@ -16,11 +19,12 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 use super::{
     calls::Calls,
     error::RedisError,
+    kept_pages::KeptPages,
     keys::KeyNames,
     record,
     script::{Script, ScriptCall},
@@ -48,6 +52,28 @@ pub(super) enum Part {
     After(Seq),
 }
 
+/// The purpose of a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To know what is there now.
+    Present,
+    /// To fill a tail with it, at this newest position that was delivered here. If there is more than
+    /// a page, the page is kept.
+    Tail(Position),
+    /// To recover, while this was the newest position that was delivered here. The page may have been
+    /// read before, and is kept.
+    Recovery(Position),
+}
+
+impl Purpose {
+    fn delivered(&self) -> Option<&Position> {
+        match self {
+            Self::Present => None,
+            Self::Tail(newest) | Self::Recovery(newest) => Some(newest),
+        }
+    }
+}
+
 /// A page of a history.
 #[derive(Debug)]
 pub(super) struct Page {
@@ -55,21 +81,47 @@ pub(super) struct Page {
     pub(super) top: Position,
     /// The time of the read by the clock of Redis, in milliseconds since the Unix epoch.
     pub(super) now_ms: i64,
+    /// The same moment by the clock of this node.
+    pub(super) read_at: Instant,
     pub(super) publications: Vec<Arc<Publication>>,
     /// The write of the last publication.
     pub(super) mark: String,
     /// Whether nothing comes after the page.
     pub(super) is_end: bool,
+    /// Up to here, its publications had been delivered by this node when it was read, and are the same
+    /// as long as the epoch is: a server of Redis that loses them later is found out. 0 if not known.
+    pub(super) delivered: Seq,
+}
+
+impl Page {
+    /// The last publication that others may take later, or 0.
+    pub(super) fn last_lasting(&self) -> Seq {
+        let last = self.publications.last().map_or(0, |last| last.seq());
+        last.min(self.delivered)
+    }
 }
 
 #[derive(Debug)]
 struct Reader {
     part: Part,
     bytes: usize,
+    purpose: Purpose,
+    /// Whether the read has to begin at its own part: one that began earlier did not reach it.
+    is_exact: bool,
     reply: oneshot::Sender<Result<Arc<Page>, RedisError>>,
 }
 
 impl Reader {
+    /// The part to read when its turn comes.
+    fn part_to_read(&self, channel: &ChannelName, kept: &KeptPages) -> Part {
+        match self.part {
+            Part::After(seq) if self.is_recovery() && !self.is_exact => {
+                Part::After(kept.beginning(channel, seq))
+            }
+            part => part,
+        }
+    }
+
     /// Whether a read of `part` may have all that is needed.
     fn may_share(&self, part: Part) -> bool {
         match (self.part, part) {
@@ -90,6 +142,57 @@ impl Reader {
             }
         }
     }
+
+    /// Whether a page of `part` that was read before has what is needed.
+    fn may_take(&self, part: Part, page: &Page) -> bool {
+        match self.part {
+            Part::After(own) => {
+                self.is_recovery() && self.may_share(part) && page.last_lasting() > own
+            }
+            Part::Newest(_) => false,
+        }
+    }
+
+    fn is_recovery(&self) -> bool {
+        matches!(self.purpose, Purpose::Recovery(_))
+    }
+
+    /// Whether its page is kept for others.
+    fn keeps(&self, page: &Page) -> bool {
+        match self.purpose {
+            Purpose::Present => false,
+            Purpose::Tail(_) => !page.is_end,
+            Purpose::Recovery(_) => true,
+        }
+    }
+}
+
+/// Readers of the same page.
+#[derive(Debug)]
+struct Group {
+    part: Part,
+    bytes: usize,
+    readers: Vec<Reader>,
+}
+
+impl Group {
+    /// The newest seq of an epoch that was delivered here before the read.
+    fn delivered(&self, epoch: &Epoch) -> Seq {
+        let known = self
+            .readers
+            .iter()
+            .filter_map(|one| one.purpose.delivered());
+        let of_epoch = known.filter(|position| position.epoch == *epoch);
+        of_epoch.map(|position| position.seq).max().unwrap_or(0)
+    }
+}
+
+/// Readers, and what was read.
+#[derive(Debug)]
+struct Shared {
+    /// Those who wait for the next read of each channel that is being read.
+    queues: HashMap<ChannelName, VecDeque<Reader>>,
+    kept: KeptPages,
 }
 
 /// Reads histories.
@@ -98,21 +201,29 @@ pub(super) struct Reads {
     calls: Calls,
     keys: KeyNames,
     namespaces: Arc<Namespaces>,
-    /// Those who wait for the next read of each channel that is being read.
-    queues: Mutex<HashMap<ChannelName, VecDeque<Reader>>>,
+    shared: Mutex<Shared>,
     /// Sessions read from threads that may end before the read does.
     runtime: Handle,
     pages: metrics::Counter,
 }
 
 impl Reads {
-    /// Reads whose tasks run on the current runtime.
-    pub(super) fn new(calls: Calls, keys: KeyNames, namespaces: Arc<Namespaces>) -> Arc<Self> {
+    /// Reads whose tasks run on the current runtime, on a node whose histories may have
+    /// `history_bytes`.
+    pub(super) fn new(
+        calls: Calls,
+        keys: KeyNames,
+        namespaces: Arc<Namespaces>,
+        history_bytes: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             calls,
             keys,
             namespaces,
-            queues: Mutex::default(),
+            shared: Mutex::new(Shared {
+                queues: HashMap::new(),
+                kept: KeptPages::new(history_bytes),
+            }),
             runtime: Handle::current(),
             pages: metrics::counter!("tidewire_broker_history_reads_total"),
         })
@@ -128,67 +239,158 @@ impl Reads {
         part: Part,
         bytes: usize,
     ) -> Result<Arc<Page>, RedisError> {
-        let (reply, page) = oneshot::channel();
-        let waiting = Reader { part, bytes, reply };
-        let is_first = {
-            let mut queues = self.queues.lock();
-            let is_first = !queues.contains_key(channel);
-            queues
-                .entry(channel.clone())
-                .or_default()
-                .push_back(waiting);
-            is_first
+        self.page_for(Purpose::Present, channel, part, bytes).await
+    }
+
+    /// Reads a page for a purpose.
+    ///
+    /// # Errors
+    /// Redis did not answer in time, or refused.
+    pub(super) async fn page_for(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        channel: &ChannelName,
+        part: Part,
+        bytes: usize,
+    ) -> Result<Arc<Page>, RedisError> {
+        let page = self.enqueue(&mut self.shared.lock(), purpose, channel, part, bytes);
+        received(page).await
+    }
+
+    /// A page that has publications after `since`, if the history has. It may have been read before;
+    /// otherwise, it is read for a client that has room for `bytes`, while `newest` is the newest position
+    /// that was delivered here.
+    ///
+    /// # Errors
+    /// Redis did not answer in time, or refused.
+    pub(super) async fn following(
+        self: &Arc<Self>,
+        channel: &ChannelName,
+        since: &Position,
+        newest: Position,
+        bytes: usize,
+    ) -> Result<Arc<Page>, RedisError> {
+        let page = {
+            let mut shared = self.shared.lock();
+            if let Some(page) = shared.kept.find(channel, since) {
+                return Ok(page);
+            }
+            // Under the same lock: a read that ends has kept its page by then.
+            let bytes = shared.kept.page_bytes(bytes);
+            let part = Part::After(since.seq);
+            let purpose = Purpose::Recovery(newest);
+            self.enqueue(&mut shared, purpose, channel, part, bytes)
         };
+        received(page).await
+    }
+
+    /// A page that has publications after `since`, if one is kept.
+    pub(super) fn kept(&self, channel: &ChannelName, since: &Position) -> Option<Arc<Page>> {
+        self.shared.lock().kept.find(channel, since)
+    }
+
+    /// Memory of the pages that are kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.shared.lock().kept.bytes()
+    }
+
+    /// Drops the pages that nobody uses any more.
+    pub(super) fn sweep(&self) {
+        self.shared.lock().kept.sweep();
+    }
+
+    /// Adds a reader, and begins to read the channel if nobody does.
+    fn enqueue(
+        self: &Arc<Self>,
+        shared: &mut Shared,
+        purpose: Purpose,
+        channel: &ChannelName,
+        part: Part,
+        bytes: usize,
+    ) -> oneshot::Receiver<Result<Arc<Page>, RedisError>> {
+        let (reply, page) = oneshot::channel();
+        let is_first = !shared.queues.contains_key(channel);
+        let queue = shared.queues.entry(channel.clone()).or_default();
+        queue.push_back(Reader {
+            part,
+            bytes,
+            purpose,
+            is_exact: false,
+            reply,
+        });
         if is_first {
             // A task of its own, since the first reader may give up.
             self.runtime.spawn(self.clone().serve(channel.clone()));
         }
-        let ended = || RedisError::Connection("the read has ended".to_owned());
-        page.await.map_err(|_| ended())?
+        page
     }
 
     /// Reads until nobody waits for the channel.
     async fn serve(self: Arc<Self>, channel: ChannelName) {
-        loop {
-            let (part, bytes, group) = {
-                let mut queues = self.queues.lock();
-                let Some(queue) = queues.get_mut(&channel) else {
-                    return;
-                };
-                queue.retain(|one| !one.reply.is_closed());
-                // The one that waits longest decides, so that each has its turn.
-                let Some(part) = queue.front().map(|first| first.part) else {
-                    queues.remove(&channel);
-                    return;
-                };
-                let (group, others): (Vec<_>, Vec<_>) =
-                    queue.drain(..).partition(|one| one.may_share(part));
-                queue.extend(others);
-                let bytes = group.iter().map(|one| one.bytes).max().unwrap_or(0);
-                (part, bytes.min(PAGE_BYTES), group)
-            };
-            match self.read(&channel, part, bytes).await {
-                Ok(page) => {
-                    let page = Arc::new(page);
-                    let mut unserved = Vec::new();
-                    for one in group {
-                        match one.is_served_by(&page) {
-                            true => drop(one.reply.send(Ok(page.clone()))),
-                            false => unserved.push(one),
-                        }
-                    }
-                    if let Some(queue) = self.queues.lock().get_mut(&channel) {
-                        for one in unserved.into_iter().rev() {
-                            queue.push_front(one);
-                        }
-                    }
+        while let Some(group) = self.next_group(&channel) {
+            match self.read(&channel, group.part, group.bytes).await {
+                Ok(mut page) => {
+                    page.delivered = group.delivered(&page.top.epoch);
+                    self.hand_out(&channel, &Arc::new(page), group);
                 }
                 Err(error) => {
-                    for one in group {
+                    for one in group.readers {
                         drop(one.reply.send(Err(error.clone())));
                     }
                 }
             }
+        }
+    }
+
+    /// Takes those who share the next read. None if nobody waits any more.
+    fn next_group(&self, channel: &ChannelName) -> Option<Group> {
+        let mut shared = self.shared.lock();
+        let Shared { queues, kept } = &mut *shared;
+        let queue = queues.get_mut(channel)?;
+        queue.retain(|one| !one.reply.is_closed());
+        // The one that waits longest decides, so that each has its turn.
+        let Some(first) = queue.front() else {
+            queues.remove(channel);
+            return None;
+        };
+        let part = first.part_to_read(channel, kept);
+        let (readers, others): (Vec<_>, Vec<_>) =
+            queue.drain(..).partition(|one| one.may_share(part));
+        queue.extend(others);
+        let bytes = readers.iter().map(|one| one.bytes).max().unwrap_or(0);
+        Some(Group {
+            part,
+            bytes: bytes.min(PAGE_BYTES),
+            readers,
+        })
+    }
+
+    /// Gives a page to those who can use it. The others wait for the next one.
+    fn hand_out(&self, channel: &ChannelName, page: &Arc<Page>, group: Group) {
+        let Group { part, readers, .. } = group;
+        let (mut served, unserved): (Vec<_>, Vec<_>) =
+            readers.into_iter().partition(|one| one.is_served_by(page));
+        {
+            let mut shared = self.shared.lock();
+            let Shared { queues, kept } = &mut *shared;
+            if let Some(queue) = queues.get_mut(channel) {
+                let (late, others): (Vec<_>, Vec<_>) =
+                    queue.drain(..).partition(|one| one.may_take(part, page));
+                served.extend(late);
+                let unserved = unserved.into_iter().map(|one| Reader {
+                    is_exact: true,
+                    ..one
+                });
+                queue.extend(unserved.chain(others));
+            }
+            if let Part::After(after) = part
+                && served.iter().any(|one| one.keeps(page))
+            {
+                kept.keep(channel, after, page);
+            }
+        }
+        for one in served {
+            drop(one.reply.send(Ok(page.clone())));
         }
     }
 
@@ -225,6 +427,14 @@ impl Reads {
         let reply = self.calls.read(call).await?.array()?;
         page(channel, part, reply)
     }
+}
+
+/// The page that a reader waits for.
+async fn received(
+    page: oneshot::Receiver<Result<Arc<Page>, RedisError>>,
+) -> Result<Arc<Page>, RedisError> {
+    let ended = || RedisError::Connection("the read has ended".to_owned());
+    page.await.map_err(|_| ended())?
 }
 
 /// How long channels that are published on first share an epoch: less than metadata are stored, so
@@ -286,6 +496,8 @@ fn page(
         },
         top,
         now_ms,
+        read_at: Instant::now(),
+        delivered: 0,
         publications,
         mark: last_mark,
     })
