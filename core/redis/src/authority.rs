@@ -93,7 +93,9 @@ impl Authority {
                         return Err(Self::replacement());
                     }
                 }
-                Self::Cluster(cluster, ..) => drop(cluster.refresh(options).await),
+                Self::Cluster(cluster, server, _) => {
+                    drop(cluster.ask_others(options, Some(server)).await);
+                }
             }
         }
         self.check()

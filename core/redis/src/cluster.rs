@@ -3,6 +3,11 @@
 //! Some servers are asked for the map each second, and at once when a connection is lost or a server
 //! says that a slot has moved (`MOVED`). The view of the newest configuration epoch counts: a server
 //! that was cut off, or stood still, has an older one.
+//!
+//! The epoch alone does not show it for long. A master that was replaced while it stood still hears of the
+//! newest epoch from any other server, but only from its successor that its slots are gone. Each
+//! server has slots in an epoch of its own, and takes further ones only in the newest. One whose own epoch is
+//! older than the last change of the map is therefore not believed that it has slots of another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -61,6 +66,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Newest {
     epoch: u64,
+    /// The epoch in which slots last had other masters.
+    changed: u64,
     /// How many views in a row were older.
     older: u32,
     /// Rotates over the servers to ask.
@@ -70,8 +77,20 @@ struct Newest {
 /// The map as one server sees it.
 #[derive(Debug)]
 struct View {
+    /// The server.
+    asked: ServerAddress,
+    /// The newest epoch that it knows of.
     epoch: u64,
+    /// The epoch in which it, or its master, got its slots.
+    own_epoch: u64,
     map: SlotMap,
+}
+
+impl Newest {
+    /// Whether a server was replaced and does not know of it yet.
+    fn is_outdated(&self, view: &View, known: &SlotMap) -> bool {
+        view.own_epoch < self.changed && view.map.is_claim_of(&view.asked, known)
+    }
 }
 
 impl Cluster {
@@ -170,8 +189,20 @@ impl Cluster {
     /// # Errors
     /// No server answers, or those that do are in no cluster.
     pub async fn refresh(&self, options: &RedisOptions) -> Result<(), RedisError> {
+        self.ask_others(options, None).await
+    }
+
+    /// Asks some servers for the map, but not the one that is in doubt.
+    ///
+    /// # Errors
+    /// As those of [`refresh`](Self::refresh).
+    pub(crate) async fn ask_others(
+        &self,
+        options: &RedisOptions,
+        doubtful: Option<&ServerAddress>,
+    ) -> Result<(), RedisError> {
         let mut fault = None;
-        for servers in [self.known(), self.0.seeds.clone()] {
+        for servers in [self.known(doubtful), self.0.seeds.clone()] {
             if servers.is_empty() {
                 continue;
             }
@@ -188,9 +219,10 @@ impl Cluster {
     }
 
     /// Some of the known servers, others each time.
-    fn known(&self) -> Vec<ServerAddress> {
+    fn known(&self, doubtful: Option<&ServerAddress>) -> Vec<ServerAddress> {
         let map = self.map();
-        let all: Vec<_> = map.servers().collect();
+        let all = map.servers().filter(|server| Some(*server) != doubtful);
+        let all: Vec<_> = all.collect();
         let mut newest = self.0.newest.lock();
         newest.turn = newest.turn.wrapping_add(1);
         let start = newest.turn;
@@ -200,15 +232,25 @@ impl Cluster {
 
     /// Takes the newest of some views over, unless a newer one is known.
     fn note(&self, views: Vec<View>) {
-        let Some(view) = views.into_iter().max_by_key(|view| view.epoch) else {
+        let mut newest = self.0.newest.lock();
+        let known = self.map();
+        // Of several in one epoch, one that has heard of a change knows more.
+        let rank = |view: &View| {
+            let is_outdated = newest.is_outdated(view, &known);
+            (!is_outdated, view.epoch, view.map != *known)
+        };
+        let Some(view) = views.into_iter().max_by_key(rank) else {
             return;
         };
-        let mut newest = self.0.newest.lock();
-        if view.epoch < newest.epoch && newest.older < OLDER {
+        let is_older = view.epoch < newest.epoch || newest.is_outdated(&view, &known);
+        if is_older && newest.older < OLDER {
             newest.older += 1;
             return;
         }
         (newest.epoch, newest.older) = (view.epoch, 0);
+        if !view.map.has_owners_of(&known) {
+            newest.changed = view.epoch;
+        }
         // Under the lock, so that an older view does not follow.
         self.0.map.send_if_modified(|map| {
             let is_other = **map != view.map;
@@ -294,16 +336,19 @@ async fn ask(options: &RedisOptions, server: &ServerAddress) -> Result<View, Red
     let map = SlotMap::read(map, server)?;
     let info = connection.call(&["CLUSTER", "INFO"]).await?.text()?;
     Ok(View {
-        epoch: epoch(&info),
+        asked: server.clone(),
+        epoch: epoch(&info, "cluster_current_epoch:"),
+        own_epoch: epoch(&info, "cluster_my_epoch:"),
         map,
     })
 }
 
-/// The epoch in the answer to `CLUSTER INFO`: it grows with each failover and each slot that moves.
-fn epoch(info: &[u8]) -> u64 {
+/// An epoch in the answer to `CLUSTER INFO`. The newest one grows with each failover and each slot that
+/// moves.
+fn epoch(info: &[u8], field: &str) -> u64 {
     let info = String::from_utf8_lossy(info);
     let mut lines = info.lines();
-    let epoch = lines.find_map(|line| line.strip_prefix("cluster_current_epoch:"));
+    let epoch = lines.find_map(|line| line.strip_prefix(field));
     epoch
         .and_then(|epoch| epoch.trim().parse().ok())
         .unwrap_or_default()
@@ -335,7 +380,9 @@ mod tests {
         let range = Reply::Array(vec![Reply::Integer(0), Reply::Integer(16_383), server]);
         let asked = ServerAddress::new("a", 1);
         View {
+            asked: asked.clone(),
             epoch,
+            own_epoch: epoch,
             map: SlotMap::read(Reply::Array(vec![range]), &asked).unwrap(),
         }
     }
@@ -359,6 +406,41 @@ mod tests {
         assert_eq!(port(&cluster), 1);
         cluster.note(vec![view(3, 4)]);
         assert_eq!(port(&cluster), 4);
+    }
+
+    #[test]
+    fn of_views_in_one_epoch_the_one_with_a_change_counts() {
+        for views in [
+            [view(2, 2), view(2, 1), view(2, 1)],
+            [view(2, 1), view(2, 1), view(2, 2)],
+        ] {
+            let cluster = cluster();
+            cluster.note(vec![view(1, 1)]);
+            cluster.note(views.into());
+            assert_eq!(port(&cluster), 2);
+        }
+    }
+
+    #[test]
+    fn a_replaced_master_does_not_take_its_slots_back() {
+        let cluster = cluster();
+        cluster.note(vec![view(1, 1)]);
+        cluster.note(vec![view(2, 2)]);
+        // It has heard of the newest epoch, and not of the change.
+        let stale = || View {
+            own_epoch: 1,
+            ..view(2, 1)
+        };
+        cluster.note(vec![stale()]);
+        assert_eq!(port(&cluster), 2);
+        cluster.note(vec![view(2, 2), stale()]);
+        assert_eq!(port(&cluster), 2);
+        // It was promoted again.
+        cluster.note(vec![View {
+            own_epoch: 3,
+            ..view(3, 1)
+        }]);
+        assert_eq!(port(&cluster), 1);
     }
 
     #[test]
@@ -393,7 +475,9 @@ mod tests {
     #[test]
     fn the_answers_of_a_server_are_read() {
         let info = b"cluster_state:ok\r\ncluster_current_epoch:17\r\ncluster_my_epoch:3\r\n";
-        assert_eq!((epoch(info), epoch(b"")), (17, 0));
+        let newest = "cluster_current_epoch:";
+        assert_eq!((epoch(info, newest), epoch(b"", newest)), (17, 0));
+        assert_eq!(epoch(info, "cluster_my_epoch:"), 3);
         let text = |text: &'static str| Reply::Text(text.into());
         let hello = |mode| Reply::Array(vec![text("proto"), Reply::Integer(2), text("mode"), mode]);
         assert_eq!(is_in_cluster(hello(text("cluster"))), Some(true));

@@ -166,6 +166,21 @@ impl SlotMap {
         self.masters.iter().chain(&self.replicas)
     }
 
+    /// Whether this map gives a server slots that another one has in the map known so far.
+    pub(crate) fn is_claim_of(&self, server: &ServerAddress, known: &Self) -> bool {
+        let of = |map: &Self, owner: Option<u16>| {
+            let owner = map.masters.get(usize::from(owner?));
+            owner.map(|owner| owner == server)
+        };
+        let mut slots = self.owners.iter().zip(&known.owners);
+        slots.any(|(new, old)| of(self, *new) == Some(true) && of(known, *old) == Some(false))
+    }
+
+    /// Whether each slot has the same master in another map.
+    pub(crate) fn has_owners_of(&self, other: &Self) -> bool {
+        (&self.masters, &self.owners) == (&other.masters, &other.owners)
+    }
+
     /// How many slots are served.
     #[must_use]
     pub fn served(&self) -> usize {
