@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::process::Command;
 
 use crate::{
-    eventually,
+    Link, eventually,
     redis::{RedisServer, free_port},
 };
 
@@ -18,6 +18,16 @@ const SLOTS: usize = 16_384;
 pub struct RedisCluster {
     /// The masters at first, in the order of their slots, then the replicas.
     pub servers: Vec<RedisServer>,
+    /// The links that the servers announce, one for each, unless they announce themselves.
+    pub links: Vec<Link>,
+    announced: Announced,
+}
+
+/// Where the servers of a cluster are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    Servers,
+    Links,
 }
 
 impl RedisCluster {
@@ -26,14 +36,28 @@ impl RedisCluster {
     /// # Panics
     /// It does not start.
     pub async fn start(masters: usize) -> Self {
-        let mut servers = Vec::new();
+        Self::announcing(Announced::Servers, masters).await
+    }
+
+    /// Starts a cluster whose servers announce a link to each. Their bus, by which they know of each
+    /// other, goes past the links.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_behind_links(masters: usize) -> Self {
+        Self::announcing(Announced::Links, masters).await
+    }
+
+    async fn announcing(announced: Announced, masters: usize) -> Self {
+        let mut cluster = Self {
+            servers: Vec::new(),
+            links: Vec::new(),
+            announced,
+        };
         let mut bus_ports = Vec::new();
         for _ in 0..masters {
-            let (server, bus_port) = start().await;
-            servers.push(server);
-            bus_ports.push(bus_port);
+            bus_ports.push(cluster.add().await);
         }
-        let cluster = Self { servers };
         for (index, server) in cluster.servers.iter().enumerate() {
             let (first, end) = (SLOTS * index / masters, SLOTS * (index + 1) / masters);
             let (epoch, first, last) = (index + 1, first.to_string(), end - 1);
@@ -49,6 +73,22 @@ impl RedisCluster {
         }
         cluster.is_complete().await;
         cluster
+    }
+
+    /// Starts a further server, which knows no other one. Returns the port of its bus.
+    async fn add(&mut self) -> u16 {
+        let link = match self.announced {
+            Announced::Servers => None,
+            // The server that it leads to is not there yet.
+            Announced::Links => Some(Link::start(([127, 0, 0, 1], 1).into()).await),
+        };
+        let (server, bus_port) = start(link.as_ref()).await;
+        if let Some(link) = link {
+            link.redirect(server.address());
+            self.links.push(link);
+        }
+        self.servers.push(server);
+        bus_port
     }
 
     async fn meet(&self, server: &RedisServer, bus_port: u16) {
@@ -73,9 +113,9 @@ impl RedisCluster {
 
     /// Starts a replica of a master that has all of its data.
     pub async fn add_replica(&mut self, master: usize) {
-        let (replica, bus_port) = start().await;
-        self.meet(&replica, bus_port).await;
-        self.servers.push(replica);
+        let bus_port = self.add().await;
+        let replica = &self.servers[self.servers.len() - 1];
+        self.meet(replica, bus_port).await;
         self.is_complete().await;
         let (replica, id) = (&self.servers[self.servers.len() - 1], self.id(master).await);
         eventually("a replica", async || {
@@ -104,10 +144,15 @@ impl RedisCluster {
     /// The addresses, as `broker.cluster` takes them.
     #[must_use]
     pub fn seeds(&self) -> Vec<String> {
-        let servers = self.servers.iter();
-        servers
-            .map(|server| format!("127.0.0.1:{}", server.port()))
-            .collect()
+        let ports = (0..self.servers.len()).map(|server| self.port(server));
+        ports.map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    /// The port that a server announces.
+    #[must_use]
+    pub fn port(&self, server: usize) -> u16 {
+        let link = self.links.get(server);
+        link.map_or_else(|| self.servers[server].port(), |link| link.address().port())
     }
 
     async fn id(&self, server: usize) -> String {
@@ -210,6 +255,18 @@ impl RedisCluster {
         .await;
     }
 
+    /// Waits until all servers agree on the server of each slot.
+    pub async fn agrees(&self) {
+        eventually("servers that agree on the slots", async || {
+            let mut maps = BTreeSet::new();
+            for server in &self.servers {
+                maps.insert(server.try_command(&["CLUSTER", "SLOTS"]).await?);
+            }
+            (maps.len() == 1).then_some(())
+        })
+        .await;
+    }
+
     /// Moves slots from one master to another with the tool of Redis.
     ///
     /// # Panics
@@ -247,22 +304,26 @@ fn number_after(text: &str, word: &str) -> Option<u64> {
     number?.trim().parse().ok()
 }
 
-async fn start() -> (RedisServer, u16) {
+async fn start(link: Option<&Link>) -> (RedisServer, u16) {
     let bus_port = free_port();
-    let server = RedisServer::start_with(&[
+    let text = bus_port.to_string();
+    let mut arguments = vec![
         "--cluster-enabled",
         "yes",
         "--cluster-port",
-        &bus_port.to_string(),
+        &text,
         "--cluster-node-timeout",
         "1000",
         "--cluster-require-full-coverage",
         "no",
         "--repl-diskless-sync-delay",
         "0",
-    ])
-    .await;
-    (server, bus_port)
+    ];
+    let announced = link.map(|link| link.address().port().to_string());
+    if let Some(port) = &announced {
+        arguments.extend(["--cluster-announce-port", port]);
+    }
+    (RedisServer::start_with(&arguments).await, bus_port)
 }
 
 async fn done(server: &RedisServer, command: &[&str]) {

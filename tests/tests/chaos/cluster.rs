@@ -1,31 +1,48 @@
-//! The cluster under test: three servers, a Redis with a replica, a sentinel, and a venue.
+//! The cluster under test: three servers, their Redis, and a venue.
 //!
-//! Each server and each Redis is behind a link, which can be cut. The Redis announce their links, so that
-//! the sentinel, the replica and the servers all take them. The processes run on this machine, or each on
-//! a [host](Host) of its own, with this process and the links as their router.
+//! Each server and each Redis is behind a link, which can be cut. The processes run on this machine, or
+//! each on a [host](Host) of its own, with this process and the links as their router.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::Ipv4Addr, time::Duration};
 
 use serde_json::json;
 use tempfile::TempDir;
 use tidewire_tests::{
-    Endpoint, Host, Link, Place, RedisSentinel, RedisServer, Server, ServerBuilder, Token,
-    VenueKind, VenueStandIn, eventually,
+    Endpoint, Host, Link, Place, Server, ServerBuilder, Token, VenueKind, VenueStandIn, eventually,
     host::{ROUTER, become_router},
 };
 use tokio::time::timeout;
 
-use crate::market::SYMBOL;
+use crate::{market::SYMBOL, pair::Pair, shards::Shards};
 
-/// Where the processes run.
+/// The Redis of the cluster, and where the processes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
+    /// A Redis with a replica and a sentinel, all on this machine.
     OneMachine,
-    /// Each on a host of its own.
+    /// The same, each on a host of its own.
     Hosts,
+    /// A Redis Cluster, on this machine.
+    RedisCluster,
+}
+
+/// The Redis that the servers share.
+pub(crate) enum Redis {
+    Pair(Box<Pair>),
+    Shards(Shards),
+}
+
+impl Redis {
+    /// The lines of `[broker]` that name it.
+    fn settings(&self) -> Vec<String> {
+        match self {
+            Self::Pair(pair) => vec![
+                "url = \"redis://tidewire\"".to_owned(),
+                format!("sentinels = [{:?}]", pair.sentinel()),
+            ],
+            Self::Shards(shards) => vec![format!("cluster = {:?}", shards.seeds())],
+        }
+    }
 }
 
 /// Servers of the cluster.
@@ -43,19 +60,12 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts it. The first release of a node is the next one of that of the node before.
-    async fn start(
-        index: usize,
-        place: Place,
-        sentinel: &RedisSentinel,
-        venue: &VenueStandIn,
-    ) -> Self {
+    async fn start(index: usize, place: Place, redis: &Redis, venue: &VenueStandIn) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let builder = Server::builder()
+        let mut builder = Server::builder()
             .on(place)
             .namespace("lane", "history_size = 10000")
             .set("broker", "kind = \"redis\"")
-            .set("broker", "url = \"redis://tidewire\"")
-            .set("broker", &format!("sentinels = [{:?}]", sentinel.address()))
             .set("broker", "timeout = \"2s\"")
             .set("broker", "share_prices = true")
             .set("store", &format!("path = {:?}", folder.path()))
@@ -64,6 +74,9 @@ impl Node {
             .set("prices", &format!("symbols = [{SYMBOL:?}]"))
             .source("kraken", "kraken", &venue.url())
             .without_readiness_check();
+        for line in redis.settings() {
+            builder = builder.set("broker", &line);
+        }
         let mut releases = vec![builder.clone()];
         if let Some(other) = std::env::var_os("TIDEWIRE_CHAOS_OTHER_BIN") {
             releases.push(builder.binary(other.into()));
@@ -94,84 +107,22 @@ impl Node {
     }
 }
 
-/// A Redis and its link.
-pub(crate) struct Redis {
-    pub(crate) server: RedisServer,
-    pub(crate) link: Link,
-}
-
-impl Redis {
-    /// Starts it with a link at an address of this process.
-    async fn start(place: Place, router: Ipv4Addr, master: Option<u16>) -> Self {
-        let link = Link::start_at(router, (router, 1).into()).await;
-        let arguments = arguments(link.address(), master);
-        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let server = RedisServer::start_on(place, &arguments).await;
-        link.redirect(server.address());
-        Self { server, link }
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.link.address().port()
-    }
-
-    /// Bytes of the replication so far.
-    async fn offset(&self) -> Option<u64> {
-        let info = self.server.try_command(&["INFO", "replication"]).await?;
-        let offset = info
-            .lines()
-            .find_map(|line| line.strip_prefix("master_repl_offset:"));
-        offset?.trim().parse().ok()
-    }
-
-    /// Makes it a replica of the Redis on this port.
-    pub(crate) async fn follow(&self, master: u16) {
-        eventually("the old master becomes a replica", async || {
-            let router = self.link.address().ip().to_string();
-            let command = ["REPLICAOF", &router, &master.to_string()];
-            let answer = self.server.try_command(&command).await?;
-            answer.starts_with("+OK").then_some(())
-        })
-        .await;
-    }
-
-    /// Starts it again, without data, as a replica of the Redis on this port.
-    pub(crate) async fn restart_behind(&mut self, master: u16) {
-        let arguments = arguments(self.link.address(), Some(master));
-        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        self.server.restart_with(&arguments).await;
-    }
-}
-
-fn arguments(announced: SocketAddr, master: Option<u16>) -> Vec<String> {
-    let (router, port) = (announced.ip(), announced.port());
-    let announced = format!("--replica-announce-ip {router} --replica-announce-port {port}");
-    let mut text = format!("{announced} --repl-diskless-sync-delay 0");
-    if let Some(master) = master {
-        text += &format!(" --replicaof {router} {master}");
-    }
-    text.split(' ').map(str::to_owned).collect()
-}
-
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     /// The hosts of the servers, if they have some.
     pub(crate) hosts: Vec<Host>,
     _others: Vec<Host>,
-    pub(crate) redis: [Redis; 2],
-    /// Index of the master.
-    pub(crate) master: usize,
-    pub(crate) sentinel: RedisSentinel,
+    pub(crate) redis: Redis,
     /// Failovers that no fault asked for.
     pub(crate) unasked: usize,
 }
 
 impl Cluster {
-    /// Starts it, with a venue. The sentinel takes a master for down that has not answered for
+    /// Starts it, with a venue. A sentinel takes a master for down that has not answered for
     /// `down_after`.
     pub(crate) async fn start(down_after: Duration, layout: Layout) -> (Self, VenueStandIn) {
         let (router, mut hosts) = match layout {
-            Layout::OneMachine => (Ipv4Addr::LOCALHOST, Vec::new()),
+            Layout::OneMachine | Layout::RedisCluster => (Ipv4Addr::LOCALHOST, Vec::new()),
             Layout::Hosts => {
                 become_router();
                 let count = u8::try_from(NODES).expect("a few") + 3;
@@ -179,76 +130,38 @@ impl Cluster {
             }
         };
         let place = |index| hosts.get(index).map_or_else(Place::default, Place::from);
-        let master = Redis::start(place(NODES), router, None).await;
-        let replica = Redis::start(place(NODES + 1), router, Some(master.port())).await;
-        let watched = master.link.address();
-        let sentinel = RedisSentinel::watch_on(place(NODES + 2), watched, 1, down_after).await;
+        let redis = if layout == Layout::RedisCluster {
+            Redis::Shards(Shards::start().await)
+        } else {
+            let places = [NODES, NODES + 1, NODES + 2].map(place);
+            Redis::Pair(Box::new(Pair::start(places, router, down_after).await))
+        };
         let any = (router, 0).into();
         let venue = VenueStandIn::listen(VenueKind::Kraken, any, None).await;
         let venue = venue.expect("a free port");
         let mut nodes = Vec::new();
         for index in 0..NODES {
-            nodes.push(Node::start(index, place(index), &sentinel, &venue).await);
+            nodes.push(Node::start(index, place(index), &redis, &venue).await);
         }
         let others = hosts.split_off(NODES.min(hosts.len()));
         let mut cluster = Self {
             nodes,
             hosts,
             _others: others,
-            redis: [master, replica],
-            master: 0,
-            sentinel,
+            redis,
             unasked: 0,
         };
         cluster.whole().await;
         (cluster, venue)
     }
 
-    pub(crate) fn master(&self) -> &Redis {
-        &self.redis[self.master]
-    }
-
-    pub(crate) fn replica(&self) -> &Redis {
-        &self.redis[1 - self.master]
-    }
-
-    /// Waits until the replica has all that the master has, whose writes are paused.
-    pub(crate) async fn in_step(&self) {
-        eventually("the replica has all", async || {
-            let master = self.redis[self.master].offset().await?;
-            (self.replica().offset().await? >= master).then_some(())
-        })
-        .await;
-    }
-
-    /// Waits until the sentinel names the replica as the master. It then is.
-    pub(crate) async fn promoted(&mut self) {
-        let next = self.replica().port();
-        eventually("a failover", async || {
-            (self.sentinel.master().await == next).then_some(())
-        })
-        .await;
-        self.master = 1 - self.master;
-    }
-
-    /// Waits until every part works again: the sentinel sees a master and a replica, the replica has
-    /// the data, and all servers are ready. The sentinel may have replaced the master by itself: a
-    /// busy machine is slow to answer.
+    /// Waits until every part works again: Redis, with all replicas, and all servers. Redis may have
+    /// replaced a master by itself.
     pub(crate) async fn whole(&mut self) {
-        let before = self.master;
-        eventually("a master and a replica", async || {
-            let named = self.sentinel.master().await;
-            let mut redis = self.redis.iter();
-            self.master = redis.position(|redis| redis.port() == named)?;
-            let question = ["INFO", "replication"];
-            let info = self.replica().server.try_command(&question).await?;
-            let master = flags(&self.sentinel, "MASTER").await?;
-            let replica = flags(&self.sentinel, "REPLICAS").await?;
-            let seen = (info.contains("master_link_status:up"), &*master, &*replica);
-            (seen == (true, "master", "slave")).then_some(())
-        })
-        .await;
-        self.unasked += usize::from(self.master != before);
+        self.unasked += match &mut self.redis {
+            Redis::Pair(pair) => pair.whole().await,
+            Redis::Shards(shards) => shards.whole().await,
+        };
         for node in &self.nodes {
             eventually("a server is ready", async || {
                 (node.server.get("/readyz").await.status == 200).then_some(())
@@ -266,22 +179,4 @@ impl Cluster {
             .await;
         }
     }
-
-    /// Empties Redis, but for the shared store: of that nothing would be left to compare.
-    pub(crate) async fn empty(&self) {
-        let script = "for _, key in ipairs(redis.call('KEYS', '*')) do
-            if not string.find(key, '{store}', 1, true) then redis.call('UNLINK', key) end
-        end";
-        let server = &self.master().server;
-        server.command(&["EVAL", script, "0"]).await;
-        server.command(&["SCRIPT", "FLUSH"]).await;
-    }
-}
-
-/// The flags under which the sentinel has the master, or its replica.
-async fn flags(sentinel: &RedisSentinel, what: &str) -> Option<String> {
-    let answer = sentinel.command(&["SENTINEL", what, "tidewire"]).await;
-    let mut lines = answer.lines().skip_while(|line| *line != "flags");
-    // The name, the length of the value, and the value.
-    lines.nth(2).map(str::to_owned)
 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use tidewire_tests::{eventually, host::has_netem};
+use tidewire_tests::host::has_netem;
 use tokio::time::sleep;
 
-use crate::cluster::{Cluster, Layout, NODES};
+use crate::cluster::{Cluster, Layout, NODES, Redis};
+
+/// Time in which a failover of a working master that was asked for is done, or given up.
+pub(crate) const PROMOTION: Duration = Duration::from_secs(6);
 
 /// SplitMix64: numbers that a seed decides.
 #[derive(Debug, Clone)]
@@ -19,7 +22,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).expect("it is below the bound")
     }
 
@@ -27,6 +30,13 @@ impl Random {
     fn between(&mut self, least: usize, most: usize) -> Duration {
         Duration::from_millis((least + self.below(most - least)) as u64)
     }
+}
+
+/// How long a fault is held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Strength {
+    pub(crate) long: Duration,
+    pub(crate) brief: Duration,
 }
 
 /// A kind of fault.
@@ -46,6 +56,14 @@ pub(crate) enum Fault {
     RedisEmptied,
     RedisConnectionsKilled,
     RedisConnectionsCut,
+    /// Of a Redis Cluster only, likewise those up to [`Self::MasterEmptied`].
+    ShardFailsOver,
+    ShardFailsOverByForce,
+    ShardHangs,
+    MasterSilent,
+    ReplicaKilled,
+    SlotsMoved,
+    MasterEmptied,
     /// On hosts only, likewise those below.
     Partition,
     Loss,
@@ -55,12 +73,17 @@ pub(crate) enum Fault {
 impl Fault {
     const ON_HOSTS: [Self; 3] = [Self::Partition, Self::Loss, Self::Latency];
 
-    const ALL: [Self; 14] = [
+    /// Of the servers.
+    const NODES: [Self; 5] = [
         Self::NodeKilled,
         Self::NodeHangs,
         Self::NodesRestartInTurn,
         Self::ClientsCut,
         Self::ClientsUnheard,
+    ];
+
+    /// Of a Redis with a replica and a sentinel.
+    const PAIR: [Self; 9] = [
         Self::MasterKilled,
         Self::MasterHangs,
         Self::MasterHangsBriefly,
@@ -68,6 +91,22 @@ impl Fault {
         Self::MasterReplaced,
         Self::MasterBecomesReplica,
         Self::RedisEmptied,
+        Self::RedisConnectionsKilled,
+        Self::RedisConnectionsCut,
+    ];
+
+    /// Of a Redis Cluster.
+    const SHARDS: [Self; 12] = [
+        Self::MasterKilled,
+        Self::MasterHangs,
+        Self::MasterHangsBriefly,
+        Self::ShardFailsOver,
+        Self::ShardFailsOverByForce,
+        Self::ShardHangs,
+        Self::MasterSilent,
+        Self::ReplicaKilled,
+        Self::SlotsMoved,
+        Self::MasterEmptied,
         Self::RedisConnectionsKilled,
         Self::RedisConnectionsCut,
     ];
@@ -91,6 +130,15 @@ impl Fault {
             Self::RedisEmptied => "Redis loses all but the shared store",
             Self::RedisConnectionsKilled => "Redis ends all connections, three times",
             Self::RedisConnectionsCut => "the link to the master is cut, three times",
+            Self::ShardFailsOver => "an operator replaces a master that works",
+            Self::ShardFailsOverByForce => "an operator replaces it by force",
+            Self::ShardHangs => "a master and its replica hang for 2 to 5 s",
+            Self::MasterSilent => {
+                "the link to a master drops all packets for 2 to 5 s, and nothing is promoted"
+            }
+            Self::ReplicaKilled => "a replica is killed, and restarted",
+            Self::SlotsMoved => "some hundred slots move to another master, and back",
+            Self::MasterEmptied => "a master loses all but the shared store",
             Self::Partition => "the host of a node is cut off for 2 to 5 s",
             Self::Loss => "the host of a node loses 10 % of all packets for 2 to 5 s",
             Self::Latency => {
@@ -112,20 +160,18 @@ impl Fault {
             let name = format!("{fault:?}");
             names.is_none_or(|names| names.split(',').any(|one| one == name))
         };
-        let on_hosts: &[Self] = match layout {
-            Layout::OneMachine => &[],
-            Layout::Hosts if has_netem() => &Self::ON_HOSTS,
-            Layout::Hosts => &[Self::Partition, Self::Loss],
+        let others: [&[Self]; 2] = match layout {
+            Layout::OneMachine => [&Self::PAIR, &[]],
+            Layout::Hosts if has_netem() => [&Self::PAIR, &Self::ON_HOSTS],
+            Layout::Hosts => [&Self::PAIR, &[Self::Partition, Self::Loss]],
+            Layout::RedisCluster => [&Self::SHARDS, &[]],
         };
-        let all = Self::ALL.into_iter().chain(on_hosts.iter().copied());
-        let all: Vec<_> = all.filter(is_named).collect();
-        assert!(
-            !all.is_empty(),
-            "no fault of {:?} is among {names:?}",
-            Self::ALL
-        );
+        let all = Self::NODES.into_iter().chain(others.concat());
+        let all: Vec<_> = all.collect();
+        let named: Vec<_> = all.iter().copied().filter(is_named).collect();
+        assert!(!named.is_empty(), "no fault of {all:?} is among {names:?}");
         while drawn.len() < count {
-            let mut deck = all.clone();
+            let mut deck = named.clone();
             while !deck.is_empty() {
                 drawn.push(deck.swap_remove(random.below(deck.len())));
             }
@@ -137,8 +183,12 @@ impl Fault {
     /// Injects the fault, holds it, and heals it.
     pub(crate) async fn strike(self, cluster: &mut Cluster, random: &mut Random) {
         let index = random.below(NODES);
-        let (long, brief) = (random.between(2_000, 5_000), random.between(300, 800));
-        let (node, master) = (&mut cluster.nodes[index], &cluster.redis[cluster.master]);
+        let strength = Strength {
+            long: random.between(2_000, 5_000),
+            brief: random.between(300, 800),
+        };
+        let Strength { long, brief } = strength;
+        let node = &mut cluster.nodes[index];
         match self {
             Self::NodeKilled => {
                 node.server.kill().await;
@@ -163,69 +213,6 @@ impl Fault {
                 sleep(long).await;
                 node.link.pass();
             }
-            Self::MasterKilled => {
-                let old = cluster.master;
-                cluster.redis[old].server.kill();
-                cluster.promoted().await;
-                let next = cluster.master().port();
-                cluster.redis[old].restart_behind(next).await;
-            }
-            Self::MasterHangs => {
-                master.server.pause();
-                cluster.promoted().await;
-                // It still takes itself for the master, and carries out what waited for it.
-                cluster.replica().server.resume();
-                sleep(brief).await;
-                cluster.replica().follow(cluster.master().port()).await;
-            }
-            Self::MasterHangsBriefly => {
-                master.server.pause();
-                sleep(brief).await;
-                master.server.resume();
-            }
-            Self::MasterUnheard => {
-                master.link.silence();
-                cluster.promoted().await;
-                cluster.replica().link.pass();
-                cluster.replica().link.cut();
-                cluster.replica().follow(cluster.master().port()).await;
-            }
-            Self::MasterReplaced => {
-                eventually("the failover begins", async || {
-                    let command = ["SENTINEL", "FAILOVER", "tidewire"];
-                    let answer = cluster.sentinel.command(&command).await;
-                    answer.starts_with("+OK").then_some(())
-                })
-                .await;
-                cluster.promoted().await;
-                // For so long it takes writes that will be lost.
-                sleep(brief).await;
-                cluster.replica().follow(cluster.master().port()).await;
-            }
-            Self::MasterBecomesReplica => {
-                let (old, other) = (master, cluster.replica().port());
-                // Redis replicates without waiting: writes that the replica lacks at this moment would be
-                // lost, whatever the nodes do. An operator pauses them.
-                let pause = ["CLIENT", "PAUSE", "5000", "WRITE"];
-                old.server.command(&pause).await;
-                cluster.in_step().await;
-                old.follow(other).await;
-                old.server.command(&["CLIENT", "UNPAUSE"]).await;
-                sleep(brief).await;
-                old.server.command(&["REPLICAOF", "NO", "ONE"]).await;
-            }
-            Self::RedisEmptied => cluster.empty().await,
-            Self::RedisConnectionsKilled => {
-                for _ in 0..3 {
-                    for kind in ["normal", "pubsub"] {
-                        master
-                            .server
-                            .command(&["CLIENT", "KILL", "TYPE", kind])
-                            .await;
-                    }
-                    sleep(brief / 3).await;
-                }
-            }
             Self::Partition | Self::Loss | Self::Latency => {
                 let host = &cluster.hosts[index];
                 match self {
@@ -236,12 +223,10 @@ impl Fault {
                 sleep(long).await;
                 host.heal();
             }
-            Self::RedisConnectionsCut => {
-                for _ in 0..3 {
-                    master.link.cut();
-                    sleep(brief / 3).await;
-                }
-            }
+            _ => match &mut cluster.redis {
+                Redis::Pair(pair) => pair.strike(self, strength).await,
+                Redis::Shards(shards) => shards.strike(self, strength, random).await,
+            },
         }
     }
 }

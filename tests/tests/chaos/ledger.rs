@@ -191,21 +191,24 @@ impl Report {
             for (index, tracks) in subscribers.iter().enumerate() {
                 let track = &tracks[channel];
                 if track.is_lost(number, publication) {
+                    // One example for each publication.
+                    if row.lost == 0 {
+                        report.examples.push(format!(
+                            "{number} to subscriber {index}: {publication:?}, {:?}",
+                            track.notices
+                        ));
+                    }
                     row.lost += 1;
-                    report.examples.push(format!(
-                        "{number} to subscriber {index}: {publication:?}, {:?}",
-                        track.notices
-                    ));
                 }
+                let delivered = track.delivered.get(&number);
+                let delay = delivered.map(|(at, _)| at.duration_since(publication.sent));
+                row.longest = row.longest.max(delay.unwrap_or_default());
                 if channel == 0 {
-                    let delivered = track.delivered.get(&number);
-                    let delay = delivered.map(|(at, _)| at.duration_since(publication.sent));
                     let is_late = delay.is_none_or(|delay| delay > IN_TIME);
                     match index < clients {
                         true => row.late.clients += usize::from(is_late),
                         false => row.late.back_ends += usize::from(is_late),
                     }
-                    row.longest = row.longest.max(delay.unwrap_or_default());
                 }
             }
             report.probes += usize::from(channel == 0);

@@ -19,14 +19,14 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Cluster, NODES},
+    cluster::{Cluster, NODES, Redis},
     fault::Fault,
     ledger::{Publication, Report, Track},
     market::{Fires, Market, Rule, SYMBOL},
 };
 
-/// The channel of the probes, and one of a publisher on each server.
-const CHANNELS: [&str; 1 + NODES] = ["lane:probes", "lane:0", "lane:1", "lane:2"];
+/// Publishers on each server, and their channels, if these are spread over the masters of a cluster.
+const SPREAD: usize = 3;
 
 /// A kind of subscriber, of which each server has one.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +85,8 @@ type Inboxes = BTreeMap<(usize, String), Vec<String>>;
 struct Shared {
     endpoints: Vec<Endpoint>,
     token: String,
+    /// The channel of the probes, and one of each publisher.
+    channels: Vec<String>,
     publications: Mutex<Vec<Publication>>,
     /// The tracks of each subscriber, one for each channel.
     subscribers: Vec<Mutex<Vec<Track>>>,
@@ -108,12 +110,23 @@ impl Load {
     /// Starts the subscribers, and then all others.
     pub(crate) async fn start(cluster: &Cluster, venue: VenueStandIn) -> Self {
         let endpoints = cluster.nodes.iter().map(|node| node.endpoint());
-        let tracks = || Mutex::new(CHANNELS.map(|_| Track::default()).into());
+        let publishers = match cluster.redis {
+            Redis::Pair(_) => NODES,
+            Redis::Shards(_) => NODES * SPREAD,
+        };
+        let channels = (0..publishers).map(|number| format!("lane:{number}"));
+        let channels: Vec<_> = ["lane:probes".to_owned()]
+            .into_iter()
+            .chain(channels)
+            .collect();
+        let tracks = || Mutex::new(channels.iter().map(|_| Track::default()).collect());
+        let subscribers = (0..NODES * KINDS.len()).map(|_| tracks()).collect();
         let shared = Arc::new(Shared {
             endpoints: endpoints.collect(),
             token: Token::service(),
             publications: Mutex::default(),
-            subscribers: (0..NODES * KINDS.len()).map(|_| tracks()).collect(),
+            subscribers,
+            channels,
             inboxes: Mutex::default(),
             rules: Mutex::default(),
             owners: Mutex::default(),
@@ -130,13 +143,15 @@ impl Load {
         })
         .await;
         let round = shared.round.subscribe();
-        let market = Arc::new(Market::open(venue, &cluster.sentinel, round).await);
+        let market = Arc::new(Market::open(venue, &cluster.redis, round).await);
         senders.spawn(shared.clone().probe());
         senders.spawn(shared.clone().register(market.clone()));
         senders.spawn(shared.clone().watch_owners());
         for node in 0..NODES {
-            senders.spawn(shared.clone().publish_on(node));
             senders.spawn(shared.clone().notify(node));
+        }
+        for channel in 1..=publishers {
+            senders.spawn(shared.clone().publish_on(channel));
         }
         Self {
             shared,
@@ -154,13 +169,17 @@ impl Load {
     /// Waits until a publication of now reaches all subscribers, on each channel. One that an epoch
     /// ended with does not.
     pub(crate) async fn flows(&self) {
-        for (channel, name) in CHANNELS.iter().enumerate() {
-            eventually(format!("a publication on {name}"), async || {
-                let number = self.shared.publish(channel, channel % NODES).await;
-                let delivered = self.shared.delivered(channel, number);
+        let mut flowing = JoinSet::new();
+        for (channel, name) in self.shared.channels.iter().enumerate() {
+            let (shared, what) = (self.shared.clone(), format!("a publication on {name}"));
+            flowing.spawn(eventually(what, async move || {
+                let number = shared.publish(channel, channel % NODES).await;
+                let delivered = shared.delivered(channel, number);
                 timeout(CONNECT, delivered).await.ok()
-            })
-            .await;
+            }));
+        }
+        while let Some(flows) = flowing.join_next().await {
+            flows.expect("publications reach all subscribers");
         }
         let price = self.market.price();
         eventually("a price", async || {
@@ -298,7 +317,8 @@ impl Shared {
             all.len() - 1
         };
         let key = format!("publication-{number}");
-        let body = json!({"channel": CHANNELS[channel], "data": number, "idempotencyKey": key});
+        let body =
+            json!({"channel": self.channels[channel], "data": number, "idempotencyKey": key});
         for node in (0..NODES).cycle().skip(first) {
             let answer = self
                 .call(node, "StreamService/Publish", &body, PATIENCE)
@@ -322,10 +342,11 @@ impl Shared {
     }
 
     /// Publishes one after the other.
-    async fn publish_on(self: Arc<Self>, node: usize) {
+    async fn publish_on(self: Arc<Self>, channel: usize) {
+        let pause = PAUSE * u32::try_from(self.channels.len() / NODES).expect("a few");
         while !self.is_over() {
-            self.publish(1 + node, node).await;
-            sleep(PAUSE).await;
+            self.publish(channel, (channel - 1) % NODES).await;
+            sleep(pause).await;
         }
     }
 
@@ -457,13 +478,13 @@ impl Shared {
         let mut client = Client::open(transport, &self.endpoints[node], None)
             .await
             .ok()?;
-        let entry = |(track, channel): (&Track, &str)| match &track.at {
+        let entry = |(track, channel): (&Track, &String)| match &track.at {
             (epoch, _) if epoch.is_empty() => json!(channel),
             (epoch, seq) => json!({"channel": channel, "since": {"epoch": epoch, "seq": seq}}),
         };
         let channels: Vec<_> = {
             let tracks = self.subscribers[index].lock();
-            tracks.iter().zip(CHANNELS).map(entry).collect()
+            tracks.iter().zip(&self.channels).map(entry).collect()
         };
         let reply = client
             .try_request("subscribe", json!({"channels": channels}))
@@ -513,7 +534,8 @@ impl Shared {
     /// Notes a message. False if the client has to connect to another server.
     fn take(&self, index: usize, message: &Message) -> bool {
         let channel = message.channel.as_deref();
-        let channel = CHANNELS.iter().position(|name| Some(*name) == channel);
+        let mut names = self.channels.iter();
+        let channel = names.position(|name| Some(&**name) == channel);
         let mut tracks = self.subscribers[index].lock();
         match (&*message.kind, channel) {
             ("message", Some(channel)) => {

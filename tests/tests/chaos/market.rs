@@ -23,12 +23,14 @@ use tidewire_stream::{
         },
     },
 };
-use tidewire_tests::{RedisSentinel, VenueStandIn, venue::Trade};
+use tidewire_tests::{VenueStandIn, venue::Trade};
 use tokio::{
     sync::watch,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
 };
+
+use crate::cluster::Redis;
 
 pub(crate) const SYMBOL: &str = "BTC-USD";
 
@@ -50,10 +52,10 @@ pub(crate) struct Market {
 }
 
 impl Market {
-    /// Trades from now on, and observes the cluster of a sentinel.
+    /// Trades from now on, and observes the prices in Redis.
     pub(crate) async fn open(
         venue: VenueStandIn,
-        sentinel: &RedisSentinel,
+        redis: &Redis,
         round: watch::Receiver<Option<usize>>,
     ) -> Self {
         let (sender, price) = watch::channel(FIRST);
@@ -78,10 +80,17 @@ impl Market {
         });
         let mut namespaces = Namespaces::built_in();
         namespaces.share("prices").expect("a built-in namespace");
+        let (cluster, sentinels) = match redis {
+            Redis::Pair(pair) => (Cluster::default(), Sentinels::new(&[pair.sentinel()])),
+            Redis::Shards(shards) => {
+                let cluster = Cluster::new(&shards.seeds()).expect("addresses");
+                (cluster, Ok(Sentinels::default()))
+            }
+        };
         let options = RedisOptions {
             address: RedisAddress::parse("redis://tidewire").expect("an address"),
-            cluster: Cluster::default(),
-            sentinels: Sentinels::new(&[sentinel.address()]).expect("an address"),
+            cluster,
+            sentinels: sentinels.expect("an address"),
             tls: RedisTls::new(&CertificateFiles::default()).expect("no files"),
             prefix: "tidewire".to_owned(),
             timeout: Duration::from_secs(2),
