@@ -17,7 +17,7 @@ const KEPT: u64 = 1_000;
 /// Bytes of a publication: the history has 4 MiB.
 const LENGTH: usize = 4 << 10;
 
-/// What a client has room for.
+/// The room of a client.
 const ROOM: PageLimit = PageLimit::bytes(64 << 10);
 
 /// Entries that a script reads with one `XRANGE`.
