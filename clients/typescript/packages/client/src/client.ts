@@ -57,7 +57,7 @@ export class WebSocketClient {
   /** Finds out at once whether the link works, and opens another if it does not. Resolves when connected. */
   declare readonly recoverState: () => Promise<Welcome>;
 
-  /** Replaces options without a new connection: the queue and pending requests stay. */
+  /** Replaces options without a new connection: the queue and pending requests stay. Only another user, by `queue.user` or the first token, has a new one. */
   declare readonly setOptions: (options: Partial<ClientOptions>) => void;
 
   /** The quality of the link now. */
@@ -123,6 +123,8 @@ export class WebSocketClient {
     /** What the server or a diagnosis said before the end. */
     let hint = "";
 
+    /** The user whom the options name, "" without a token, or `undefined`. */
+    const named = (): string | undefined => (options.queue as QueueOptions | undefined)?.user ?? (options.getToken || options.token ? undefined : "");
     const nameOf = (stream: boolean): TransportName => (stream ? "sse" : "websocket");
     const prefersStream = (): boolean => options.transports?.[0] === nameOf(true);
     const getQuality = (): Quality => qualityOf(isOpen());
@@ -175,8 +177,7 @@ export class WebSocketClient {
       }
     };
     const [enqueue, openQueue, closeQueue] = startQueue(
-      clock, random, target, options.queue, () => (options.queue as QueueOptions | undefined)?.user ?? (options.getToken || options.token ? undefined : ""),
-      report, () => generation, start,
+      clock, random, target, options.queue, named, report, () => generation, start,
     );
 
     /** Ends a stream that was replaced: once nothing has to be answered, or late. */
@@ -454,7 +455,15 @@ export class WebSocketClient {
         return self.ready();
       },
       setOptions(next) {
+        const before = named();
         options = { ...options, ...next };
+        if (named() !== before) {
+          // The connection, the attempt and the token that is fetched are the last user's.
+          forgetToken();
+          if (state.status.startsWith("connect")) {
+            open();
+          }
+        }
       },
       subscribe(channel, handler, settings) {
         const report = ({ code, message }: TidewireError): void => {

@@ -54,6 +54,40 @@ describe("the queue", () => {
     expect(memory.length).toBe(0);
   });
 
+  it("another user is named while connected: what is published goes over a connection of that user", async () => {
+    server.user = "alice";
+    client = clientOf(server, memory, { token: "a", queue: { storage: memory, user: "alice" } });
+    await connectTo(server, client);
+    server.blackHole();
+    const diary = expect(client.publish("demo:diary", "of alice")).rejects.toMatchObject({ code: "failed_precondition" });
+    server.user = "bob";
+    client.setOptions({ token: "b", queue: { storage: memory, user: "bob" } });
+    const next = client.publish("demo:diary", "of bob");
+    await diary;
+    await expect(next).resolves.toMatchObject({ seq: 1 });
+    expect(server.fake.sockets.map(({ protocols }) => protocols[1])).toEqual(["tidewire.bearer.a", "tidewire.bearer.b"]);
+    expect(published()).toEqual(["of bob"]);
+    // It waits for its own user.
+    expect(memory.key(0)).toContain("alice");
+    // The same user with another token: the connection stays.
+    client.setOptions({ token: "b2", queue: { storage: memory, user: "bob" } });
+    await server.settle();
+    expect(server.fake.sockets).toHaveLength(2);
+  });
+
+  it("another user is named while the token of the last one is fetched: it opens no connection", async () => {
+    const queue = { storage: memory, user: "alice" };
+    let give: (token: string) => void = () => undefined;
+    client = clientOf(server, memory, { getToken: () => new Promise<string>((resolve) => (give = resolve)), queue });
+    client.connect();
+    server.user = "bob";
+    client.setOptions({ getToken: () => "b", queue: { ...queue, user: "bob" } });
+    const diary = client.publish("demo:diary", "of bob");
+    give("a");
+    await expect(diary).resolves.toMatchObject({ seq: 1 });
+    expect(server.fake.sockets.map(({ protocols }) => protocols[1])).toEqual(["tidewire.bearer.b"]);
+  });
+
   it("a client that was made without a token signs in: nothing of the user is sent without one", async () => {
     await connectTo(server, client);
     client.disconnect();
