@@ -53,6 +53,7 @@ export function openRequests(
   const pending = new Map<string, readonly [done: Done<never>, message: ClientMessage]>();
   let lastId = 0;
   let lastReplyAt = -Infinity;
+  let lastReplied = 0;
   /** Settles a request. Returns whether it was pending. */
   const finish = (id: string, error: TidewireError | undefined, data?: unknown): boolean => {
     const request = pending.get(id);
@@ -71,8 +72,8 @@ export function openRequests(
         const ms = limitMs() ?? REQUEST_TIMEOUT_MS;
         const setTimer = openTimer(clock);
         const expire = (): void => {
-          // The messages of an event stream are posted one by one: the time of one begins when that before it is answered.
-          const left = isStream?.() ? lastReplyAt + ms - clock.now() : 0;
+          // The messages of an event stream are posted one by one: the time of one begins when that before it is answered, and ends before that of the next.
+          const left = isStream?.() && lastReplied < +id ? lastReplyAt + ms - clock.now() : 0;
           if (left > 0) {
             setTimer(left, expire);
           } else {
@@ -92,7 +93,10 @@ export function openRequests(
       }
     },
     ({ id = "", type, data }) => {
-      lastReplyAt = id ? clock.now() : lastReplyAt;
+      if (id) {
+        lastReplied = +id;
+        lastReplyAt = clock.now();
+      }
       return type === "error" ? finish(id, new TidewireError(data)) : finish(id, undefined, data);
     },
     () => {

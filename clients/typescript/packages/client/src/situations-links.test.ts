@@ -130,6 +130,22 @@ describe("event streams", () => {
     await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable", message: "HTTP status 503" });
   });
 
+  it.each(["<html>please sign in</html>", "", "null", '{"error":"please sign in"}'])("a portal answers POSTs with its own page: %j is no reply, and the queue keeps its order", async (page) => {
+    await fallBack();
+    const { answer } = streams;
+    streams.answer = () => Promise.resolve(new Response(page));
+    await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable" });
+    const first = client.publish("demo:a", 1);
+    const count = streams.posts.length;
+    await until(() => streams.posts.length > count);
+    let seq = 0;
+    streams.answer = (message) => (message.type === "publish" ? Promise.resolve(Response.json({ type: "published", id: message.id, data: { channel: "demo:a", epoch: "e", seq: ++seq } })) : answer(message));
+    await until(() => true);
+    const second = client.publish("demo:a", 2);
+    await beat(1);
+    expect(await Promise.all([first, second])).toMatchObject([{ seq: 1 }, { seq: 2 }]);
+  });
+
   /** Lets time pass, with an event of the server each second. */
   async function beat(seconds: number): Promise<void> {
     for (let second = 0; second < seconds; second += 1) {
@@ -258,6 +274,24 @@ describe("event streams", () => {
       answers[number]?.();
     }
     expect(await Promise.all(requests)).toHaveLength(3);
+    expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
+  });
+
+  it("a reply over a stream that can not be parsed: the request ends in its time, though later ones are answered", async () => {
+    const parse = (frame: string): unknown => {
+      if (frame.includes('"alerts"')) {
+        throw new TypeError("bad");
+      }
+      return JSON.parse(frame);
+    };
+    client.setOptions({ parse });
+    client.on("error", () => undefined);
+    await fallBack();
+    const { answer } = streams;
+    streams.answer = (message) => (message.type === "alerts" ? Promise.resolve(Response.json({ type: "alerts", id: message.id, data: {} })) : answer(message));
+    const request = expect(client.request("alerts", {})).rejects.toMatchObject({ code: "deadline_exceeded" });
+    await beat(14);
+    await request;
     expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
   });
 

@@ -1,8 +1,8 @@
 /** Wires: a WebSocket, and Server-Sent Events with one POST for each message of the client. */
 import type { Fetch, WebSocketConstructor } from "./environment.ts";
 import { reasonOf, TidewireError, textOf } from "./errors.ts";
-import type { ServerMessageOf } from "./messages.ts";
-import { HTTP_STATUS, STREAM_ENDED } from "./texts.ts";
+import type { ClientMessage, ServerMessage, ServerMessageOf } from "./messages.ts";
+import { BAD_MESSAGE, HTTP_STATUS, STREAM_ENDED } from "./texts.ts";
 import type { ErrorData } from "./types/common.ts";
 
 /** What carries frames. */
@@ -106,10 +106,18 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
     });
   return {
     send(frame) {
+      const message = JSON.parse(frame) as ClientMessage;
       posted = posted
         .then(() => load(target, frame))
         .then((response) => response.text())
-        .catch((error: unknown) => JSON.stringify({ ...JSON.parse(frame), type: "error", data: dataOf(error) }))
+        .then((text) => {
+          // It may be the page of a proxy, which means nothing but that the server did not answer.
+          if ((JSON.parse(text) as ServerMessage).id !== message.id) {
+            throw new TypeError(textOf(BAD_MESSAGE, text));
+          }
+          return text;
+        })
+        .catch((error: unknown) => JSON.stringify({ ...message, type: "error", data: dataOf(error) }))
         .then(onFrame);
     },
     close() {
