@@ -176,9 +176,9 @@ export class WebSocketClient {
         setPingTimer(PING_INTERVAL_MS, pingLoop);
       }
     };
-    const [enqueue, openQueue, closeQueue] = startQueue(
-      clock, random, target, options.queue, named, report, () => generation, start,
-    );
+    const [enqueue, openQueue, closeQueue] = startQueue(clock, random, target, options.queue, named, report, () => generation, start, () => {
+      probe();
+    });
 
     /** Ends a stream that was replaced: once nothing has to be answered, or late. */
     const endOthersSoon = (): void => {

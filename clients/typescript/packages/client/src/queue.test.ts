@@ -190,6 +190,33 @@ describe("the queue", () => {
     expect(server.fake.socket.sentOf("publish").slice(-2).map(({ data }) => data.data)).toEqual([4, 5]);
   });
 
+  it("the link of a hidden page is dead: a publication finds out, and goes over the next one", async () => {
+    await connectTo(server, client);
+    server.fake.show(false);
+    await server.settle();
+    server.blackHole();
+    const all = [1, 2].map((n) => client.publish("demo:a", n));
+    await server.advance(11_500);
+    expect(client.state.status).toBe("reconnecting");
+    // One at the beginning, and one for both.
+    expect(server.fake.socket.sentOf("ping")).toHaveLength(2);
+    await server.advance(250);
+    expect((await Promise.all(all)).map(({ seq }) => seq)).toEqual([1, 2]);
+    expect(published()).toEqual([1, 2]);
+  });
+
+  it("the server does not answer in time: a publication is sent again with its key, and the connection stays", async () => {
+    let answers = 0;
+    server.answer("publish", ({ channel }) => (++answers > 1 ? { channel, epoch: "e", seq: answers } : new Promise(() => undefined)));
+    await connectTo(server, client);
+    const held = client.publish("demo:a", 1);
+    await server.advance(11_000);
+    await expect(held).resolves.toMatchObject({ seq: 2 });
+    const keys = server.received.flatMap((message) => (message.type === "publish" ? [message.data?.idempotencyKey] : []));
+    expect([keys.length, new Set(keys).size]).toEqual([2, 1]);
+    expect(server.fake.sockets).toHaveLength(1);
+  });
+
   it("what another tab took over and sent is not sent again once the server has forgotten its key", async () => {
     const options = { queue: { storage: memory, user: "" } };
     const late = clientOf(server, memory, options);

@@ -50,7 +50,7 @@ interface Entry {
  * `url` tells the queues of several servers apart. `named`: the user whom the options name, "" without a
  * token, or `undefined`. `report` gets what no promise of this page tells: a
  * stored publication that is damaged or refused, a storage that fails. `start` sends a request on the
- * link of the number `linkNow`.
+ * link of the number `linkNow`, and `probe` finds out whether that works.
  */
 export function startQueue(
   clock: Clock,
@@ -61,6 +61,7 @@ export function startQueue(
   report: (code: ErrorCode, number: number, cause?: unknown) => void,
   linkNow: () => number,
   start: StartRequest,
+  probe: () => void,
 ): [
   add: (channel: string, data: Json, idempotencyKey: string | undefined, done: Done<ActiveSubscription>) => void,
   open: (user: string) => void,
@@ -155,7 +156,11 @@ export function startQueue(
         start("publish", request, (error, position) => {
           if (error && link !== linkNow()) {
             // It is sent again on the next one.
-          } else if (error && ["unavailable", "resource_exhausted"].includes(error.code)) {
+          } else if (error && ["unavailable", "resource_exhausted", "deadline_exceeded"].includes(error.code)) {
+            if (!isWaiting && error.code === "deadline_exceeded") {
+              // Nothing came back, perhaps because the link is dead.
+              probe();
+            }
             entry._link = 0;
             isSlow = isWaiting = true;
             setTimer(error.retryAfterMs ?? RETRY_MS, () => {
