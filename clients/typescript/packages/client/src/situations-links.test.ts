@@ -295,6 +295,41 @@ describe("event streams", () => {
     expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
   });
 
+  it.each([
+    ["the server", (): Response => Response.json({ code: "resource_exhausted", message: "too many", retryAfterMs: 60_000 }, { status: 429 })],
+    ["a proxy", (): Response => new Response("<html>", { status: 503, headers: { "retry-after": "60" } })],
+  ])("%s refuses a stream for a minute: none is tried before", async (_, refusal) => {
+    const errors: (number | undefined)[] = [];
+    client.setOptions({ transports: ["sse"] });
+    client.on("error", ({ retryAfterMs }) => errors.push(retryAfterMs));
+    streams.refusal = refusal();
+    client.connect();
+    await until(() => client.state.status === "reconnecting");
+    expect(client.state).toMatchObject({ retryAt: fake.clock.wallTime() + 60_000 });
+    expect(errors).toEqual([60_000]);
+    fake.fire("online");
+    await fake.clock.advance(59_999);
+    expect(streams.refused).toBe(1);
+    streams.refusal = undefined;
+    await fake.clock.advance(1);
+    await until(() => streams.streams.length === 1);
+  });
+
+  it("a proxy refuses a POST for ten seconds: the publication is sent again after them", async () => {
+    await fallBack();
+    streams.answer = () => Promise.resolve(new Response("<html>", { status: 503, headers: { "retry-after": "10" } }));
+    const held = client.publish("demo:a", 1);
+    await until(() => streams.posts.some(({ message }) => message.type === "publish"));
+    streams.answer = ({ type, id }) => Promise.resolve(Response.json(type === "publish" ? { type: "published", id, data: { channel: "demo:a", epoch: "e", seq: 1 } } : { type: "pong", id, data: { serverTime: 1, heartbeatMs: 2_000 } }));
+    await until(() => true);
+    const sent = (): number => streams.posts.filter(({ message }) => message.type === "publish").length;
+    await beat(9);
+    expect(sent()).toBe(1);
+    await beat(1);
+    await expect(held).resolves.toMatchObject({ seq: 1 });
+    expect(sent()).toBe(2);
+  });
+
   it("a listener disconnects when the stream is connected: no WebSocket is tried", async () => {
     client.on("state", ({ status }) => {
       if (status === "connected") {

@@ -77,7 +77,13 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
     if (!response.ok) {
       // As JSON RPC has it, or as the message `error`.
       const answer = (await response.json().catch(() => undefined)) as (ErrorData & { data?: ErrorData }) | undefined;
-      throw new TidewireError({ code: "unavailable", message: textOf(HTTP_STATUS, response.status), ...(answer?.data ?? answer) });
+      const seconds = Number(response.headers.get("retry-after"));
+      throw new TidewireError({
+        code: "unavailable",
+        message: textOf(HTTP_STATUS, response.status),
+        ...(seconds > 0 && { retryAfterMs: seconds * 1_000 }),
+        ...(answer?.data ?? answer),
+      });
     }
     return response as Loaded;
   };
@@ -100,9 +106,13 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
       }
     })
     .catch((error: unknown) => {
-      const { code, message } = dataOf(error);
+      const data = dataOf(error);
+      if (data.retryAfterMs) {
+        // As before the end of a WebSocket.
+        onFrame(JSON.stringify({ type: "error", data }));
+      }
       // By the server's own word: a proxy, or the page of a hotel's network, may answer 403 for a while.
-      onEnd(["unauthenticated", "permission_denied"].includes(code) ? 4500 : 1006, message);
+      onEnd(["unauthenticated", "permission_denied"].includes(data.code) ? 4500 : 1006, data.message);
     });
   return {
     send(frame) {
