@@ -145,7 +145,7 @@ export class WebSocketClient {
       flush();
       return transmit(JSON.stringify(message));
     };
-    const [start, settle, failAll, hasPending, failLargest] = openRequests(clock, () => options.requestTimeoutMs, send, () => isStream);
+    const [start, settle, failAll, hasPending, sendAlone, failLargest] = openRequests(clock, () => options.requestTimeoutMs, send, () => isStream);
     const [subscribeSoon, flush, remove, cut] = openSubscribing(
       clock, has, forget, start, () => isOpen(), () => generation, () => !isStream,
       () => options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData,
@@ -493,7 +493,7 @@ export class WebSocketClient {
             start("publish", { channel, data, idempotencyKey }, done);
           }
         }),
-      send,
+      send: sendAlone,
     } satisfies Omit<WebSocketClient, "state" | "clockOffsetMs">);
   }
 }

@@ -156,18 +156,43 @@ describe("the queue", () => {
     expect(server.subscribed).toHaveLength(100);
   });
 
-  it("a `subscribe` of the application that is too large rejects, and one channel that is too large closes the session", async () => {
+  it.each([101, 1])("a `subscribe` of the application with %i channels that is too large rejects", async (count) => {
     await connectTo(server, client);
     server.blackHole();
-    const refused = expect(client.request("subscribe", { channels: Array.from({ length: 101 }, (_, n) => `demo:channel-${n}`) })).rejects.toMatchObject({ code: "invalid_argument" });
+    const channels = Array.from({ length: count }, (_, n) => `demo:${"n".repeat(1_000)}${n}`);
+    const refused = expect(client.request("subscribe", { channels })).rejects.toMatchObject({ code: "invalid_argument" });
     server.fake.socket.end(1009, "Frame is too large");
     await refused;
-    await server.advance(250);
+    expect(client.state.status).toBe("reconnecting");
+  });
+
+  it("a channel whose name is longer than a frame is refused alone", async () => {
+    const refusals: string[] = [];
+    const stop = client.subscribe(`demo:${"n".repeat(70_000)}`, () => undefined, { onError: ({ code }) => refusals.push(code) });
+    client.subscribe("demo:fine", () => undefined);
+    await connectTo(server, client);
+    expect(refusals).toEqual(["invalid_argument"]);
+    expect(server.subscribed).toEqual(["demo:fine"]);
+    stop();
+    await server.advance(1_000);
+    expect(server.received.filter((message) => JSON.stringify(message).length > 1_000)).toEqual([]);
+  });
+
+  it("what was sent without waiting for a reply is too large: the others are sent again", async () => {
+    await connectTo(server, client);
     server.blackHole();
-    client.subscribe(`demo:${"n".repeat(70_000)}`, () => undefined);
-    await server.settle();
+    client.send({ type: "publish", data: { channel: "demo:a", data: "b".repeat(70_000) } });
+    client.send({ type: "publish", data: { channel: "demo:a", data: "b" } });
+    const other = client.publish("demo:a", "y".repeat(2_000));
     server.fake.socket.end(1009, "Frame is too large");
-    expect(client.state.status).toBe("closed");
+    expect(client.state.status).toBe("reconnecting");
+    await server.advance(250);
+    await expect(other).resolves.toMatchObject({ seq: 1 });
+    // It is noted for its connection alone.
+    server.blackHole();
+    const large = expect(client.publish("demo:a", "b".repeat(70_000))).rejects.toMatchObject({ code: "invalid_argument" });
+    server.fake.socket.end(1009, "Frame is too large");
+    await large;
   });
 
   it("after a refusal one is sent at a time, also on the next connection", async () => {

@@ -9,6 +9,8 @@ import { CONNECTION_LOST, NO_JSON, NO_REPLY, NOT_CONNECTED, TOO_LARGE } from "./
 const REQUEST_TIMEOUT_MS = 10_000;
 /** No server refuses so few bytes: its limit is 1,024 at least. */
 const LEAST_LIMIT = 1_000;
+/** Messages without a reply that are remembered: more are not on the way at once, or come from a loop. */
+const NOTED = 99;
 
 /** Called once, with an error or a value. */
 export type Done<Value> = (error: TidewireError | undefined, value?: Value) => void;
@@ -37,19 +39,19 @@ export function promiseOf<Value>(run: (done: Done<Value>) => void): Promise<Valu
 }
 
 /**
- * Opens the requests of a client: `[start, settle, failAll, hasPending, failLargest]`. `settle` takes a
+ * Opens the requests of a client: `[start, settle, failAll, hasPending, sendAlone, failLargest]`. `settle` takes a
  * message, and returns whether it replies to a pending request. `failAll` is
- * for a lost connection: the effects of its requests are unknown. `failLargest` is for a frame
- * that the server refused for its size: the largest on the way is it. A subscription does not fail:
- * `cut` gets the number of its channels, and returns whether the next frames are smaller, or `undefined`
- * for a request of the application. Returns whether another connection need not end the same way.
+ * for a lost connection: the effects of its requests are unknown. `sendAlone` sends a message without waiting
+ * for a reply. `failLargest` is for a frame that the server refused for its size: the largest on the way is it.
+ * A subscription does not fail: `cut` gets the number of its channels, and returns whether the next frames are
+ * smaller. Returns whether another connection need not end the same way.
  */
 export function openRequests(
   clock: Clock,
   limitMs: () => number | undefined,
   send: (message: ClientMessage) => boolean,
   isStream?: () => boolean,
-): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void, hasPending: () => boolean, failLargest: (cut: (channels: number) => boolean | undefined) => boolean] {
+): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void, hasPending: () => boolean, sendAlone: (message: ClientMessage) => boolean, failLargest: (cut: (channels: number) => boolean) => boolean] {
   const pending = new Map<string, readonly [done: Done<never>, message: ClientMessage]>();
   let lastId = 0;
   let lastReplyAt = -Infinity;
@@ -105,6 +107,11 @@ export function openRequests(
       }
     },
     () => pending.size > 0,
+    (message) => {
+      // No reply has an id below 1.
+      pending.set(`${-(++lastId % NOTED)}`, [() => undefined, message]);
+      return send(message);
+    },
     (cut) => {
       let largest = "";
       let most = LEAST_LIMIT;
@@ -118,7 +125,7 @@ export function openRequests(
           channels = message.type.endsWith("subscribe") ? (message.data as ChannelNames).channels.length : 0;
         }
       }
-      return (channels ? cut(channels) : undefined) ?? finish(largest, failure("invalid_argument", TOO_LARGE));
+      return (!!channels && cut(channels)) || finish(largest, failure("invalid_argument", TOO_LARGE));
     },
   ];
 }

@@ -13,8 +13,7 @@ const SAVE_DATA_MS = 5_000;
 /**
  * Opens `[subscribeSoon, flush, remove, cut]`: `subscribeSoon` waits for the end of
  * the microtask, `flush` sends what waits at once, `remove` takes a handler away. `cut`: a frame
- * with so many channels was too large. Returns `false` if there can be no smaller one, and
- * `undefined` if it was none of these.
+ * with so many channels was too large. Returns whether the next ones are smaller.
  */
 export function openSubscribing(
   clock: Clock,
@@ -29,7 +28,7 @@ export function openSubscribing(
   subscribeSoon: (all: readonly Subscription[]) => void,
   flush: () => void,
   remove: (subscription: Subscription, subscriber: Subscriber) => void,
-  cut: (channels: number) => boolean | undefined,
+  cut: (channels: number) => boolean,
 ] {
   let perFrame = CHANNELS_PER_FRAME;
   const unsent = new Set<Subscription>();
@@ -92,12 +91,6 @@ export function openSubscribing(
     subscribeSoon,
     flush,
     remove,
-    (channels) => {
-      if (channels > perFrame) {
-        return undefined;
-      }
-      perFrame = channels >> 1 || 1;
-      return channels > 1;
-    },
+    (channels) => channels > 1 && channels <= perFrame && !!(perFrame = channels >> 1),
   ];
 }

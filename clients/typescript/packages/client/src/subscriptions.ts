@@ -280,6 +280,9 @@ export type Subscriptions = [
   cursor: () => string,
 ];
 
+/** One more than the longest name has. The rest of a longer one is left out: the server refuses it, and no frame is too large for it. */
+const NAME_CHARACTERS = 256;
+
 /** Opens the channels of a client. */
 export function openSubscriptions(call: Call): Subscriptions {
   const byName = new Map<string, Subscription>();
@@ -306,7 +309,8 @@ export function openSubscriptions(call: Call): Subscriptions {
     all,
     has,
 
-    (name, subscriber) => {
+    (channel, subscriber) => {
+      const name = channel.slice(0, NAME_CHARACTERS);
       const isKnown = byName.has(name);
       if (!isKnown) {
         const made = openSubscription(name, call, reindex);

@@ -61,6 +61,8 @@ const REPLIES: { readonly [Type in RequestType]: Requests[Type]["reply"] } = {
   ping: "pong",
 };
 
+/** Bytes of the longest name of a channel. */
+const MAX_NAME = 255;
 /** Publications that a channel's history keeps. */
 const HISTORY_ITEMS = 1_000;
 
@@ -336,7 +338,7 @@ export class FakeServer {
     const replays: [string, HistoryItem[]][] = [];
     const results = requests.map(({ channel, since }: ChannelSubscription) => {
       const { epoch, seq, class: kind, history } = this.#channel(channel);
-      const error = this.#refusals.get(channel);
+      const error = channel.length > MAX_NAME ? { code: "invalid_argument" as const, message: `channel name is ${channel.length} bytes long, expected at most ${MAX_NAME}` } : this.#refusals.get(channel);
       if (error !== undefined) {
         return { channel, epoch: "", seq: 0, recovered: false, error };
       }
