@@ -1,6 +1,7 @@
 /** State that follows a channel: what a gap, a failed reading, an older `load` and a late reply must not break. */
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, vi } from "vitest";
 import { WebSocketClient } from "./client.ts";
+import { TidewireError } from "./errors.ts";
 import { type LoadedState, StateSync, type StateSyncOptions } from "./state-sync.ts";
 import { FakeServer } from "./testing/server.ts";
 
@@ -64,6 +65,43 @@ describe("a state", () => {
     server.cut();
     await server.advance(1_000);
     expect(sync.getState()).toBe("abcdefghij");
+  });
+
+  it("a gap whose reading is refused: the state of before is shown with the changes on it, and it is read at the time that the refusal names", async () => {
+    vi.useFakeTimers();
+    try {
+      const sync = open();
+      await publish("a", "b");
+      await sync.syncState();
+      const [confirmed, waiting] = ["c", "d"].map((text) => sync.applyOptimistic((before) => before + text));
+      sync.confirmUpdate(confirmed ?? "", 3);
+      let isBusy = true;
+      const { request } = client;
+      const busy: typeof request = (type, data) => (isBusy ? Promise.reject(new TidewireError({ code: "resource_exhausted", message: "busy", retryAfterMs: 100 })) : request(type, data));
+      Object.assign(client, { request: busy });
+      server.loseHistory("demo:l");
+      await server.settle();
+      expect(errors).toEqual(["busy"]);
+      expect(sync.getState()).toBe("abcd");
+      sync.rollbackUpdate(waiting ?? "");
+      expect(sync.getState()).toBe("abc");
+      await vi.advanceTimersByTimeAsync(250);
+      expect(errors).toHaveLength(3);
+      isBusy = false;
+      server.publish("demo:l", "x");
+      await vi.advanceTimersByTimeAsync(100);
+      await server.settle();
+      expect(sync.getState()).toBe("x");
+      expect(vi.getTimerCount()).toBe(0);
+      isBusy = true;
+      server.loseHistory("demo:l");
+      await server.settle();
+      sync.dispose();
+      await vi.advanceTimersByTimeAsync(1_000);
+      expect(errors).toHaveLength(4);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it("the first reading fails: the next one has all that was published before the subscription too", async () => {

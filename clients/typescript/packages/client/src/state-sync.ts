@@ -16,7 +16,7 @@
  */
 import type { WebSocketClient } from "./client.ts";
 import type { ChannelMessage } from "./subscriptions.ts";
-import type { Json, Millis, Position } from "./types/common.ts";
+import type { ErrorData, Json, Millis, Position } from "./types/common.ts";
 import type { History, HistoryItem } from "./types/session.ts";
 
 /** Publications of one page of the history. */
@@ -90,6 +90,8 @@ export class StateSync<State> {
     let reading: Promise<State> | undefined;
     /** The state is of before a gap, until it is read. */
     let isLost = false;
+    /** The next reading, at the time that a refusal named. */
+    let timer: ReturnType<typeof setTimeout> | undefined;
     /** The state was read: before, it lacks what was published before the subscription. */
     let isWhole = false;
 
@@ -167,7 +169,7 @@ export class StateSync<State> {
         return (await history({ limit: PAGE_ITEMS })).messages;
       });
       return () => {
-        if (from < lastSeq) {
+        if (isLost || from < lastSeq) {
           base = initial;
           lastSeq = 0;
         }
@@ -199,18 +201,22 @@ export class StateSync<State> {
     };
     const retry = (): void => {
       if (isLost) {
-        syncState().catch(onError);
+        syncState().catch((error: unknown) => {
+          onError(error);
+          clearTimeout(timer);
+          const { retryAfterMs } = { ...(error as Partial<ErrorData>) };
+          timer = retryAfterMs ? setTimeout(retry, retryAfterMs) : undefined;
+        });
       }
     };
     const onMessage = (message: ChannelMessage): void => {
       if (message.type === "gap") {
-        base = initial;
         lastSeq = 0;
         isLost = true;
-        // The state that is read has what was confirmed. Another epoch has other seqs.
+        // The state that is read has what was confirmed, and until then that of before has it. Another epoch has other seqs.
         pending.forEach(({ _seq: seq }, id) => {
           if (seq) {
-            pending.delete(id);
+            confirmUpdate(id);
           }
         });
         // The running reading is of before the gap.
@@ -245,6 +251,19 @@ export class StateSync<State> {
       pending.delete(id);
       show();
     };
+    const confirmUpdate = (id: string, seq?: number): void => {
+      const update = pending.get(id);
+      if (update && seq && seq > lastSeq) {
+        update._seq = seq;
+      } else {
+        if (update && !seq) {
+          attempt(() => {
+            base = update._change(base);
+          });
+        }
+        rollbackUpdate(id);
+      }
+    };
     Object.assign(this, {
       getMissedMessages,
       syncState,
@@ -262,20 +281,9 @@ export class StateSync<State> {
         show();
         return id;
       },
-      confirmUpdate(id, seq) {
-        const update = pending.get(id);
-        if (update && seq && seq > lastSeq) {
-          update._seq = seq;
-        } else {
-          if (update && !seq) {
-            attempt(() => {
-              base = update._change(base);
-            });
-          }
-          rollbackUpdate(id);
-        }
-      },
+      confirmUpdate,
       dispose() {
+        isLost = false;
         unsubscribe();
         listeners.clear();
       },
