@@ -65,7 +65,8 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
   /** Requests of subscriptions that are not answered: who follows what is not known yet. */
   let joining = 0;
   let socket: WebSocketLike | undefined;
-  let welcome: string | undefined;
+  /** The `welcome`, with the server's time less that of the clock. */
+  let welcome: (Frame & { readonly data: { serverTime: number } }) | undefined;
   let lastId = 0;
 
   const send = (to: string, message: object): void => {
@@ -297,9 +298,10 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
         }
       });
     } else {
-      if (type === "welcome") {
-        welcome = text;
-        for (const { channel } of data?.subscriptions ?? []) {
+      if (type === "welcome" && data) {
+        welcome = message as typeof welcome & Frame;
+        welcome.data.serverTime -= clock.wallTime();
+        for (const { channel } of data.subscriptions ?? []) {
           live.set(channel, channel);
         }
       }
@@ -354,7 +356,7 @@ export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, u
         if (!socket) {
           connect(note.open);
         } else if (welcome) {
-          post({ to: tab, frame: welcome });
+          send(tab, { ...welcome, data: { ...welcome.data, serverTime: welcome.data.serverTime + clock.wallTime() } });
           showAny();
         }
       } else if ("gone" in note) {

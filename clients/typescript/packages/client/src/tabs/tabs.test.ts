@@ -221,6 +221,16 @@ describe("tabs", () => {
 describe("tabs of one connection", () => {
   const messages = (type: string): unknown[] => server.received.flatMap((message) => (message.type === type ? [message.data] : []));
 
+  it("a tab that is opened later knows the server's time at once", async () => {
+    await openTab();
+    await server.advance(9_500);
+    const offsets: number[] = [];
+    await tabs.open(browser.open(), {}, (client) => {
+      client.on("state", ({ status }) => status === "connected" && offsets.push(client.clockOffsetMs));
+    });
+    expect(offsets).toEqual([0]);
+  });
+
   it("a tab opened beside hidden ones is active, and the background begins when the last visible one is closed", async () => {
     const [first, second] = [await openTab(), await openTab()];
     for (const { client } of [first, second]) {
