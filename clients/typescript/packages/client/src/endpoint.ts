@@ -7,7 +7,8 @@ import { BAD_URL } from "./texts.ts";
  * Throws a `TypeError` for a URL that can not work.
  */
 export function webSocketUrl(url: string | URL): string {
-  let href = "";
+  // A render of a page on a server constructs a client for a relative one, and never connects it.
+  let href = String(url).startsWith("/") ? "ws://page.invalid" : "";
   try {
     // In a page, a URL may be relative to it.
     href = new URL(url, (globalThis as { readonly location?: { readonly href: string } }).location?.href).href;

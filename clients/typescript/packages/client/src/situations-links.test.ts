@@ -405,6 +405,10 @@ describe("wrong addresses", () => {
     expect(() => new WebSocketClient(url)).toThrow("expected one like ws://127.0.0.1:8080/v1/ws");
   });
 
+  it("a relative URL where there is no page: a render on a server constructs a client, and never connects it", () => {
+    expect(new WebSocketClient("/v1/ws").state.status).toBe("disconnected");
+  });
+
   it("http and a bare host work", async () => {
     client = new WebSocketClient("http://test", { environment: server.environment });
     await connect();

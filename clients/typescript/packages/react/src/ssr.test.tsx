@@ -1,11 +1,12 @@
 // @vitest-environment node
-import type { ReactElement } from "react";
+import { createElement, type ReactElement } from "react";
 import { renderToString } from "react-dom/server";
 import { afterEach, expect, it, vi } from "vitest";
 import {
   ConnectionStatus,
   useAlerts,
   useChannel,
+  useClient,
   useConnection,
   useMarketOverview,
   useNotifications,
@@ -56,6 +57,11 @@ it("renders on a server, also one without a WebSocket, and opens no connection a
     expect(vi.getTimerCount()).toBe(0);
     vi.useRealTimers();
   }
+});
+
+it("renders a component that has the client of a provider with a relative address", () => {
+  const Status = (): string => useClient().state.status;
+  expect(renderToString(createElement(WebSocketProvider, { url: "/v1/ws" }, createElement(Status)))).toBe("disconnected");
 });
 
 it("a hook without a provider says what is missing", () => {
