@@ -260,6 +260,29 @@ describe("the queue", () => {
     expect(memory.length).toBe(0);
   });
 
+  it("the clock is set back after a sending whose reply was lost: it is not sent again once the server may have forgotten its key", async () => {
+    let backMs = 0;
+    const { clock } = server.environment;
+    client = clientOf(server, memory, { environment: { ...server.environment, clock: { now: () => clock.now(), wallTime: () => clock.wallTime() - backMs, after: (ms, run) => clock.after(ms, run) } } });
+    await connectTo(server, client);
+    server.answer("publish", () => new Promise(() => undefined));
+    const lost = expect(client.publish("demo:a", "order")).rejects.toMatchObject({ code: "deadline_exceeded" });
+    await server.settle();
+    client.disconnect();
+    backMs = 3_600_000;
+    await server.advance(600_000);
+    await connectTo(server, client);
+    await lost;
+    expect(published()).toEqual(["order"]);
+    // One that was never sent has a day.
+    client.disconnect();
+    const held = client.publish("demo:a", "unsent");
+    backMs *= 2;
+    server.answer("publish", ({ channel }) => ({ channel, epoch: "e", seq: 7 }));
+    await connectTo(server, client);
+    await expect(held).resolves.toMatchObject({ seq: 7 });
+  });
+
   it("one key on two channels is two publications, also after a reload", async () => {
     void client.publish("demo:a", 1, { idempotencyKey: "order-7" });
     void client.publish("demo:audit", 2, { idempotencyKey: "order-7" });

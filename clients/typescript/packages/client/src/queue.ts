@@ -143,7 +143,8 @@ export function startQueue(
           }
         });
         const { sentAt } = entry;
-        if (now - (sentAt ?? at) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
+        // Of a time to come, the clock was set back since: nobody knows its age.
+        if (Math.abs(now - (sentAt ?? at)) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
           error ??= failure("deadline_exceeded", WAITED_TOO_LONG);
         }
         if (error) {
