@@ -22,7 +22,7 @@ export const TEXTS: Readonly<Record<number, (detail: string) => string>> = {
   [texts.NOT_A_TOKEN]: (text) => `it returned no token: ${text}`.slice(0, 60),
   [texts.QUEUE_FULL]: (size) => `the queue is full: ${size} publications wait`,
   [texts.NOT_STORED]: (reason) => `the queue can not be stored, and ends with the page: ${reason}`,
-  [texts.SENT_ELSEWHERE]: () => "another tab has sent it",
+  [texts.SENT_ELSEWHERE]: () => "another tab has sent it, or the storage was cleared",
   [texts.WAITED_TOO_LONG]: () => "it waited too long, and may have been published",
   [texts.OTHER_USER]: () => "another user signed in",
   [texts.STORED_FAILED]: (what) => `a stored publication on ${what}`,
