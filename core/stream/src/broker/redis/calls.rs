@@ -16,6 +16,7 @@ use tidewire_redis::ServerAddress;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
+    time::Instant,
 };
 
 use super::{
@@ -387,8 +388,16 @@ impl Worker {
                 call.command.encode(&mut pipeline, &digests);
             }
             connection.check_master()?;
-            let exchanged = connection.exchange(&pipeline, waiting.len()).await;
-            let replies = exchanged.inspect_err(|error| fail_unrepeatable(waiting, error))?;
+            let asked = Instant::now();
+            let exchanged = async {
+                let replies = connection.exchange(&pipeline, waiting.len()).await?;
+                // A master that was replaced while it hung has what nobody else has.
+                connection.confirm_master(&self.options, asked).await?;
+                Ok::<_, RedisError>(replies)
+            };
+            let replies = exchanged
+                .await
+                .inspect_err(|error| fail_unrepeatable(waiting, error))?;
             let (mut again, mut moving, mut passing) = (Vec::new(), Vec::new(), None);
             let mut asked: HashMap<ServerAddress, Vec<Call>> = HashMap::new();
             for (call, reply) in waiting.drain(..).zip(replies) {

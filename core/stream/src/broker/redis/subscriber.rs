@@ -7,7 +7,8 @@
 //!
 //! The connection probes itself once a second: a ping, which the server answers, and a publication
 //! on a shard channel of its own, which shows that publishing and pub/sub work. Without them it is
-//! opened again.
+//! opened again. A server that has not answered a ping for a while may have been replaced: what it sends
+//! afterwards waits until the sentinels or the cluster have confirmed that it is still the master.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -72,6 +73,8 @@ struct Link {
     pending: VecDeque<ChannelName>,
     unconfirmed: usize,
     heard_at: Instant,
+    /// When the oldest ping that is not answered was sent.
+    pinged_at: Option<Instant>,
     probe_heard_at: Instant,
     /// When a probe was last sent with success.
     probe_sent_at: Arc<Mutex<Option<Instant>>>,
@@ -131,6 +134,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
             pending: self.names(),
             unconfirmed: 1,
             heard_at: now,
+            pinged_at: None,
             probe_heard_at: now,
             probe_sent_at: Arc::default(),
         };
@@ -146,7 +150,16 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
             }
             self.subscribe_pending(&mut link).await?;
             tokio::select! {
-                filled = link.connection.fill() => filled?,
+                filled = link.connection.fill() => {
+                    filled?;
+                    // A master that was replaced while it hung sends what it then published for nobody.
+                    if let Some(pinged_at) = link.pinged_at {
+                        let silent_since = pinged_at.max(link.heard_at);
+                        link.connection
+                            .confirm_master(&self.options, silent_since)
+                            .await?;
+                    }
+                }
                 change = self.changes.recv() => match change {
                     Some(Change(channel)) => self.apply(&mut link, channel).await?,
                     None => return Ok(()),
@@ -201,11 +214,17 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         link.heard_at = Instant::now();
         let parts = match reply {
             // The answer to a ping before the first subscription.
-            Reply::Text(_) => return Ok(()),
+            Reply::Text(_) => {
+                link.pinged_at = None;
+                return Ok(());
+            }
             Reply::Error(text) => {
                 return match RedisError::Refused(text) {
                     // A server that cannot save refuses pings too.
-                    error if error.refuses_writes() => Ok(()),
+                    error if error.refuses_writes() => {
+                        link.pinged_at = None;
+                        Ok(())
+                    }
                     // The connection has noted where the slot is. The task of that server subscribes.
                     error if error.is_redirection() => {
                         link.unconfirmed = link.unconfirmed.saturating_sub(1);
@@ -224,6 +243,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
             ));
         };
         match &*kind {
+            b"pong" => link.pinged_at = None,
             b"smessage" if name == link.probe => link.probe_heard_at = link.heard_at,
             b"smessage" => {
                 if let Some(Reply::Text(message)) = parts.next() {
@@ -292,6 +312,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         }
         let mut ping = Vec::new();
         resp::encode(&mut ping, &["PING"]);
+        link.pinged_at.get_or_insert(now);
         link.connection.send(&ping).await?;
         self.probes += 1;
         let [publish, ..] = probe::calls(&self.keys, &link.prober, self.probes);
