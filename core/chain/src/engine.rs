@@ -30,6 +30,7 @@ use crate::{
     interest::{InterestRegistry, WalletInterest, WalletLookup},
     journal::{Journal, JournalTask},
     notice::{self, NoticeQueue, NoticeSender, NoticeSink, PaymentLimits},
+    outbox::LeftChannels,
     processor::Command,
     transaction::{Excess, Interest, RequestOwner},
 };
@@ -49,8 +50,10 @@ pub struct ChainEngine(
 struct Inner {
     chains: BTreeMap<u64, Chain>,
     journal: Journal,
-    /// Whether what the owner before has stored is published.
+    /// Whether what the owner before has stored is published, but for channels that are late.
     caught_up: watch::Receiver<bool>,
+    /// The late ones.
+    left: Arc<LeftChannels>,
     interest: Arc<InterestRegistry>,
     clock: SharedClock,
     store: Option<SharedStore>,
@@ -108,6 +111,7 @@ impl ChainEngine {
             chains,
             journal,
             caught_up: task.caught_up(),
+            left: task.left(),
             interest,
             clock,
             store,
@@ -181,7 +185,8 @@ impl ChainEngine {
     }
 
     /// Waits until what another owner has stored, and has not published, is published. Until then the
-    /// newest publication of a channel does not tell the state that the owner left.
+    /// newest publication of a channel does not tell the state that the owner left. It waits two seconds
+    /// at most for channels that the broker does not take: [`is_behind`](Self::is_behind) knows them.
     ///
     /// # Errors
     /// The engine has stopped.
@@ -189,6 +194,12 @@ impl ChainEngine {
         let mut caught_up = self.0.caught_up.clone();
         let waited = caught_up.wait_for(|is_caught_up| *is_caught_up).await;
         waited.map(|_| ()).map_err(|_| ChainError::NotRunning)
+    }
+
+    /// Whether something that another owner has stored for a channel is not published yet.
+    #[must_use]
+    pub fn is_behind(&self, channel: &ChannelName) -> bool {
+        self.0.left.contains(channel)
     }
 
     /// The ids of the configured chains, in their order.

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     interest::InterestRegistry,
     notice::{Notice, NoticeQueue},
-    outbox::Outbox,
+    outbox::{LeftChannels, Outbox},
 };
 
 pub(crate) const JOURNAL: Table = Table("chain.journal");
@@ -114,7 +114,9 @@ impl Journal {
     ) -> (Self, JournalTask) {
         let (sender, requests) = mpsc::channel(QUEUE);
         // Without a store nothing is shared.
-        let outbox = store.as_ref().and_then(|_| Outbox::new(&publisher));
+        let outbox = store
+            .as_ref()
+            .and_then(|store| Outbox::new(&publisher, store));
         let task = JournalTask {
             requests,
             outbox,
@@ -130,7 +132,8 @@ impl Journal {
         (Self(sender), task)
     }
 
-    /// Stores an entry, then publishes it. Returns after both.
+    /// Stores an entry, then publishes it. Returns after both, and on shared channels once it is stored:
+    /// each of them is published on as soon as the broker takes it.
     ///
     /// # Errors
     /// The journal has stopped.
@@ -152,7 +155,7 @@ pub(crate) struct JournalTask {
     interest: Arc<InterestRegistry>,
     clock: SharedClock,
     notices: NoticeQueue,
-    /// Whether what the owner before has stored is published.
+    /// Whether what the owner before has stored is published, but for channels that are late.
     caught_up: watch::Sender<bool>,
     /// The number of the next publication in the store.
     next: u64,
@@ -161,9 +164,15 @@ pub(crate) struct JournalTask {
 }
 
 impl JournalTask {
-    /// Whether what the owner before has stored is published, now and later.
+    /// Whether what the owner before has stored is published, but for channels that are late, now and later.
     pub(crate) fn caught_up(&self) -> watch::Receiver<bool> {
         self.caught_up.subscribe()
+    }
+
+    /// The channels on which the owner before has stored something that is not published yet.
+    pub(crate) fn left(&self) -> Arc<LeftChannels> {
+        let outbox = self.outbox.as_ref();
+        outbox.map(Outbox::left).unwrap_or_default()
     }
 
     /// Restores the interest registry and the histories of all channels.
@@ -177,7 +186,7 @@ impl JournalTask {
         self.interest.restore(&*store, self.clock.now_ms()).await?;
         self.notices.restore(&*store).await?;
         if let Some(outbox) = &mut self.outbox {
-            return outbox.restore(&*store).await;
+            return outbox.restore().await;
         }
         let mut restored_channels = HashSet::new();
         let mut channels: HashMap<String, (String, Vec<StoredPublication>)> = HashMap::new();
@@ -243,30 +252,51 @@ impl JournalTask {
     }
 
     async fn run_term(&mut self, cancel: CancellationToken) -> Result<(), JournalError> {
-        if let (Some(outbox), Some(store)) = (&mut self.outbox, &self.store) {
-            outbox.publish_left(&**store).await?;
+        match &mut self.outbox {
+            Some(outbox) => outbox.begin(),
+            None => drop(self.caught_up.send_replace(true)),
         }
-        self.caught_up.send_replace(true);
         let mut queued = Vec::new();
         loop {
+            self.follow_outbox(queued.is_empty()).await?;
             if queued.is_empty() {
-                if self.requests.is_empty() {
-                    self.clear_outbox().await?;
-                }
+                let mut has_room = self.outbox.as_mut().is_none_or(Outbox::has_room);
+                has_room |= self.requests.is_closed();
                 tokio::select! {
                     biased;
-                    count = self.requests.recv_many(&mut queued, QUEUE) => if count == 0 {
+                    count = self.requests.recv_many(&mut queued, QUEUE), if has_room => if count == 0 {
                         self.handle(Vec::new()).await?;
+                        if let Some(outbox) = &mut self.outbox {
+                            outbox.end().await?;
+                        }
                         return self.clear_outbox().await;
                     },
                     () = cancel.cancelled(), if !self.requests.is_closed() => {
                         self.requests.close();
                         continue;
                     }
+                    () = changed(&mut self.outbox) => continue,
                 }
             }
             let group = queued.drain(..group_len(&queued)).collect();
             self.handle(group).await?;
+        }
+    }
+
+    /// Notes what has been published on shared channels, and goes on with them.
+    async fn follow_outbox(&mut self, is_idle: bool) -> Result<(), JournalError> {
+        let Some(outbox) = &mut self.outbox else {
+            return Ok(());
+        };
+        outbox.go_on()?;
+        if outbox.is_caught_up() {
+            self.caught_up
+                .send_if_modified(|is_caught_up| !std::mem::replace(is_caught_up, true));
+        }
+        let is_due = is_idle && self.requests.is_empty() && outbox.is_removal_due();
+        match is_due {
+            true => self.clear_outbox().await,
+            false => Ok(()),
         }
     }
 
@@ -288,18 +318,24 @@ impl JournalTask {
         let mut newest = Vec::new();
         let mut notices = Vec::new();
         let mut done = Vec::with_capacity(group.len());
-        let mut has_renewed = false;
+        let (mut has_renewed, mut renewed) = (false, Vec::new());
         for request in group {
             has_renewed |= !request.entry.renewed.is_empty();
-            for channel in &request.entry.renewed {
-                self.interest.renew(channel);
-                self.renew(channel).await?;
+            for channel in request.entry.renewed {
+                self.interest.renew(&channel);
+                match &self.outbox {
+                    Some(_) => renewed.push(channel),
+                    None => self.renew(&channel).await,
+                }
             }
-            for channel in &request.entry.forgotten {
-                if self.interest.forget(channel)
-                    && let Err(error) = self.publisher.forget(channel).await
-                {
-                    tracing::error!(%channel, %error, "a channel is not forgotten");
+            for channel in request.entry.forgotten {
+                if !self.interest.forget(&channel) {
+                    continue;
+                }
+                match &self.outbox {
+                    // The next subscriber finds another epoch.
+                    Some(_) => renewed.push(channel),
+                    None => self.forget(&channel).await,
                 }
             }
             writes.extend(request.entry.writes);
@@ -313,7 +349,7 @@ impl JournalTask {
         match &mut self.outbox {
             Some(outbox) => {
                 let publications = std::mem::take(&mut publications);
-                rows = outbox.stage(&mut writes, publications, self.clock.now_ms());
+                rows = outbox.stage(&mut writes, renewed, publications, self.clock.now_ms());
             }
             None => self.stage(&mut writes, &publications).await,
         }
@@ -332,8 +368,8 @@ impl JournalTask {
         for (channel, event) in publications {
             self.publisher.publish(&channel, event);
         }
-        if let (Some(outbox), Some(store)) = (&mut self.outbox, &self.store) {
-            outbox.publish(rows, &**store).await?;
+        if let Some(outbox) = &mut self.outbox {
+            outbox.publish(rows);
         }
         for done in done {
             // The caller may have timed out; the entry is stored and published all the same.
@@ -342,19 +378,18 @@ impl JournalTask {
         Ok(())
     }
 
-    /// Begins a new epoch of a channel. On a shared channel it tries until the broker has done it: the
-    /// blocks of a gap are skipped only once.
-    async fn renew(&self, channel: &ChannelName) -> Result<(), JournalError> {
-        let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
-        while let Err(error) = self.publisher.start_new_epoch(channel).await {
+    /// Begins a new epoch of a channel of this server.
+    async fn renew(&self, channel: &ChannelName) {
+        if let Err(error) = self.publisher.start_new_epoch(channel).await {
             tracing::error!(%channel, %error, "a channel's epoch is not renewed, so subscribers see no gap");
-            if self.outbox.is_none() {
-                break;
-            }
-            self.check_term()?;
-            sleep(backoff.next_pause()).await;
         }
-        Ok(())
+    }
+
+    /// Forgets a channel of this server.
+    async fn forget(&self, channel: &ChannelName) {
+        if let Err(error) = self.publisher.forget(channel).await {
+            tracing::error!(%channel, %error, "a channel is not forgotten");
+        }
     }
 
     /// Checks that the store of a term can still be written.
@@ -387,7 +422,7 @@ impl JournalTask {
                 seq: top.seq + 1,
                 ..top
             };
-            let value = encode(channel, &position, now_ms, event);
+            let value = encode(channel, &position, now_ms, Some(event));
             writes.put(JOURNAL, self.next.to_be_bytes(), value);
             self.next += 1;
             tops.insert(channel, position);
@@ -430,12 +465,21 @@ fn group_len(queued: &[AppendRequest]) -> usize {
         .max(1)
 }
 
-/// Encodes a publication: its position, then the message with its channel and time.
+/// Waits until something may have changed about the publications on shared channels.
+async fn changed(outbox: &mut Option<Outbox>) {
+    match outbox {
+        Some(outbox) => outbox.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Encodes a publication: its position, then the message with its channel and time. Without an event, the
+/// channel begins a new epoch.
 pub(crate) fn encode(
     channel: &ChannelName,
     position: &Position,
     time_ms: i64,
-    event: &Event,
+    event: Option<&Event>,
 ) -> Vec<u8> {
     let wire_position = WirePosition {
         epoch: position.epoch.as_str().to_owned(),
@@ -445,7 +489,7 @@ pub(crate) fn encode(
         channel: Some(channel.as_str().to_owned()),
         seq: Some(position.seq),
         timestamp: Some(time_ms),
-        data: Some(event.clone()),
+        data: event.cloned(),
         ..ServerMessage::default()
     };
     let mut value = wire_position.encode_length_delimited_to_vec();

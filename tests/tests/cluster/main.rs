@@ -31,6 +31,7 @@ mod prices;
 mod recoveries;
 mod redis_cluster;
 mod redis_cluster_fences;
+mod redis_cluster_losses;
 mod redis_cluster_servers;
 mod redis_cluster_stalls;
 mod replicas;

@@ -34,7 +34,7 @@ fn server(cluster: &RedisCluster, venue: &VenueStandIn) -> ServerBuilder {
 }
 
 /// A server in the cluster.
-fn base(cluster: &RedisCluster) -> ServerBuilder {
+pub(crate) fn base(cluster: &RedisCluster) -> ServerBuilder {
     Server::builder()
         .set("broker", "kind = \"redis\"")
         .set("broker", &format!("cluster = {:?}", cluster.seeds()))

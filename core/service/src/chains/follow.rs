@@ -50,7 +50,7 @@ impl Drop for Unfinished<'_> {
 ///
 /// # Errors
 /// It is being applied already, or what the owner before has stored is not published yet: a transaction may
-/// be final by it, and would be watched again.
+/// be final by it, and would be watched again. Channels that are late hold up none but themselves.
 pub(super) async fn apply(
     open: &OpenChain,
     stream: &StreamCore,
@@ -124,6 +124,10 @@ async fn follow(
     let (engine, rest) = (engine.on_behalf_of(&follower.caller()), channel.rest());
     match channel.namespace() {
         // After a takeover, nodes also tell of transactions whose subscribers have the final state.
+        "tx" if engine.is_behind(&channel) => {
+            let text = "what the owner before has stored of this transaction is not published yet";
+            return Err(StreamError::new(ErrorCode::Unavailable, text));
+        }
         "tx" if is_final(stream, &channel).await? => {}
         "tx" => engine.follow_transaction(rest)?,
         "wallet" => engine.follow_wallet(rest)?,
