@@ -35,6 +35,7 @@
 //! nodes may differ.
 
 mod asking;
+mod buffer;
 mod calls;
 mod catch_up;
 mod control;
@@ -86,6 +87,7 @@ pub use tidewire_redis::{
 };
 
 use self::{
+    buffer::Buffer,
     calls::Calls,
     catch_up::CatchUp,
     control::ControlTask,
@@ -95,7 +97,7 @@ use self::{
     nodes::Nodes,
     owed::OwedEpochs,
     positions::{JoinState, Positions},
-    queue::{Buffer, Mode, Queue},
+    queue::{Mode, Queue},
     reads::Reads,
     resp::Reply,
     route::{Place, Route},

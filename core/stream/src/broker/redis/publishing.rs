@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
 use tokio::{sync::oneshot, time::timeout};
 
@@ -9,12 +10,12 @@ use super::{
     RedisBroker, WRITERS,
     error::RedisError,
     keys::{fnv, partition},
-    queue::{Item, KeyUse, Mode, Receipt},
+    queue::{Item, KeyUse, Mode, Queue, Receipt},
     record,
     unavailable::Unavailable as _,
 };
 use crate::{
-    ChannelName, Content, Event, Position, StreamError, Urgency,
+    ChannelName, Class, Content, Event, Position, StreamError, Urgency,
     broker::{
         Fence, LocalDelivery, PublishFuture, Sender,
         idempotency::{check_key, fingerprint},
@@ -22,19 +23,77 @@ use crate::{
     limit::ClientKey,
 };
 
+/// The outcome of a publication that waits. A sender that drops it has given up: then the publication makes
+/// room for others at once, also where its server is lost.
+struct Outcome {
+    outcome: Option<oneshot::Receiver<Result<Receipt, StreamError>>>,
+    queue: Arc<Queue>,
+    channel: ChannelName,
+    ticket: u64,
+}
+
+impl Outcome {
+    /// Waits for it: as long as the broker exists.
+    async fn wait(mut self) -> Result<Receipt, StreamError> {
+        let received = match &mut self.outcome {
+            Some(outcome) => outcome.await.ok(),
+            None => None,
+        };
+        // It is not in the queue any more.
+        self.outcome = None;
+        received.unwrap_or_else(|| {
+            let ended = RedisError::Connection("the broker has ended".to_owned());
+            Err(ended.unavailable("it is not known whether this was published"))
+        })
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        if self.outcome.take().is_some() {
+            self.queue.give_up(&self.channel, self.ticket);
+        }
+    }
+}
+
 impl<D: LocalDelivery> RedisBroker<D> {
-    /// Queues a publication of a shared channel.
-    fn queue(&self, channel: &ChannelName, item: Item) -> Result<(), StreamError> {
+    /// Queues a publication of a shared channel. Returns the queue, and its ticket there.
+    fn queue(&self, channel: &ChannelName, item: Item) -> Result<(&Arc<Queue>, u64), StreamError> {
         // The remainder is below the number of queues.
         let queue = &self.queues[(partition(channel) % WRITERS) as usize];
-        queue.push(channel, item).map_err(|_| {
+        let ticket = queue.push(channel, item).map_err(|full| {
             let fault = self.health.fault();
             let fault = fault.unwrap_or_else(|| "it is slower than the publishers".to_owned());
-            let text = format!(
-                "nothing was published: {} bytes wait for Redis already, as many as broker.buffer_bytes allows: {fault}",
-                self.buffer.used()
-            );
+            let text = format!("nothing was published: {full}: {fault}");
             StreamError::new(ErrorCode::Unavailable, text).with_retry_after_ms(1_000)
+        })?;
+        Ok((queue, ticket))
+    }
+
+    /// Queues a publication whose sender waits for the outcome.
+    fn queue_for(
+        &self,
+        channel: &ChannelName,
+        payload: Bytes,
+        mode: Mode,
+        fence: Option<&Arc<Fence>>,
+        key: Option<KeyUse>,
+    ) -> Result<Outcome, StreamError> {
+        let (reply, outcome) = oneshot::channel();
+        let item = Item {
+            payload,
+            mode,
+            fence: fence.cloned(),
+            key,
+            reply: Some(reply),
+            is_latest: false,
+        };
+        let (queue, ticket) = self.queue(channel, item)?;
+        Ok(Outcome {
+            outcome: Some(outcome),
+            queue: queue.clone(),
+            channel: channel.clone(),
+            ticket,
         })
     }
 
@@ -45,6 +104,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
         mode: Mode,
         fence: Option<&Arc<Fence>>,
     ) {
+        let namespace = self.namespaces.get(channel);
         self.enqueue(
             channel,
             Item {
@@ -53,6 +113,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 fence: fence.cloned(),
                 key: None,
                 reply: None,
+                is_latest: namespace.is_some_and(|one| one.class == Class::Latest),
             },
         );
     }
@@ -72,29 +133,12 @@ impl<D: LocalDelivery> RedisBroker<D> {
         key: &str,
         fence: Option<&Arc<Fence>>,
     ) -> PublishFuture {
-        let (reply, outcome) = oneshot::channel();
         let key = self.key_use(channel, key, &event, &ClientKey::Unknown);
         let queued = key.and_then(|key| {
-            let item = Item {
-                payload: record::encode(&event.into(), urgency),
-                mode: Mode::Any,
-                fence: fence.cloned(),
-                key: Some(key),
-                reply: Some(reply),
-            };
-            self.queue(channel, item)
+            let payload = record::encode(&event.into(), urgency);
+            self.queue_for(channel, payload, Mode::Any, fence, Some(key))
         });
-        // It waits for Redis as long as the broker exists.
-        Box::pin(async move {
-            queued?;
-            match outcome.await {
-                Ok(published) => published.map(drop),
-                Err(_) => {
-                    let ended = RedisError::Connection("the broker has ended".to_owned());
-                    Err(ended.unavailable("it is not known whether this was published"))
-                }
-            }
-        })
+        Box::pin(async move { queued?.wait().await.map(drop) })
     }
 
     pub(super) async fn publish_shared(
@@ -110,30 +154,17 @@ impl<D: LocalDelivery> RedisBroker<D> {
         };
         let client = sender.is_limited.then_some(&sender.client);
         let may_create = client.is_none_or(|client| self.shares.has_room(client));
-        let (reply, outcome) = oneshot::channel();
-        let item = Item {
-            payload: record::encode(&event.into(), Urgency::Ordinary),
-            mode: match may_create {
-                true => Mode::Any,
-                false => Mode::Existing,
-            },
-            fence: None,
-            key,
-            reply: Some(reply),
+        let payload = record::encode(&event.into(), Urgency::Ordinary);
+        let mode = match may_create {
+            true => Mode::Any,
+            false => Mode::Existing,
         };
-        self.queue(channel, item)?;
-        let unknown = |error: RedisError| {
-            error.unavailable("it is not known whether this was published, and a repetition with an idempotency key is safe")
-        };
-        let written = match timeout(self.options.timeout, outcome).await {
-            Ok(Ok(written)) => written?,
-            Ok(Err(_)) => {
-                return Err(unknown(RedisError::Connection(
-                    "the broker has ended".to_owned(),
-                )));
-            }
+        let outcome = self.queue_for(channel, payload, mode, None, key)?;
+        let written = match timeout(self.options.timeout, outcome.wait()).await {
+            Ok(written) => written?,
             Err(_) => {
-                return Err(unknown(self.health.timed_out(self.options.timeout)));
+                let error = self.health.timed_out(self.options.timeout);
+                return Err(error.unavailable("it is not known whether this was published, and a repetition with an idempotency key is safe"));
             }
         };
         let Receipt { position, is_new } = written;

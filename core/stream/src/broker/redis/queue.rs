@@ -3,13 +3,14 @@
 //! Channels have their turn one after the other. All publications that wait for a channel go as
 //! one batch, as far as a batch may be long: the busier a channel is, the fewer commands each of
 //! its publications costs.
+//!
+//! Publications to a server that is lost leave the queue too: those whose sender gives up at once, and
+//! values that newer ones of their channel supersede when room runs short. The others have a part of the
+//! buffer: see [`buffer`](super::buffer).
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,10 @@ use parking_lot::Mutex;
 use tidewire_redis::SlotMap;
 use tokio::sync::{Notify, oneshot};
 
-use super::route::{Place, Route};
+use super::{
+    buffer::{Account, Buffer, BufferFull},
+    route::{Place, Route},
+};
 use crate::{ChannelName, Position, StreamError, broker::Fence};
 
 /// Publications of one batch at most: a script keeps other clients of Redis waiting.
@@ -38,6 +42,9 @@ const CHANNEL_BATCHES: usize = ROUND_ITEMS / BATCH_ITEMS;
 
 /// Memory of a publication that waits, beside its payload, in bytes.
 const ITEM_BYTES: usize = 256;
+
+/// Bytes of latest values after which superseded ones are looked for, as a part of that of a place.
+const LOOK_PART: usize = 16;
 
 /// Which channels a publication may be on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +94,8 @@ pub(super) struct Item {
     pub(super) key: Option<KeyUse>,
     /// The sender, if it waits for the outcome.
     pub(super) reply: Option<oneshot::Sender<Result<Receipt, StreamError>>>,
+    /// Whether the next value of the channel takes the place of this one. Nobody waits for it.
+    pub(super) is_latest: bool,
 }
 
 impl Item {
@@ -99,60 +108,6 @@ impl Item {
     }
 }
 
-/// The refusal of a publication that has no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BufferFull;
-
-/// Bytes of all publications that wait, and their bound.
-#[derive(Debug)]
-pub(super) struct Buffer {
-    used: AtomicUsize,
-    limit: usize,
-    emptied: Notify,
-}
-
-impl Buffer {
-    pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicUsize::new(0),
-            limit,
-            emptied: Notify::new(),
-        })
-    }
-
-    fn reserve(&self, bytes: usize) -> bool {
-        let before = self.used.fetch_add(bytes, Ordering::AcqRel);
-        // An empty buffer has room for any publication.
-        let fits = before == 0 || before + bytes <= self.limit;
-        if !fits {
-            self.release(bytes);
-        }
-        fits
-    }
-
-    fn release(&self, bytes: usize) {
-        if self.used.fetch_sub(bytes, Ordering::AcqRel) == bytes {
-            self.emptied.notify_waiters();
-        }
-    }
-
-    /// Waits until nothing waits for Redis any more.
-    pub(super) async fn emptied(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            if self.used() == 0 {
-                return;
-            }
-            emptied.await;
-        }
-    }
-
-    /// Bytes in use.
-    pub(super) fn used(&self) -> usize {
-        self.used.load(Ordering::Acquire)
-    }
-}
-
 /// Publications of one channel that are written by one call. Their room in the buffer is free
 /// again when the batch is dropped.
 #[derive(Debug)]
@@ -162,7 +117,7 @@ pub(super) struct Batch {
     pub(super) slot: usize,
     pub(super) items: Vec<Item>,
     bytes: usize,
-    buffer: Arc<Buffer>,
+    account: Arc<Account>,
 }
 
 impl Batch {
@@ -183,7 +138,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.buffer.release(self.bytes);
+        self.account.release(self.bytes);
     }
 }
 
@@ -212,6 +167,8 @@ struct PendingItems {
     map: Arc<SlotMap>,
     /// Number of the last write.
     number: u64,
+    /// Number of the last publication.
+    ticket: u64,
 }
 
 /// The channels of a place that have publications and no writer.
@@ -220,27 +177,79 @@ struct Lane {
     /// In the order of their turns.
     turns: VecDeque<ChannelName>,
     wake: Arc<Notify>,
+    /// Bytes of latest values since superseded ones were removed.
+    latest_bytes: usize,
 }
 
 /// Publications that wait for a channel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PendingChannel {
     /// Writes whose outcome is not known. They come first.
     unfinished: Vec<Write>,
-    items: VecDeque<Item>,
+    /// Publications under their tickets.
+    items: VecDeque<(u64, Item)>,
+    /// Bytes of the items.
+    bytes: usize,
+    /// The place whose part of the buffer they take.
+    place: Place,
+    account: Arc<Account>,
     /// Whether a writer has the channel.
     is_taken: bool,
 }
 
+impl PendingChannel {
+    /// Removes a publication that nobody waits for any more.
+    fn give_up(&mut self, ticket: u64) {
+        let found = self.items.binary_search_by_key(&ticket, |one| one.0);
+        if let Some((_, item)) = found.ok().and_then(|index| self.items.remove(index)) {
+            self.release(item.bytes());
+        }
+    }
+
+    /// Removes values in whose place newer ones come.
+    fn supersede(&mut self) {
+        let newest = self.items.iter().rposition(|(_, item)| item.is_latest);
+        let Some(newest) = newest else { return };
+        let (mut index, mut freed) = (0, 0);
+        self.items.retain(|(_, item)| {
+            index += 1;
+            let is_kept = !item.is_latest || index > newest;
+            freed += if is_kept { 0 } else { item.bytes() };
+            is_kept
+        });
+        self.release(freed);
+    }
+
+    /// Removes the newest value, if one of so many bytes has room in its place.
+    fn replace_latest(&mut self, bytes: usize, part: usize) -> bool {
+        let newest = self.items.iter().rposition(|(_, item)| item.is_latest);
+        let Some(newest) = newest else { return false };
+        let before = self.items[newest].1.bytes();
+        if before < bytes && !self.account.reserve(bytes - before, part) {
+            return false;
+        }
+        self.items.remove(newest);
+        self.bytes -= before;
+        self.account.release(before.saturating_sub(bytes));
+        true
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.account.release(bytes);
+    }
+}
+
 impl PendingItems {
-    fn add_turn(&mut self, channel: ChannelName, route: &Route) {
-        let lane = self.lanes.entry(route.of(&channel)).or_default();
+    /// Gives a channel its turn at a place.
+    fn add_turn(&mut self, channel: ChannelName, place: Place) {
+        let lane = self.lanes.entry(place).or_default();
         lane.turns.push_back(channel);
         lane.wake.notify_one();
     }
 
     /// Chooses the lanes anew where the map has changed.
-    fn reroute(&mut self, route: &Route) {
+    fn reroute(&mut self, route: &Route, buffer: &Arc<Buffer>) {
         if !route.is_cluster() {
             return;
         }
@@ -249,11 +258,35 @@ impl PendingItems {
             return;
         }
         self.map = map;
+        for (name, channel) in &mut self.channels {
+            let place = route.of(name);
+            if place != channel.place {
+                let account = buffer.account(&place);
+                channel.account.transfer(&account, channel.bytes);
+                (channel.place, channel.account) = (place, account);
+            }
+        }
         let lanes = self.lanes.values_mut();
         let turns: Vec<_> = lanes.flat_map(|lane| lane.turns.drain(..)).collect();
         for channel in turns {
-            self.add_turn(channel, route);
+            let place = route.of(&channel);
+            self.add_turn(channel, place);
         }
+    }
+
+    /// Removes superseded values of a place, if there may be many.
+    fn make_room(&mut self, place: &Place, part: usize) -> bool {
+        let lane = self.lanes.entry(place.clone()).or_default();
+        // A look at all channels of the place costs about as much as it may free.
+        if lane.latest_bytes < part / LOOK_PART {
+            return false;
+        }
+        lane.latest_bytes = 0;
+        let channels = self.channels.values_mut();
+        channels
+            .filter(|channel| channel.place == *place)
+            .for_each(PendingChannel::supersede);
+        true
     }
 }
 
@@ -286,32 +319,73 @@ impl Queue {
         })
     }
 
-    /// Adds a publication.
+    /// Adds a publication. Returns its ticket.
     ///
     /// # Errors
     /// There is no room.
-    pub(super) fn push(&self, channel: &ChannelName, item: Item) -> Result<(), BufferFull> {
-        if !self.buffer.reserve(item.bytes()) {
-            return Err(BufferFull);
-        }
+    pub(super) fn push(&self, channel: &ChannelName, item: Item) -> Result<u64, BufferFull> {
+        let bytes = item.bytes();
         let mut state = self.state.lock();
+        state.reroute(&self.route, &self.buffer);
+        let (place, account) = match state.channels.get(channel) {
+            Some(pending) => (pending.place.clone(), pending.account.clone()),
+            None => {
+                let place = self.route.of(channel);
+                let account = self.buffer.account(&place);
+                (place, account)
+            }
+        };
+        let part = self.buffer.part(&self.route);
+        let mut has_room = account.reserve(bytes, part);
+        if !has_room
+            && item.is_latest
+            && let Some(pending) = state.channels.get_mut(channel)
+        {
+            pending.supersede();
+            has_room = account.reserve(bytes, part) || pending.replace_latest(bytes, part);
+        }
+        has_room = has_room || (state.make_room(&place, part) && account.reserve(bytes, part));
+        if !has_room {
+            return Err(account.full(self.route.is_cluster()));
+        }
+        state.ticket += 1;
+        let ticket = state.ticket;
+        if item.is_latest
+            && let Some(lane) = state.lanes.get_mut(&place)
+        {
+            lane.latest_bytes += bytes;
+        }
         match state.channels.get_mut(channel) {
-            Some(pending) => pending.items.push_back(item),
+            Some(pending) => {
+                pending.items.push_back((ticket, item));
+                pending.bytes += bytes;
+            }
             None => {
                 let pending = PendingChannel {
-                    items: VecDeque::from([item]),
-                    ..PendingChannel::default()
+                    unfinished: Vec::new(),
+                    items: VecDeque::from([(ticket, item)]),
+                    bytes,
+                    place: place.clone(),
+                    account,
+                    is_taken: false,
                 };
                 state.channels.insert(channel.clone(), pending);
-                state.add_turn(channel.clone(), &self.route);
+                state.add_turn(channel.clone(), place);
             }
         }
-        Ok(())
+        Ok(ticket)
+    }
+
+    /// Removes a publication whose sender has given up, unless it is being written.
+    pub(super) fn give_up(&self, channel: &ChannelName, ticket: u64) {
+        if let Some(pending) = self.state.lock().channels.get_mut(channel) {
+            pending.give_up(ticket);
+        }
     }
 
     /// Has the newest map decide on the places of what waits.
     pub(super) fn follow(&self) {
-        self.state.lock().reroute(&self.route);
+        self.state.lock().reroute(&self.route, &self.buffer);
     }
 
     /// Waits until there is a publication for a place.
@@ -319,7 +393,7 @@ impl Queue {
         loop {
             let wake = {
                 let mut state = self.state.lock();
-                state.reroute(&self.route);
+                state.reroute(&self.route, &self.buffer);
                 let lane = state.lanes.entry(place.clone()).or_default();
                 if !lane.turns.is_empty() {
                     return;
@@ -335,7 +409,7 @@ impl Queue {
     /// have given up are dropped. The channels have to be given [back](Self::give_back).
     pub(super) fn take(&self, place: &Place) -> Vec<Write> {
         let mut state = self.state.lock();
-        state.reroute(&self.route);
+        state.reroute(&self.route, &self.buffer);
         let PendingItems {
             lanes,
             channels,
@@ -366,7 +440,7 @@ impl Queue {
                     .for_each(|write| round.add(write));
                 continue;
             }
-            let batch = self.take_batch(channel.clone(), &mut pending.items, 0);
+            let batch = take_batch(channel.clone(), pending, 0);
             match batch.items.is_empty() {
                 true => drop(channels.remove(&channel)),
                 false => {
@@ -393,7 +467,7 @@ impl Queue {
                 let Some(pending) = channels.get_mut(&channel) else {
                     continue;
                 };
-                let batch = self.take_batch(channel.clone(), &mut pending.items, slot);
+                let batch = take_batch(channel.clone(), pending, slot);
                 if !pending.items.is_empty() {
                     more.push_back(channel);
                 }
@@ -417,7 +491,7 @@ impl Queue {
         unfinished: Vec<Write>,
     ) {
         let mut state = self.state.lock();
-        state.reroute(&self.route);
+        state.reroute(&self.route, &self.buffer);
         let mut names: Vec<_> = finished.into_iter().collect();
         for write in unfinished {
             if let Some(pending) = state.channels.get_mut(&write.batch.channel) {
@@ -436,46 +510,51 @@ impl Queue {
             }
             match pending.items.is_empty() && pending.unfinished.is_empty() {
                 true => drop(state.channels.remove(&name)),
-                false => state.add_turn(name, &self.route),
-            }
-        }
-    }
-
-    fn take_batch(&self, channel: ChannelName, waiting: &mut VecDeque<Item>, slot: usize) -> Batch {
-        let mut batch = Batch {
-            channel,
-            slot,
-            items: Vec::new(),
-            bytes: 0,
-            buffer: self.buffer.clone(),
-        };
-        while batch.items.len() < BATCH_ITEMS
-            && batch.bytes < BATCH_BYTES
-            && let Some(next) = waiting.front()
-        {
-            let is_wanted = next.is_wanted();
-            if is_wanted && !batch.takes(next) {
-                break;
-            }
-            let Some(item) = waiting.pop_front() else {
-                break;
-            };
-            match is_wanted {
-                true => {
-                    batch.bytes += item.bytes();
-                    batch.items.push(item);
+                false => {
+                    let place = pending.place.clone();
+                    state.add_turn(name, place);
                 }
-                false => self.buffer.release(item.bytes()),
             }
         }
-        batch
     }
+}
+
+fn take_batch(channel: ChannelName, pending: &mut PendingChannel, slot: usize) -> Batch {
+    let mut batch = Batch {
+        channel,
+        slot,
+        items: Vec::new(),
+        bytes: 0,
+        account: pending.account.clone(),
+    };
+    while batch.items.len() < BATCH_ITEMS
+        && batch.bytes < BATCH_BYTES
+        && let Some((_, next)) = pending.items.front()
+    {
+        let is_wanted = next.is_wanted();
+        if is_wanted && !batch.takes(next) {
+            break;
+        }
+        let Some((_, item)) = pending.items.pop_front() else {
+            break;
+        };
+        match is_wanted {
+            true => {
+                pending.bytes -= item.bytes();
+                batch.bytes += item.bytes();
+                batch.items.push(item);
+            }
+            false => pending.release(item.bytes()),
+        }
+    }
+    batch
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
+    use proptest::prelude::*;
     use tidewire_redis::{Cluster, ServerAddress, Slot};
 
     use super::{super::keys::KeyNames, *};
@@ -487,6 +566,7 @@ mod tests {
             fence: None,
             key: None,
             reply: None,
+            is_latest: false,
         }
     }
 
@@ -632,5 +712,222 @@ mod tests {
         assert_eq!(payloads(&again[0]), [b"1"]);
         queue.give_back([channel], Vec::new());
         assert_eq!(payloads(&queue.take(&places[1])[0]), [b"2"]);
+    }
+
+    /// A queue of two servers, and a channel of each.
+    fn of_two(buffer: Arc<Buffer>) -> (Arc<Queue>, [ChannelName; 2], [Place; 2]) {
+        let cluster = Cluster::new(&["a:1".to_owned()]).unwrap();
+        let queue = queue_of(buffer, &cluster);
+        let channels = ["a:1", "a:2"].map(|name| ChannelName::parse(name).unwrap());
+        let servers = [1, 2].map(|port| ServerAddress::new("a", port));
+        for (channel, server) in channels.iter().zip(&servers) {
+            cluster.note_moved(slot_of(channel), server);
+        }
+        (queue, channels, servers.map(Place::Master))
+    }
+
+    fn slot_of(channel: &ChannelName) -> Slot {
+        Slot::of(&KeyNames::new("test", 0).shard_channel(channel))
+    }
+
+    #[test]
+    fn what_waits_for_a_lost_server_leaves_room_for_the_others() {
+        let buffer = Buffer::new(30 * (ITEM_BYTES + 1));
+        let (queue, [lost, well], [_, place]) = of_two(buffer.clone());
+        let mut tickets = Vec::new();
+        let full = loop {
+            match queue.push(&lost, item("1", Mode::Any)) {
+                Ok(ticket) => tickets.push(ticket),
+                Err(full) => break full,
+            }
+        };
+        // One part for each server, and one for channels without a server.
+        assert_eq!(tickets.len(), 10);
+        assert_eq!(
+            full.to_string(),
+            "2570 bytes wait for a server of Redis already, as many as broker.buffer_bytes allows for one of several"
+        );
+        for _ in 0..100 {
+            queue.push(&well, item("2", Mode::Any)).unwrap();
+            let taken = queue.take(&place);
+            queue.give_back([well.clone()], Vec::new());
+            drop(taken);
+        }
+        // Without a connection, too: nobody takes them.
+        for ticket in tickets {
+            queue.give_up(&lost, ticket);
+        }
+        assert_eq!(buffer.used(), 0);
+        queue.push(&lost, item("3", Mode::Any)).unwrap();
+    }
+
+    #[test]
+    fn the_newest_value_takes_the_place_of_the_ones_before() {
+        let buffer = Buffer::new(30 * (ITEM_BYTES + 1));
+        let (queue, [channel, other], [place, _]) = of_two(buffer.clone());
+        let latest = |payload| Item {
+            is_latest: true,
+            ..item(payload, Mode::Any)
+        };
+        for _ in 0..100 {
+            queue.push(&channel, latest("1")).unwrap();
+        }
+        queue.push(&channel, item("2", Mode::Any)).unwrap();
+        for _ in 0..99 {
+            queue.push(&channel, latest("1")).unwrap();
+        }
+        queue.push(&channel, latest("3")).unwrap();
+        // One that is no value finds room as well.
+        for _ in 0..7 {
+            queue.push(&channel, item("4", Mode::Any)).unwrap();
+        }
+        queue.push(&other, item("5", Mode::Any)).unwrap();
+        let taken = queue.take(&place);
+        let written: Vec<_> = taken.iter().flat_map(payloads).collect();
+        let count = |payload: &[u8]| written.iter().filter(|one| **one == payload).count();
+        assert_eq!(
+            (count(b"2"), count(b"3"), count(b"4")),
+            (1, 1, 7),
+            "{written:?}"
+        );
+    }
+
+    /// A step of the queue's model: what is pushed, who gives up, and what becomes of a round.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Push(usize, bool, bool),
+        GiveUp(usize),
+        Take(usize),
+        Finish(usize),
+        Fail(usize),
+        Move(usize, usize),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            8 => (0..4_usize, any::<bool>(), any::<bool>())
+                .prop_map(|(channel, waits, latest)| Event::Push(channel, waits, latest && !waits)),
+            2 => (0..64_usize).prop_map(Event::GiveUp),
+            3 => (0..2_usize).prop_map(Event::Take),
+            2 => (0..2_usize).prop_map(Event::Finish),
+            1 => (0..2_usize).prop_map(Event::Fail),
+            1 => (0..4_usize, 0..2_usize).prop_map(|(channel, server)| Event::Move(channel, server)),
+        ]
+    }
+
+    /// The publications that were accepted, and what became of them.
+    #[derive(Default)]
+    struct Model {
+        /// Number, channel, ticket, whether it may be superseded.
+        accepted: Vec<(u32, usize, u64, bool)>,
+        given_up: HashSet<u32>,
+        /// The senders that wait.
+        waiting: HashMap<u32, oneshot::Receiver<Result<Receipt, StreamError>>>,
+        /// The numbers that were written, by channel.
+        written: [Vec<u32>; 4],
+    }
+
+    impl Model {
+        fn finish(&mut self, queue: &Queue, names: &[ChannelName], writes: Vec<Write>) {
+            let finished: HashSet<_> = writes.iter().map(|one| one.batch.channel.clone()).collect();
+            for write in writes {
+                let index = names.iter().position(|name| *name == write.batch.channel);
+                for item in &write.batch.items {
+                    let number = u32::from_be_bytes((*item.payload).try_into().unwrap());
+                    self.written[index.unwrap()].push(number);
+                }
+            }
+            queue.give_back(finished, Vec::new());
+        }
+
+        fn check(&self) {
+            for (channel, written) in self.written.iter().enumerate() {
+                let in_order = written.is_sorted_by(|one, next| one < next);
+                assert!(in_order, "twice or out of order: {written:?}");
+                let own = self.accepted.iter().filter(|one| one.1 == channel);
+                let newest = own.clone().rfind(|one| one.3).map(|one| one.0);
+                for (number, _, _, is_latest) in own {
+                    let may_be_missing = self.given_up.contains(number)
+                        || (*is_latest && newest.is_some_and(|newest| *number < newest));
+                    assert!(
+                        may_be_missing || written.contains(number),
+                        "{number} is missing"
+                    );
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_publication_is_written_once_and_in_order(
+            events in prop::collection::vec(event(), 1..200),
+            room in 3..40_usize,
+        ) {
+            let cluster = Cluster::new(&["a:1".to_owned()]).unwrap();
+            let buffer = Buffer::new(3 * room * (ITEM_BYTES + 4));
+            let queue = queue_of(buffer.clone(), &cluster);
+            let names = [1, 2, 3, 4].map(|one| ChannelName::parse(&format!("a:{one}")).unwrap());
+            let servers = [1, 2].map(|port| ServerAddress::new("a", port));
+            let places = servers.clone().map(Place::Master);
+            for (index, name) in names.iter().enumerate() {
+                cluster.note_moved(slot_of(name), &servers[index % 2]);
+            }
+            let (mut model, mut taken) = (Model::default(), [Vec::new(), Vec::new()]);
+            for (number, event) in (0_u32..).zip(events) {
+                match event {
+                    Event::Push(channel, waits, is_latest) => {
+                        let (reply, outcome) = oneshot::channel();
+                        let pushed = queue.push(&names[channel], Item {
+                            payload: Bytes::copy_from_slice(&number.to_be_bytes()),
+                            reply: waits.then_some(reply),
+                            is_latest,
+                            ..item("", Mode::Any)
+                        });
+                        if let Ok(ticket) = pushed {
+                            model.accepted.push((number, channel, ticket, is_latest));
+                            if waits {
+                                model.waiting.insert(number, outcome);
+                            }
+                        }
+                    }
+                    Event::GiveUp(index) => {
+                        if let Some((number, channel, ticket, _)) = model.accepted.get(index)
+                            && model.waiting.remove(number).is_some()
+                        {
+                            model.given_up.insert(*number);
+                            queue.give_up(&names[*channel], *ticket);
+                        }
+                    }
+                    Event::Take(place) if taken[place].is_empty() => {
+                        taken[place] = queue.take(&places[place]);
+                    }
+                    Event::Take(_) => {}
+                    Event::Finish(place) => {
+                        model.finish(&queue, &names, std::mem::take(&mut taken[place]));
+                    }
+                    Event::Fail(place) => queue.give_back([], std::mem::take(&mut taken[place])),
+                    Event::Move(channel, server) => {
+                        cluster.note_moved(slot_of(&names[channel]), &servers[server]);
+                        queue.follow();
+                    }
+                }
+            }
+            for place in [0, 1] {
+                queue.give_back([], std::mem::take(&mut taken[place]));
+            }
+            loop {
+                let writes: Vec<_> = places.iter().flat_map(|place| queue.take(place)).collect();
+                if writes.is_empty() {
+                    break;
+                }
+                model.finish(&queue, &names, writes);
+            }
+            model.check();
+            prop_assert_eq!(buffer.used(), 0);
+            for place in &places {
+                prop_assert_eq!(buffer.account(place).used(), 0);
+            }
+        }
     }
 }
