@@ -213,7 +213,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             let watch = options.sentinels.clone().watch(options.clone());
             tasks.push(tokio::spawn(watch).abort_handle());
         }
-        let owed = OwedEpochs::new(namespaces.clone());
+        let owed = OwedEpochs::new(namespaces.clone(), route.clone());
         tasks.push(tokio::spawn(owed.clone().run(catch_up.clone())).abort_handle());
         let fences = Fences::new(keys.clone(), calls.clone());
         let buffer = Buffer::new(options.buffer_bytes);

@@ -5,14 +5,19 @@
 //! history channel that lost one is therefore owed a new epoch, of which its subscribers are told by a
 //! `gap`. It begins as soon as Redis takes that write, and one epoch is enough for all losses before.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
 use super::{
     catch_up::CatchUp,
     loss_log::{self, Loss, LossLog},
+    route::{Place, Route},
 };
 use crate::{ChannelName, Class, Namespaces, StreamError, broker::LocalDelivery};
 
@@ -22,10 +27,15 @@ const MOST: usize = 65_536;
 /// Time between two attempts: a channel begins one epoch a second at most.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Channels of one server that begin epochs at once. When as many do not begin, the others wait for the
+/// next round.
+const AT_ONCE: usize = 8;
+
 /// The channels that are owed an epoch.
 #[derive(Debug)]
 pub(super) struct OwedEpochs {
     namespaces: Arc<Namespaces>,
+    route: Route,
     channels: Mutex<HashSet<ChannelName>>,
     added: Notify,
     losses: LossLog,
@@ -33,9 +43,10 @@ pub(super) struct OwedEpochs {
 }
 
 impl OwedEpochs {
-    pub(super) fn new(namespaces: Arc<Namespaces>) -> Arc<Self> {
+    pub(super) fn new(namespaces: Arc<Namespaces>, route: Route) -> Arc<Self> {
         Arc::new(Self {
             namespaces,
+            route,
             channels: Mutex::default(),
             added: Notify::new(),
             losses: LossLog::new(Loss::Publication),
@@ -82,26 +93,66 @@ impl OwedEpochs {
         }
     }
 
-    async fn begin_epochs<D: LocalDelivery>(&self, catch_up: &CatchUp<D>) {
+    /// Each server has rounds of its own: those of one that is lost hold up no other.
+    async fn begin_epochs<D: LocalDelivery>(self: &Arc<Self>, catch_up: &Arc<CatchUp<D>>) {
+        let (mut rounds, mut busy) = (JoinSet::new(), HashSet::new());
         loop {
-            self.added.notified().await;
-            let owed = std::mem::take(&mut *self.channels.lock());
-            let mut owed = owed.into_iter();
-            for channel in owed.by_ref() {
-                let Some(namespace) = self.namespaces.get(&channel) else {
-                    continue;
-                };
-                let begun = catch_up.check(&channel, None, namespace, "renew").await;
-                if let Err(error) = begun {
-                    tracing::debug!(%channel, %error, "a new epoch begins later");
-                    self.add(channel);
-                    break;
+            tokio::select! {
+                () = self.added.notified() => {}
+                Some(ended) = rounds.join_next() => match ended {
+                    Ok(place) => drop(busy.remove(&place)),
+                    Err(error) => tracing::error!(%error, "channels of a server begin no epochs"),
+                },
+            }
+            for (place, owed) in self.take_owed(&busy) {
+                busy.insert(place.clone());
+                let owed = Arc::new(Mutex::new(owed.into_iter()));
+                let mut beginning = JoinSet::new();
+                for _ in 0..AT_ONCE {
+                    beginning.spawn(self.clone().begin(owed.clone(), catch_up.clone()));
                 }
+                let owing = self.clone();
+                rounds.spawn(async move {
+                    while beginning.join_next().await.is_some() {}
+                    owed.lock().by_ref().for_each(|channel| owing.add(channel));
+                    sleep(PAUSE).await;
+                    place
+                });
             }
-            for channel in owed {
-                self.add(channel);
+        }
+    }
+
+    /// Takes the channels of places without a round.
+    fn take_owed(&self, busy: &HashSet<Place>) -> HashMap<Place, Vec<ChannelName>> {
+        let mut owed: HashMap<_, Vec<_>> = HashMap::new();
+        self.channels.lock().retain(|channel| {
+            let place = self.route.of(channel);
+            let waits = busy.contains(&place);
+            if !waits {
+                owed.entry(place).or_default().push(channel.clone());
             }
-            sleep(PAUSE).await;
+            waits
+        });
+        owed
+    }
+
+    /// Begins epochs one after the other, until one does not begin.
+    async fn begin<D: LocalDelivery>(
+        self: Arc<Self>,
+        owed: Arc<Mutex<std::vec::IntoIter<ChannelName>>>,
+        catch_up: Arc<CatchUp<D>>,
+    ) {
+        loop {
+            let next = owed.lock().next();
+            let Some(channel) = next else { return };
+            let Some(namespace) = self.namespaces.get(&channel) else {
+                continue;
+            };
+            let begun = catch_up.check(&channel, None, namespace, "renew").await;
+            if let Err(error) = begun {
+                tracing::debug!(%channel, %error, "a new epoch begins later");
+                return self.add(channel);
+            }
         }
     }
 }
