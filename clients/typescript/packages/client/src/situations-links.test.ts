@@ -126,6 +126,8 @@ describe("event streams", () => {
     await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "permission_denied" });
     streams.answer = () => Promise.resolve(new Response("<html>", { status: 502 }));
     await expect(client.request("alerts", {})).rejects.toMatchObject({ message: "HTTP status 502" });
+    streams.answer = () => Promise.resolve(Response.json({ code: 14, message: "no upstream" }, { status: 503 }));
+    await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable", message: "HTTP status 503" });
     streams.answer = () => Promise.resolve(new Response("null", { status: 503 }));
     await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable", message: "HTTP status 503" });
   });

@@ -77,12 +77,14 @@ export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, on
     if (!response.ok) {
       // As JSON RPC has it, or as the message `error`.
       const answer = (await response.json().catch(() => undefined)) as (ErrorData & { data?: ErrorData }) | undefined;
+      const error = answer?.data ?? answer;
       const seconds = Number(response.headers.get("retry-after"));
       throw new TidewireError({
         code: "unavailable",
         message: textOf(HTTP_STATUS, response.status),
         ...(seconds > 0 && { retryAfterMs: seconds * 1_000 }),
-        ...(answer?.data ?? answer),
+        // A proxy's has a number, if any.
+        ...(typeof error?.code === "string" && error),
       });
     }
     return response as Loaded;
