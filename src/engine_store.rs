@@ -122,6 +122,9 @@ impl EngineStore {
         stream: &Arc<StreamCore>,
     ) -> anyhow::Result<Self> {
         let node = stream.broker().node_tag();
+        if (config.store.kind, is_live) == (StoreKind::Embedded, true) {
+            store_move::note_own_use(&*own).await;
+        }
         let (StoreKind::Redis, true, Some(node)) = (config.store.kind, is_live, node) else {
             return Ok(Self::Own(OwnStore(own)));
         };

@@ -55,7 +55,20 @@ fn user_tables() -> impl Iterator<Item = (&'static str, Table)> {
     of_notifications.chain(of_alerts).chain(of_delivery)
 }
 
-/// Contents of a store that belong to users, in words, such as `3 inboxes, 1 alert rules`. Empty if it has nothing.
+/// A number of things, whose name is in the plural.
+fn counted(count: usize, words: &str) -> String {
+    match (count, words) {
+        (1, "preferences") => "1 set of preferences".to_owned(),
+        (1, _) => {
+            let is_long = words.ends_with("xes") || words.ends_with("sses");
+            let one = words.strip_suffix(if is_long { "es" } else { "s" });
+            format!("1 {}", one.unwrap_or(words))
+        }
+        _ => format!("{count} {words}"),
+    }
+}
+
+/// Contents of a store that belong to users, in words, such as `3 inboxes, 1 alert rule`. Empty if it has nothing.
 async fn contents(store: &dyn Store) -> Result<String, StoreError> {
     let mut texts = Vec::new();
     for (words, table) in user_tables() {
@@ -71,7 +84,7 @@ async fn contents(store: &dyn Store) -> Result<String, StoreError> {
         match count {
             0 => {}
             _ if count >= COUNTED => texts.push(format!("{COUNTED} or more {words}")),
-            _ => texts.push(format!("{count} {words}")),
+            _ => texts.push(counted(count, words)),
         }
     }
     Ok(texts.join(", "))
@@ -97,6 +110,22 @@ pub(crate) async fn warn_of_unread(config: &Config, own: &dyn Store) {
         unread,
         "the folder of this node has what the shared store does not: with store.kind = \"redis\" nobody reads it. Stop all nodes and move it with {command}"
     );
+}
+
+/// Notes that this server keeps what users have in its folder. Rows that were moved out of it before may not be all
+/// any more.
+pub(crate) async fn note_own_use(own: &dyn Store) {
+    let noted = async {
+        if own.get(TABLE, MOVED.to_vec()).await?.is_some() {
+            let mut batch = Batch::new();
+            batch.delete(TABLE, MOVED);
+            own.commit(batch).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = noted.await {
+        tracing::warn!(%error, "the folder still says that it was moved into a shared store");
+    }
 }
 
 /// Checks that no move into this store has been interrupted.
@@ -254,6 +283,30 @@ async fn copy(table: Table, own: &EmbeddedStore, shared: &RedisStore) -> Result<
         }
         if bytes > 0 {
             shared.commit(batch).await?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_is_named_in_the_singular() {
+        let ones = ["inboxes", "preferences", "alert rules", "mail addresses"];
+        assert_eq!(
+            ones.map(|words| counted(1, words)),
+            [
+                "1 inbox",
+                "1 set of preferences",
+                "1 alert rule",
+                "1 mail address"
+            ]
+        );
+        assert_eq!(counted(2, "inboxes"), "2 inboxes");
+        // All tables have a plural that has such a singular.
+        for (words, _) in user_tables() {
+            assert_ne!(counted(1, words), format!("1 {words}"));
         }
     }
 }

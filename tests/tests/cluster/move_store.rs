@@ -130,9 +130,9 @@ async fn a_folder_is_moved_into_the_shared_store_and_nodes_say_what_is_not() {
     let line = early.log_line("the shared store does not").await;
     for part in [
         "WARN",
-        "1 inboxes",
-        "1 alert rules",
-        "1 mail addresses",
+        "1 inbox",
+        "1 alert rule",
+        "1 mail address",
         "move-store",
     ] {
         assert!(line.contains(part), "{part}: {line}");
@@ -154,11 +154,11 @@ async fn a_folder_is_moved_into_the_shared_store_and_nodes_say_what_is_not() {
     early.ended().await;
     let text = succeeds(&node).await;
     for part in [
-        "1 inboxes",
-        "1 preferences",
-        "1 schedules",
-        "1 alert rules",
-        "1 mail addresses",
+        "1 inbox",
+        "1 set of preferences",
+        "1 schedule",
+        "1 alert rule",
+        "1 mail address",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -184,6 +184,18 @@ async fn a_folder_is_moved_into_the_shared_store_and_nodes_say_what_is_not() {
     assert_eq!(sent.status, 200, "{}", sent.body);
     let (titles, unread) = inbox(&a, "ada").await.unwrap();
     assert_eq!((titles.len(), unread), (4, 3), "{titles:?}");
+    // Back to the folder for a while, and forward again: what came meanwhile is not in the shared store.
+    let mut a = a;
+    a.terminate();
+    a.ended().await;
+    let alone = with_mails(Server::builder()).set("store", &format!("path = {:?}", folder.path()));
+    let mut single = alone.start().await;
+    let sent = notify(&single, "ada", "Five").await;
+    assert_eq!(sent.status, 200, "{}", sent.body);
+    single.terminate();
+    single.ended().await;
+    let forward = node.clone().start().await;
+    forward.log_line("the shared store does not").await;
 }
 
 #[tokio::test]
