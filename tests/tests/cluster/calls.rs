@@ -13,8 +13,8 @@ use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, CallClass, CallHandler, CallLane, CallOutcome, CallRefusal,
-    Caller, ForwardedCall, Identity, ManualClock, Namespaces, StreamCore, StreamError,
-    StreamOptions, UserId, identity::UserIdentity,
+    Caller, ForwardedCall, Identity, ManualClock, Namespaces, NodeSettings, StreamCore,
+    StreamError, StreamOptions, UserId, identity::UserIdentity,
 };
 use tidewire_tests::{RedisServer, eventually, within};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -252,6 +252,25 @@ async fn an_engine_that_hangs_holds_up_its_own_lane_alone() {
         matches!(answered, Ok(CallOutcome::Response(_))),
         "{answered:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_knows_no_settings_is_not_one_that_does_not_answer() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (node(&redis).await, node(&redis).await);
+    // As one of an earlier release.
+    let _earlier = node(&redis).await;
+    b.tell_settings(NodeSettings {
+        node: "b".to_owned(),
+        ..NodeSettings::default()
+    });
+    let others = eventually("the settings of the other nodes", async || {
+        let others = a.settings_of_others().await?;
+        (!others.nodes.is_empty()).then_some(others)
+    })
+    .await;
+    assert_eq!(others.nodes[0].node, "b");
+    assert_eq!((others.nodes.len(), others.missing), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use tidewire_proto::v1::ErrorCode;
+
 use super::{
     Recipients, StreamCore,
     question::{self, Answer, Question},
@@ -27,7 +29,7 @@ pub struct NodeSettings {
 pub struct OtherSettings {
     /// Those that were told.
     pub nodes: Vec<NodeSettings>,
-    /// How many nodes did not answer, or cannot.
+    /// How many nodes did not answer. Those of an earlier release, which cannot, are not among them.
     pub missing: usize,
 }
 
@@ -47,6 +49,7 @@ impl StreamCore {
         for answer in answers {
             match answer {
                 Answer::Settings(told) => nodes.push(told.into()),
+                Answer::Refusal(refusal) if refusal.code == ErrorCode::Unimplemented as i32 => {}
                 _ => missing += 1,
             }
         }
