@@ -3,7 +3,7 @@
 use crate::{
     address::{RedisAddress, RedisOptions},
     connection::RedisConnection,
-    error::RedisError,
+    error::{RedisError, of_sentinel},
     resp::Reply,
     sentinels::Master,
     succession::Announcement,
@@ -39,6 +39,14 @@ pub(crate) fn announcement(message: Reply, name: &str) -> Option<Announcement> {
 
 /// Asks one sentinel.
 pub(crate) async fn ask(
+    options: &RedisOptions,
+    sentinel: &RedisAddress,
+) -> Result<Master, RedisError> {
+    let asked = ask_for_master(options, sentinel).await;
+    asked.map_err(|error| of_sentinel(error, &sentinel.to_string()))
+}
+
+async fn ask_for_master(
     options: &RedisOptions,
     sentinel: &RedisAddress,
 ) -> Result<Master, RedisError> {

@@ -9,7 +9,7 @@
 //! server has slots in an epoch of its own, and takes further ones only in the newest. One whose own epoch is
 //! older than the last change of the map is therefore not believed that it has slots of another.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -72,6 +72,39 @@ struct Newest {
     older: u32,
     /// Rotates over the servers to ask.
     turn: usize,
+}
+
+/// The masters that this process has logged. Each user of a cluster has a map of its own, and one line is
+/// enough.
+static LOGGED: Mutex<BTreeSet<ServerAddress>> = Mutex::new(BTreeSet::new());
+
+/// Logs the masters of another map, if they are others. Slots move a few at a time.
+fn note_masters(before: &SlotMap, map: &SlotMap, epoch: u64) {
+    let of = |map: &SlotMap| map.masters().iter().cloned().collect::<BTreeSet<_>>();
+    let masters = of(map);
+    let (count, slots) = (masters.len(), map.served());
+    let is_known = masters == of(before) || {
+        let mut logged = LOGGED.lock();
+        std::mem::replace(&mut *logged, masters.clone()) == masters
+    };
+    if is_known {
+        tracing::debug!(
+            masters = count,
+            slots,
+            epoch,
+            "slots of the cluster have moved"
+        );
+        return;
+    }
+    let names: Vec<_> = masters.iter().map(ToString::to_string).collect();
+    let names = names.join(", ");
+    tracing::info!(
+        masters = count,
+        names,
+        slots,
+        epoch,
+        "the cluster has other masters"
+    );
 }
 
 /// The map as one server sees it.
@@ -255,12 +288,7 @@ impl Cluster {
         self.0.map.send_if_modified(|map| {
             let is_other = **map != view.map;
             if is_other {
-                tracing::info!(
-                    masters = view.map.masters().len(),
-                    slots = view.map.served(),
-                    epoch = view.epoch,
-                    "the map of the cluster is another one"
-                );
+                note_masters(map, &view.map, view.epoch);
                 *map = Arc::new(view.map);
             }
             is_other
@@ -354,13 +382,28 @@ fn epoch(info: &[u8], field: &str) -> u64 {
         .unwrap_or_default()
 }
 
-/// The answer of a server to the question for its mode.
+/// The way in which a server of Redis works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerMode {
+    /// A server alone, or one that sentinels watch.
+    Single,
+    /// A server of a cluster.
+    Cluster,
+    /// A sentinel.
+    Sentinel,
+}
+
+/// The mode of a server, by its answer to `HELLO`. None if it does not say so.
 #[must_use]
-pub fn is_in_cluster(hello: Reply) -> Option<bool> {
+pub fn mode(hello: Reply) -> Option<ServerMode> {
     let mut fields = hello.array().ok()?.into_iter();
     while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
         if matches!(name, Reply::Text(name) if &*name == b"mode") {
-            return Some(matches!(value, Reply::Text(mode) if &*mode == b"cluster"));
+            return Some(match value {
+                Reply::Text(mode) if &*mode == b"cluster" => ServerMode::Cluster,
+                Reply::Text(mode) if &*mode == b"sentinel" => ServerMode::Sentinel,
+                _ => ServerMode::Single,
+            });
         }
     }
     None
@@ -480,8 +523,9 @@ mod tests {
         assert_eq!(epoch(info, "cluster_my_epoch:"), 3);
         let text = |text: &'static str| Reply::Text(text.into());
         let hello = |mode| Reply::Array(vec![text("proto"), Reply::Integer(2), text("mode"), mode]);
-        assert_eq!(is_in_cluster(hello(text("cluster"))), Some(true));
-        assert_eq!(is_in_cluster(hello(text("standalone"))), Some(false));
-        assert_eq!(is_in_cluster(text("OK")), None);
+        assert_eq!(mode(hello(text("cluster"))), Some(ServerMode::Cluster));
+        assert_eq!(mode(hello(text("standalone"))), Some(ServerMode::Single));
+        assert_eq!(mode(hello(text("sentinel"))), Some(ServerMode::Sentinel));
+        assert_eq!(mode(text("OK")), None);
     }
 }

@@ -84,13 +84,57 @@ fn code(text: &str) -> &str {
     text.split([' ', ':']).next().unwrap_or_default()
 }
 
+/// Marks an error as that of a sentinel.
+const SENTINEL: &str = ", from the sentinel ";
+
+/// The error of a server that `broker.sentinels` names.
+pub(crate) fn of_sentinel(error: RedisError, address: &str) -> RedisError {
+    match error {
+        RedisError::Refused(text) => {
+            // Another note may say the same.
+            let text = text.split(", from ").next().unwrap_or_default();
+            RedisError::Refused(format!("{text}{SENTINEL}{address}"))
+        }
+        error => error,
+    }
+}
+
+/// Advice on an error of a sentinel that is another one than of servers: `broker.url` is not where it is
+/// named.
+fn explain_sentinel(text: &str) -> Option<&'static str> {
+    if !text.contains(SENTINEL) {
+        return None;
+    }
+    match code(text) {
+        "NOAUTH" => Some(
+            "it wants a password: set it in `broker.sentinels`, as redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT",
+        ),
+        "WRONGPASS" => Some("it refuses the user or the password in `broker.sentinels`"),
+        "ERR" if text.contains("unknown command") => Some(
+            "it is no sentinel: `broker.sentinels` must name sentinels, usually at port 26379, and a Redis without them is named in `broker.url` alone",
+        ),
+        "ERR" if text.contains("without any password configured") => {
+            Some("it has no password: remove the one in `broker.sentinels`")
+        }
+        _ if DENIALS.iter().any(|denial| text.contains(denial)) => Some(
+            "its ACL refuses the user of `broker.sentinels`: allow `+sentinel|master`, and `+subscribe` with `&*`",
+        ),
+        _ => None,
+    }
+}
+
 /// The text of an error with what to set.
 fn explain(text: &str) -> String {
+    if let Some(advice) = explain_sentinel(text) {
+        return format!("{advice} ({text})");
+    }
     let advice = match code(text) {
         "OOM" => {
             "it has no memory left: raise its `maxmemory`, or lower history_size and history_ttl of the namespaces"
         }
-        "READONLY" => "it is a replica: `broker.url` must name the master",
+        "READONLY" => {
+            "it is a replica: `broker.url` must name the master, unless `broker.sentinels` or `broker.cluster` find it"
+        }
         "MISCONF" => {
             "it cannot write its snapshot and refuses writes: free its disk, or set `stop-writes-on-bgsave-error no`"
         }
@@ -106,13 +150,13 @@ fn explain(text: &str) -> String {
         }
         "LOADING" => "it loads its data",
         "MOVED" | "ASK" | "CROSSSLOT" => {
-            "it is a server of a Redis Cluster, and was used as a single one"
+            "it is a server of a Redis Cluster, and was used as a single one: name some of its servers in `broker.cluster`"
         }
         "CLUSTERDOWN" => {
             "a slot of the cluster has no server: start it again, or promote its replica; with `cluster-require-full-coverage no` the other slots go on"
         }
         "ERR" if text.contains("cluster support disabled") => {
-            "it is a single server, and was used as one of a Redis Cluster"
+            "it is a single server, and was used as one of a Redis Cluster: name it in `broker.url`, without `broker.cluster`"
         }
         "ERR" if text.contains("No such master with that name") => {
             "the sentinels of `broker.sentinels` watch no master under the name that is the host of `broker.url`"
@@ -121,7 +165,7 @@ fn explain(text: &str) -> String {
             "it has no password: remove the one in `broker.url`"
         }
         "ERR" if text.contains("unknown command") => {
-            "it does not know the command: Redis 7.0 or later is needed, without renamed commands"
+            "it does not know the command: Redis 7.0 or later is needed, without renamed commands, and sentinels belong into `broker.sentinels`"
         }
         _ => return text.to_owned(),
     };
@@ -151,5 +195,46 @@ mod tests {
             assert!(error.is_redirection() && error.is_transient(), "{text}");
         }
         assert!(!refused("CLUSTERDOWN The cluster is down").is_redirection());
+    }
+
+    #[test]
+    fn an_error_names_the_key_of_the_server() {
+        let unknown = "ERR unknown command 'SENTINEL', with args beginning with: 'MASTER' 'm' ";
+        for (text, part) in [
+            (unknown, "it is no sentinel: `broker.sentinels`"),
+            (
+                "NOAUTH Authentication required., from a:1",
+                "set it in `broker.sentinels`",
+            ),
+            ("WRONGPASS invalid", "the password in `broker.sentinels`"),
+            ("NOPERM no", "the user of `broker.sentinels`"),
+            (
+                "ERR No such master with that name",
+                "watch no master under the name",
+            ),
+        ] {
+            let error = of_sentinel(RedisError::Refused(text.to_owned()), "redis://a:26379");
+            let error = error.to_string();
+            assert!(error.contains(part), "{error}");
+            assert_eq!(error.matches("from").count(), 1, "{error}");
+            assert!(
+                error.contains("from the sentinel redis://a:26379"),
+                "{error}"
+            );
+        }
+        for (text, part) in [
+            ("NOAUTH Authentication required.", "set it in `broker.url`"),
+            (
+                "MOVED 1 a:1",
+                "name some of its servers in `broker.cluster`",
+            ),
+            (
+                "ERR This instance has cluster support disabled",
+                "name it in `broker.url`, without `broker.cluster`",
+            ),
+        ] {
+            let error = RedisError::Refused(text.to_owned()).to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

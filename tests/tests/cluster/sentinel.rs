@@ -361,6 +361,30 @@ async fn a_master_that_the_sentinel_does_not_know_is_named() {
         refused.contains("watch no master under the name"),
         "{refused}"
     );
+    // A sentinel in the place of a server, and the other way round.
+    let start = async |options| {
+        let refused = Node::with(options, MemoryLimits::default()).await;
+        refused.err().expect("a refusal").message().to_owned()
+    };
+    let mut in_url = options(&master);
+    in_url.address = RedisAddress::parse(&format!("redis://{}", sentinel.address())).unwrap();
+    let error = start(in_url).await;
+    assert!(
+        error.starts_with("broker.url: redis://")
+            && error.contains("it is a sentinel: name it in `broker.sentinels`"),
+        "{error}"
+    );
+    let mut as_sentinel = options(&master);
+    as_sentinel.address = RedisAddress::parse("redis://tidewire").unwrap();
+    let address = format!("127.0.0.1:{}", master.port());
+    as_sentinel.sentinels = Sentinels::new(&[address]).unwrap();
+    let error = start(as_sentinel).await;
+    assert!(
+        error.starts_with(
+            "broker.sentinels: the master \"tidewire\" cannot be used: it is no sentinel"
+        ),
+        "{error}"
+    );
     // Sentinels that are away may come later.
     drop(sentinel);
     let mut away = options(&master);

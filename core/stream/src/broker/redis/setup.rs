@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tidewire_proto::v1::ErrorCode;
-use tidewire_redis::{cluster::is_in_cluster, slots::SLOTS};
+use tidewire_redis::{
+    cluster::{ServerMode, mode},
+    slots::SLOTS,
+};
 use tokio::time::{error::Elapsed, timeout};
 
 use super::{
@@ -39,6 +42,9 @@ pub(super) async fn check(
     for place in route.places() {
         let name = match place.master() {
             Some(master) => format!("broker.cluster: {master}"),
+            None if !options.sentinels.is_empty() => {
+                format!("broker.sentinels: the master {:?}", options.address.host)
+            }
             None => format!("broker.url: {}", options.address),
         };
         let checked = timeout(longest, check_server(options, keys, node, route, &place)).await;
@@ -112,12 +118,20 @@ async fn check_server(
     let mut connection = RedisConnection::open_master(options, place.master()).await?;
     // A user who may not ask finds out at the first write.
     let hello = connection.call(&["HELLO"]).await.ok();
-    let is_in_cluster = hello.and_then(is_in_cluster);
-    if is_in_cluster.is_some_and(|is_in_cluster| is_in_cluster != route.is_cluster()) {
-        return Err(Fault::Unfit(match route.is_cluster() {
-            true => "it is in no cluster: name it in `broker.url`, without `broker.cluster`",
-            false => "it is a server of a Redis Cluster: name some of its servers in `broker.cluster`",
-        }.to_owned()));
+    let unfit = match (hello.and_then(mode), route.is_cluster()) {
+        (Some(ServerMode::Sentinel), _) => Some(
+            "it is a sentinel: name it in `broker.sentinels`, and in `broker.url` the name of the master, as redis://MASTER",
+        ),
+        (Some(ServerMode::Single), true) => {
+            Some("it is in no cluster: name it in `broker.url`, without `broker.cluster`")
+        }
+        (Some(ServerMode::Cluster), false) => {
+            Some("it is a server of a Redis Cluster: name some of its servers in `broker.cluster`")
+        }
+        _ => None,
+    };
+    if let Some(unfit) = unfit {
+        return Err(Fault::Unfit(unfit.to_owned()));
     }
     let digests = Digests::load(&mut connection)
         .await
