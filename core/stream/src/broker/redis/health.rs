@@ -70,7 +70,7 @@ impl LinkHealth {
             return;
         }
         if faults.get(&link) != Some(&fault) {
-            tracing::warn!(?link, fault, "Redis does not work");
+            tracing::warn!(%link, fault, "Redis does not work");
         }
         faults.insert(link, fault);
     }
@@ -78,7 +78,7 @@ impl LinkHealth {
     /// Notes that a connection works.
     pub(super) fn recover(&self, link: &Link) {
         if self.faults.lock().remove(link).is_some() {
-            tracing::info!(?link, "Redis works again");
+            tracing::info!(%link, "Redis works again");
         }
     }
 

@@ -46,6 +46,7 @@ mod history;
 mod kept_answers;
 mod kept_pages;
 mod keys;
+mod link_names;
 mod loss_log;
 mod moving;
 mod nodes;
