@@ -10,7 +10,7 @@ use tidewire_stream::{
 use tidewire_tests::{RedisServer, eventually, within};
 use tokio::sync::Semaphore;
 
-use crate::node::{Delivered, Node, channel, lose_message, options};
+use crate::node::{Delivered, Node, channel, document, lose_message, options};
 
 /// Publishes documents from four tasks, with `disturb` after each fifty of them, and checks that each
 /// document was published once, in the order of its publisher, and delivered in order.
@@ -149,6 +149,44 @@ async fn publications_that_pub_sub_refuses_are_published_and_found_by_comparison
     eventually("pub/sub works", async || a.fault().is_none().then_some(())).await;
     a.publish(&name, "3").await;
     assert_eq!(b.delivered(&name, 3).await.last().unwrap().0, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_was_not_sent_is_said_not_to_be() {
+    let mut redis = RedisServer::start().await;
+    let mut short = options(&redis);
+    short.timeout = Duration::from_millis(500);
+    let node = Node::with(short, MemoryLimits::default()).await.unwrap();
+    let name = channel("orders:1");
+    node.publish(&name, "1").await;
+    redis.pause();
+    let error = node.try_publish(&name, "2", None).await.unwrap_err();
+    assert!(
+        error.message().starts_with("it is not known"),
+        "it has heard it: {error}"
+    );
+    redis.resume();
+    redis.kill();
+    eventually("a publication that is not sent", async || {
+        let error = node.try_publish(&name, "3", None).await.unwrap_err();
+        error
+            .message()
+            .starts_with("nothing was published: Redis: no answer within 500 ms")
+            .then_some(())
+    })
+    .await;
+    redis.restart().await;
+    eventually("Redis works", async || {
+        node.try_publish(&name, "4", None).await.ok()
+    })
+    .await;
+    let history = node.history(&name, None).await;
+    let documents: Vec<_> = history
+        .publications
+        .iter()
+        .map(|one| document(one))
+        .collect();
+    assert!(!documents.contains(&"3".to_owned()), "{documents:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

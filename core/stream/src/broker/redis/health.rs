@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     error::RedisError,
     route::{Place, Route},
 };
+use crate::ChannelName;
 
 /// A part of the broker that may fail alone, and the server that it uses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,13 +49,19 @@ impl Link {
 #[derive(Debug)]
 pub(super) struct LinkHealth {
     faults: Mutex<BTreeMap<Link, String>>,
+    /// Since when each of them has not worked.
+    since: Mutex<BTreeMap<Link, Instant>>,
     route: Route,
 }
 
 impl LinkHealth {
     pub(super) fn new(route: Route) -> Self {
         let faults = Mutex::default();
-        Self { faults, route }
+        Self {
+            faults,
+            since: Mutex::default(),
+            route,
+        }
     }
 
     /// Notes a fault, and logs it if it is another than before. One of a server that has no slots any
@@ -72,11 +80,26 @@ impl LinkHealth {
         if faults.get(&link) != Some(&fault) {
             tracing::warn!(%link, fault, "Redis does not work");
         }
+        let mut since = self.since.lock();
+        since.entry(link.clone()).or_insert_with(Instant::now);
+        drop(since);
         faults.insert(link, fault);
+    }
+
+    /// The server of a channel.
+    pub(super) fn place_of(&self, channel: &ChannelName) -> Place {
+        self.route.of(channel)
+    }
+
+    /// Whether a connection has not worked at any time since then.
+    pub(super) fn has_failed_since(&self, link: &Link, then: Instant) -> bool {
+        let since = self.since.lock();
+        since.get(link).is_some_and(|since| *since <= then)
     }
 
     /// Notes that a connection works.
     pub(super) fn recover(&self, link: &Link) {
+        self.since.lock().remove(link);
         if self.faults.lock().remove(link).is_some() {
             tracing::info!(%link, "Redis works again");
         }
@@ -84,9 +107,10 @@ impl LinkHealth {
 
     /// Forgets the faults of a server that has no slots any more.
     pub(super) fn forget(&self, place: &Place) {
-        self.faults
-            .lock()
-            .retain(|link, _| link.place() != Some(place));
+        let mut faults = self.faults.lock();
+        faults.retain(|link, _| link.place() != Some(place));
+        let mut since = self.since.lock();
+        since.retain(|link, _| link.place() != Some(place));
     }
 
     /// A fault in words, if there is one.

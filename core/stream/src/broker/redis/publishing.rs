@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::{
     RedisBroker, WRITERS,
     error::RedisError,
+    health::Link,
     keys::{fnv, partition},
     queue::{Item, KeyUse, Mode, Queue, Receipt},
     record,
@@ -159,12 +163,19 @@ impl<D: LocalDelivery> RedisBroker<D> {
             true => Mode::Any,
             false => Mode::Existing,
         };
+        let (link, queued_at) = (self.publishing_link(channel), Instant::now());
         let outcome = self.queue_for(channel, payload, mode, None, key)?;
         let written = match timeout(self.options.timeout, outcome.wait()).await {
             Ok(written) => written?,
             Err(_) => {
                 let error = self.health.timed_out(self.options.timeout);
-                return Err(error.unavailable("it is not known whether this was published, and a repetition with an idempotency key is safe"));
+                // A writer takes nothing before its connection works, and nothing that nobody waits for.
+                let is_unsent = link == self.publishing_link(channel)
+                    && self.health.has_failed_since(&link, queued_at);
+                return Err(error.unavailable(match is_unsent {
+                    true => "nothing was published",
+                    false => "it is not known whether this was published, and a repetition with an idempotency key is safe",
+                }));
             }
         };
         let Receipt { position, is_new } = written;
@@ -172,6 +183,12 @@ impl<D: LocalDelivery> RedisBroker<D> {
             self.shares.note_new_channel(client);
         }
         Ok(position)
+    }
+
+    /// The connection that publishes on a channel.
+    fn publishing_link(&self, channel: &ChannelName) -> Link {
+        let writer = partition(channel) % WRITERS;
+        Link::Publishing(self.health.place_of(channel), writer)
     }
 
     /// The name in Redis of a sender's idempotency key, and the fingerprint of its body.
