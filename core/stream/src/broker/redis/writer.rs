@@ -530,7 +530,7 @@ impl Writer {
                 if let Some(fence) = batch.fence() {
                     self.fences.look_into(&batch.channel, fence);
                 }
-                let text = "nothing was published: another node owns the engine by now";
+                let text = "nothing was published: the lease of this node's engine is not in force in Redis: another node owns the engine by now, or Redis has lost the lease";
                 let error = StreamError::new(ErrorCode::Unavailable, text);
                 // The others are counted, and the next owner publishes in their place.
                 batch.items.retain(|item| item.reply.is_some());
@@ -592,7 +592,7 @@ fn note_fenced(batch: &Batch) {
         %channel,
         count,
         term,
-        "publications are refused: another node owns their engine by now"
+        "publications are refused: the lease of their engine is not that of this node in Redis any more: another node has it, or Redis has lost it"
     );
 }
 
