@@ -10,7 +10,7 @@ use tidewire_chain::{ChainConfig, ChainEngine};
 use tidewire_price::PriceEngine;
 use tidewire_proto::v1::ConnectionState;
 use tidewire_store::{SharedStore, StoreLease};
-use tidewire_stream::{HealthFault, PartReport, StreamCore};
+use tidewire_stream::{Disclosure, HealthFault, PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -155,7 +155,16 @@ impl HealthWatch {
         let is_brief = well_at.is_some_and(|at| now.saturating_duration_since(at) < BROKER_GRACE);
         Some(PartReport {
             part: BROKER_PART.to_owned(),
-            fault: link.fault.filter(|_| !is_brief).map(HealthFault::unusable),
+            fault: link.fault.filter(|_| !is_brief).map(|text| {
+                match link.is_whole || !link.is_available {
+                    true => HealthFault::unusable(text),
+                    // One server of several.
+                    false => HealthFault {
+                        text,
+                        disclosure: Disclosure::Summary("a part of it cannot be used"),
+                    },
+                }
+            }),
         })
     }
 

@@ -52,8 +52,8 @@ struct State {
     term: Option<OwnTerm>,
     /// The newest event of each channel.
     newest: HashMap<ChannelName, Newest>,
-    /// Whether Redis was away at the last look.
-    was_away: bool,
+    /// Whether all of Redis was there at the last look.
+    was_whole: bool,
 }
 
 /// A term of this node.
@@ -141,17 +141,15 @@ impl OwnedPublisher {
 
     /// Compares the channels that are due, and publishes what they lack.
     pub(crate) async fn compare(&self, prices: &PriceEngine) {
-        let is_away = self
-            .stream
-            .broker()
-            .link()
-            .is_some_and(|link| !link.is_available);
+        let link = self.stream.broker().link();
+        let is_away = link.as_ref().is_some_and(|link| !link.is_available);
+        let is_whole = link.is_none_or(|link| link.is_whole);
         // Before the lock: the engine publishes under its own.
         let unheard = prices.unheard();
         let due: Vec<ChannelName> = {
             let mut state = self.state.lock();
             let now = Instant::now();
-            if std::mem::replace(&mut state.was_away, is_away) && !is_away {
+            if !std::mem::replace(&mut state.was_whole, is_whole) && is_whole {
                 let all = state.newest.values_mut();
                 all.for_each(|one| one.due = one.due.min(now + RECOVERY));
             }
@@ -169,10 +167,19 @@ impl OwnedPublisher {
         });
         let mut reads = std::pin::pin!(reads.buffer_unordered(READS));
         while let Some((channel, history)) = reads.next().await {
-            // Redis is away: the next look tries again.
-            if self.compare_with(&channel, history).is_err() {
-                return;
+            // Its server is away, or hangs: others may be there, and a later look tries again.
+            if let Err(error) = self.compare_with(&channel, history) {
+                tracing::debug!(%channel, %error, "a price is compared later");
+                self.put_off(&channel);
             }
+        }
+    }
+
+    /// Has a channel compared later, so that those of a server that is away do not hold up the others.
+    fn put_off(&self, channel: &ChannelName) {
+        let now = Instant::now();
+        if let Some(held) = self.state.lock().newest.get_mut(channel) {
+            held.due = held.due.max(now + RECOVERY);
         }
     }
 

@@ -162,8 +162,11 @@ impl From<&Caller> for Sender {
 pub struct BrokerLink {
     /// The fault in words. None while all works.
     pub fault: Option<String>,
-    /// Whether shared channels can be read and published on. A fault may only threaten that.
+    /// Whether shared channels can be read and published on, or those of one server of several. A fault
+    /// may only threaten that.
     pub is_available: bool,
+    /// Whether all of them can.
+    pub is_whole: bool,
     /// Bytes of publications that wait for it.
     pub waiting_bytes: usize,
     /// The version of the protocol between nodes that all nodes speak, once it is known.

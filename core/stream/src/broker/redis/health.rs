@@ -127,10 +127,67 @@ impl LinkHealth {
     }
 
     /// Whether all connections work.
+    pub(super) fn is_whole(&self) -> bool {
+        let faults = self.faults.lock();
+        faults.keys().all(|link| matches!(link, Link::Eviction(_)))
+    }
+
+    /// Whether shared channels can be used: in a cluster, those of one server at least. A node without one
+    /// of several servers is no worse than the others: most likely they lack it as well.
     pub(super) fn is_available(&self) -> bool {
-        self.faults
-            .lock()
-            .keys()
-            .all(|link| matches!(link, Link::Eviction(_)))
+        let faults = self.faults.lock();
+        let hinders = |link: &Link| !matches!(link, Link::Eviction(_));
+        if !faults.keys().any(hinders) {
+            return true;
+        }
+        // Without a common protocol, this node alone is left out.
+        if !self.route.is_cluster() || faults.contains_key(&Link::Nodes) {
+            return false;
+        }
+        let works = |place: &Place| {
+            let mut of_place = faults.keys().filter(|link| link.place() == Some(place));
+            !of_place.any(hinders)
+        };
+        self.route.places().iter().any(works)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidewire_redis::{Cluster, ServerAddress, Slot};
+
+    use super::{super::keys::KeyNames, *};
+
+    #[test]
+    fn a_cluster_is_available_while_one_of_its_servers_works() {
+        let cluster = Cluster::new(&["a:1".to_owned()]).unwrap();
+        let health = LinkHealth::new(Route::new(&cluster, &KeyNames::new("test", 0)));
+        health.fail(Link::Slots, &"no server has answered yet");
+        assert!(!health.is_available(), "nothing works yet");
+        let places = [1, 2].map(|port| {
+            let server = ServerAddress::new("a", port);
+            cluster.note_moved(Slot::of(&[u8::try_from(port).unwrap()]), &server);
+            Place::Master(server)
+        });
+        assert!(health.is_available() && !health.is_whole());
+        health.fail(Link::Reads(places[0].clone()), &"it is lost");
+        health.fail(Link::Control, &"it is lost");
+        assert!(health.is_available() && !health.is_whole());
+        health.fail(Link::Publishing(places[1].clone(), 0), &"it is lost");
+        assert!(!health.is_available(), "no server works");
+        health.recover(&Link::Reads(places[0].clone()));
+        assert!(health.is_available());
+        health.fail(Link::Nodes, &"the others are of another release");
+        assert!(!health.is_available(), "this node alone is left out");
+    }
+
+    #[test]
+    fn a_single_server_is_available_while_all_connections_work() {
+        let route = Route::new(&Cluster::default(), &KeyNames::new("test", 0));
+        let health = LinkHealth::new(route);
+        health.fail(Link::Eviction(Place::Only), &"keys may be dropped");
+        assert!(health.is_available() && health.is_whole());
+        health.fail(Link::Control, &"it is lost");
+        assert!(!health.is_available() && !health.is_whole());
     }
 }

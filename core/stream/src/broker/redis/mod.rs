@@ -606,6 +606,7 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
         Some(BrokerLink {
             fault: self.health.fault(),
             is_available: self.health.is_available(),
+            is_whole: self.health.is_whole(),
             waiting_bytes: self.buffer.used(),
             node_protocol: self.nodes.agreed(),
         })
@@ -633,7 +634,7 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
             }
         });
         Some(Box::pin(async move {
-            let is_away = !self.health.is_available();
+            let is_away = !self.health.is_whole();
             if !is_away && timeout(self.options.timeout, is_ready).await.is_err() {
                 tracing::warn!("the revocations of other servers come later: Redis is slow");
             }
