@@ -203,6 +203,9 @@ async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16
         .args(["--state", &path("state.json")])
         .args(first_block)
         .args(arguments)
+        // Anvil waits for its locks on the threads that serve requests. With as many as a small machine has
+        // processors, a few requests at once can stop it for good.
+        .env("TOKIO_WORKER_THREADS", "8")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
