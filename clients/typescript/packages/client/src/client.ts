@@ -57,8 +57,8 @@ export class WebSocketClient {
   /** Finds out at once whether the link works, and opens another if it does not. Resolves when connected. */
   declare readonly recoverState: () => Promise<Welcome>;
 
-  /** Replaces options without a new connection: the queue and pending requests stay. Only another user, by `queue.user` or the first token, has a new one. */
-  declare readonly setOptions: (options: Partial<ClientOptions>) => void;
+  /** Replaces options without a new connection. Only another user, by `queue.user`, the first token or none any more, has a new one. */
+  declare readonly setOptions: (options: { readonly [Name in keyof ClientOptions]?: ClientOptions[Name] | undefined }) => void;
 
   /** The quality of the link now. */
   declare readonly getQuality: () => Quality;
@@ -124,7 +124,7 @@ export class WebSocketClient {
     let hint = "";
 
     /** The user whom the options name, "" without a token, or `undefined`. */
-    const named = (): string | undefined => (options.queue as QueueOptions | undefined)?.user ?? (options.getToken || options.token ? undefined : "");
+    const named = (): string | undefined => (options.getToken || options.token ? (options.queue as QueueOptions | undefined)?.user : "");
     const nameOf = (stream: boolean): TransportName => (stream ? "sse" : "websocket");
     const prefersStream = (): boolean => options.transports?.[0] === nameOf(true);
     const getQuality = (): Quality => qualityOf(isOpen());
@@ -456,7 +456,7 @@ export class WebSocketClient {
       },
       setOptions(next) {
         const before = named();
-        options = { ...options, ...next };
+        options = { ...options, ...next } as ClientOptions;
         if (named() !== before) {
           // The connection, the attempt and the token that is fetched are the last user's.
           forgetToken();

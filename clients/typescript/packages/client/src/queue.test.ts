@@ -291,6 +291,22 @@ describe("the queue", () => {
     expect(published()).toEqual([1, 2]);
   });
 
+  it("a user who signs out while connected is nobody on the next connection", async () => {
+    server.user = "alice";
+    client = clientOf(server, memory, { getToken: () => "a", queue: { storage: memory, user: "alice" } });
+    await connectTo(server, client);
+    const { connections } = server;
+    expect(connections).toBe(1);
+    server.user = "";
+    client.setOptions({ getToken: undefined });
+    expect(client.state.status).toBe("connecting");
+    await server.settle();
+    expect(client.state).toMatchObject({ status: "connected" });
+    expect(server.fake.socket.protocols).toEqual(["tidewire.v1.json"]);
+    await client.publish("demo:a", "of nobody");
+    expect(memory.length).toBe(0);
+  });
+
   it("tabs that come back together send what is theirs, and fill no other queue; what a closed one left is sent after them", async () => {
     let tabs = 0;
     const tabOf = (): WebSocketClient => clientOf(server, memory, { environment: { ...server.environment, random: () => 1 / (2 + tabs) }, queue: { storage: memory, maxEntries: 15 } });

@@ -28,7 +28,7 @@ export function tokenSource(clock: Clock): [fetch: (options: ClientOptions) => P
         const given = getToken ? await getToken() : token;
         // Here and not by the server, which would end the session: it may be the page of a proxy's error.
         if (getToken && given && /[^\w.~+/=-]/.test(given)) {
-          throw new TypeError(textOf(NOT_A_TOKEN, given));
+          throw new TypeError(textOf(NOT_A_TOKEN, given.slice(0, 40)));
         }
         return given;
       })().then(resolve, reject);
