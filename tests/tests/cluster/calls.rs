@@ -87,13 +87,19 @@ fn call(method: &str, body: &'static [u8], time: Duration) -> ForwardedCall {
 
 const TIME: Duration = Duration::from_secs(20);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_tells_what_became_of_it() {
+/// Two nodes, of which the second one answers the calls of the service `test`.
+async fn pair() -> (RedisServer, Arc<StreamCore>, Arc<StreamCore>, Arc<Service>) {
     let redis = RedisServer::start().await;
     let (a, b) = (node(&redis).await, node(&redis).await);
     let service = Arc::new(Service::default());
     let handler: Arc<dyn CallHandler> = service.clone();
     b.register_call_handler("test", Arc::downgrade(&handler));
+    (redis, a, b, service)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_tells_what_became_of_it() {
+    let (redis, a, b, service) = pair().await;
     let tag = b.broker().node_tag().unwrap();
     let ask = async |method, body, time| {
         let call = call(method, body, time);
@@ -156,10 +162,7 @@ async fn a_call_tells_what_became_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_bounded() {
-    let redis = RedisServer::start().await;
-    let (a, b) = (node(&redis).await, node(&redis).await);
-    let handler: Arc<dyn CallHandler> = Arc::new(Service::default());
-    b.register_call_handler("test", Arc::downgrade(&handler));
+    let (_redis, a, b, _service) = pair().await;
     let tag = b.broker().node_tag().unwrap();
     let long: &'static [u8] = vec![0; (4 << 20) + 1].leak();
     let refused = a.call_node(tag.as_str(), call("whoami", long, TIME)).await;
@@ -188,11 +191,7 @@ async fn a_call_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_hangs_holds_up_its_own_lane_alone() {
-    let redis = RedisServer::start().await;
-    let (a, b) = (node(&redis).await, node(&redis).await);
-    let service = Arc::new(Service::default());
-    let handler: Arc<dyn CallHandler> = service.clone();
-    b.register_call_handler("test", Arc::downgrade(&handler));
+    let (redis, a, b, service) = pair().await;
     let tag = b.broker().node_tag().unwrap();
     let lane = |class, name: &str| CallLane {
         class,
@@ -275,11 +274,7 @@ async fn a_node_that_knows_no_settings_is_not_one_that_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_was_not_heard_is_repeated() {
-    let redis = RedisServer::start().await;
-    let (a, b) = (node(&redis).await, node(&redis).await);
-    let service = Arc::new(Service::default());
-    let handler: Arc<dyn CallHandler> = service.clone();
-    b.register_call_handler("test", Arc::downgrade(&handler));
+    let (redis, a, b, service) = pair().await;
     let tag = b.broker().node_tag().unwrap();
     for round in 1..=5 {
         let mut calls = JoinSet::new();

@@ -19,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::oneshot,
+    task::AbortHandle,
     time::{MissedTickBehavior, interval},
 };
 
@@ -70,6 +71,20 @@ pub(super) struct ControlTask {
     pub(super) is_behind: Arc<AtomicBool>,
     /// Told once the revocations of other nodes are in force here.
     pub(super) ready: Option<oneshot::Sender<()>>,
+}
+
+/// The tasks that serve other nodes. They end when it is dropped.
+#[derive(Debug)]
+pub(super) struct ControlTasks {
+    pub(super) listening: AbortHandle,
+    pub(super) lease: AbortHandle,
+}
+
+impl Drop for ControlTasks {
+    fn drop(&mut self) {
+        self.listening.abort();
+        self.lease.abort();
+    }
 }
 
 /// The call that spreads a revocation to all nodes, and keeps it.

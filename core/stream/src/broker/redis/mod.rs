@@ -91,7 +91,7 @@ use self::{
     buffer::Buffer,
     calls::Calls,
     catch_up::CatchUp,
-    control::ControlTask,
+    control::{ControlTask, ControlTasks},
     fences::Fences,
     health::{Link, LinkHealth},
     keys::KeyNames,
@@ -148,20 +148,9 @@ pub struct RedisBroker<D> {
     is_behind: Arc<AtomicBool>,
 }
 
-/// The tasks that serve other nodes.
-#[derive(Debug)]
-struct ControlTasks {
-    listening: AbortHandle,
-    lease: AbortHandle,
-}
-
 impl<D> Drop for RedisBroker<D> {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-        if let Some(control) = self.control.get() {
-            control.listening.abort();
-            control.lease.abort();
-        }
     }
 }
 
