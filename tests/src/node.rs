@@ -15,7 +15,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{http_client, within};
+use crate::{Port, http_client, within};
 
 /// The path of Anvil's binary. npm's wrapper script is not used: killing it would leave Anvil
 /// running.
@@ -43,7 +43,7 @@ fn anvil() -> PathBuf {
 #[derive(Debug)]
 pub struct Node {
     child: Child,
-    port: u16,
+    port: Port,
     arguments: Vec<String>,
     folder: TempDir,
     http: reqwest::Client,
@@ -62,7 +62,8 @@ impl Node {
     pub async fn start_with(arguments: &[&str]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
-        let (child, port) = spawn(&folder, &arguments, 0).await;
+        let port = Port::free();
+        let child = spawn(&folder, &arguments, &port).await;
         Self {
             child,
             port,
@@ -75,13 +76,13 @@ impl Node {
     /// The WebSocket URL.
     #[must_use]
     pub fn ws(&self) -> String {
-        format!("ws://127.0.0.1:{}", self.port)
+        format!("ws://127.0.0.1:{}", self.port.number())
     }
 
     /// The HTTP URL.
     #[must_use]
     pub fn http(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port.number())
     }
 
     /// The path of the IPC socket.
@@ -105,8 +106,7 @@ impl Node {
 
     /// Starts the node again, at the same port and with the same chain.
     pub async fn resume(&mut self) {
-        let (child, _) = spawn(&self.folder, &self.arguments, self.port).await;
-        self.child = child;
+        self.child = spawn(&self.folder, &self.arguments, &self.port).await;
     }
 
     /// Calls a method and returns the result.
@@ -191,7 +191,7 @@ pub fn number(value: &Value) -> u64 {
     u64::from_str_radix(text.expect("0x…"), 16).expect("a hexadecimal number")
 }
 
-async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16) {
+async fn spawn(folder: &TempDir, arguments: &[String], port: &Port) -> Child {
     let path = |name: &str| folder.path().join(name).display().to_string();
     // Anvil does not store the first block. A fixed time makes it the same after a restart.
     let first_block: &[&str] = match arguments.iter().any(|own| own == "--timestamp") {
@@ -199,7 +199,7 @@ async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16
         false => &["--timestamp", "1700000000"],
     };
     let mut child = Command::new(anvil())
-        .args(["--port", &port.to_string(), "--ipc", &path("node.ipc")])
+        .args(["--port", &port.number().to_string(), "--ipc", &path("node.ipc")])
         .args(["--state", &path("state.json")])
         .args(first_block)
         .args(arguments)
@@ -217,17 +217,13 @@ async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16
         loop {
             let line = lines.next_line().await.expect("a line");
             let line = line.expect("the node listens before it ends");
-            if let Some(address) = line.strip_prefix("Listening on ") {
-                let port = address
-                    .rsplit(':')
-                    .next()
-                    .and_then(|port| port.parse().ok());
-                break port.expect("a port");
+            if line.starts_with("Listening on ") {
+                break;
             }
         }
     };
-    let port = within("the node to listen", listening).await;
+    within("the node to listen", listening).await;
     // Anvil goes on writing, and would block on a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, port)
+    child
 }

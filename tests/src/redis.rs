@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Stdio},
     time::Duration,
@@ -16,22 +16,16 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{Place, eventually, stop::stop, within};
+use crate::{Place, Port, eventually, stop::stop, within};
 
 /// A server of Redis. Dropping it kills the process.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
     place: Place,
-    port: u16,
+    port: Port,
     folder: TempDir,
     arguments: Vec<String>,
-}
-
-/// A port that nobody listens to.
-pub(crate) fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    free.local_addr().expect("an address").port()
 }
 
 /// The program: `REDIS_SERVER`, or `redis-server` of the path.
@@ -58,10 +52,10 @@ impl RedisServer {
     /// # Panics
     /// As [`start_with`](Self::start_with).
     pub async fn start_on(place: Place, arguments: &[&str]) -> Self {
-        let port = free_port();
+        let port = Port::free();
         let folder = TempDir::new().expect("a temporary folder");
         let arguments: Vec<_> = arguments.iter().map(|&one| one.to_owned()).collect();
-        let child = spawn(&place, port, &folder, &arguments);
+        let child = spawn(&place, &port, &folder, &arguments);
         let server = Self {
             child,
             place,
@@ -76,13 +70,13 @@ impl RedisServer {
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        (self.place.address(), self.port).into()
+        (self.place.address(), self.port()).into()
     }
 
     /// The URL, as `broker.url` takes it.
@@ -98,7 +92,7 @@ impl RedisServer {
     }
 
     async fn answers(&self) {
-        let what = format!("an answer of Redis on port {}", self.port);
+        let what = format!("an answer of Redis on port {}", self.port());
         eventually(what, async || {
             let answer = self.try_command(&["PING"]).await?;
             let is_up = answer.starts_with("+PONG") || answer.starts_with("-NOAUTH");
@@ -161,7 +155,7 @@ impl RedisServer {
 
     /// Starts the server again after [`kill`](Self::kill), on the same port and folder.
     pub async fn restart(&mut self) {
-        self.child = spawn(&self.place, self.port, &self.folder, &self.arguments);
+        self.child = spawn(&self.place, &self.port, &self.folder, &self.arguments);
         self.answers().await;
     }
 }
@@ -219,11 +213,12 @@ impl RedisSentinel {
         quorum: usize,
         down_after: Duration,
     ) -> Self {
-        let port = free_port();
+        let port = Port::free();
         let folder = TempDir::new().expect("a temporary folder");
         let text = format!(
-            "port {port}\nbind {}\nprotected-mode no\nsentinel monitor tidewire {} {} {quorum}\n\
+            "port {}\nbind {}\nprotected-mode no\nsentinel monitor tidewire {} {} {quorum}\n\
              sentinel down-after-milliseconds tidewire {}\nsentinel failover-timeout tidewire 10000\n",
+            port.number(),
             place.address(),
             master.ip(),
             master.port(),
@@ -249,7 +244,10 @@ impl RedisSentinel {
             arguments: Vec::new(),
         };
         let sentinel = Self { process };
-        let what = format!("an answer of the sentinel on port {port}");
+        let what = format!(
+            "an answer of the sentinel on port {}",
+            sentinel.process.port()
+        );
         eventually(what, async || sentinel.try_command(&["PING"]).await).await;
         sentinel
     }
@@ -308,11 +306,11 @@ impl RedisSentinel {
     }
 }
 
-fn spawn(place: &Place, port: u16, folder: &TempDir, arguments: &[String]) -> Child {
+fn spawn(place: &Place, port: &Port, folder: &TempDir, arguments: &[String]) -> Child {
     let address = place.address().to_string();
     place
         .command(program())
-        .args(["--port", &port.to_string(), "--bind", &address])
+        .args(["--port", &port.number().to_string(), "--bind", &address])
         .args(["--protected-mode", "no"])
         .args(["--save", "", "--appendonly", "no"])
         .args(arguments)

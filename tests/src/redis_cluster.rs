@@ -4,10 +4,7 @@ use std::collections::BTreeSet;
 
 use tokio::process::Command;
 
-use crate::{
-    Link, eventually,
-    redis::{RedisServer, free_port},
-};
+use crate::{Link, Port, RedisServer, eventually};
 
 /// Slots of a cluster.
 const SLOTS: usize = 16_384;
@@ -21,6 +18,8 @@ pub struct RedisCluster {
     /// The links that the servers announce, one for each, unless they announce themselves.
     pub links: Vec<Link>,
     announced: Announced,
+    /// The ports by which the servers know of each other.
+    bus_ports: Vec<Port>,
 }
 
 /// Where the servers of a cluster are reached.
@@ -53,10 +52,10 @@ impl RedisCluster {
             servers: Vec::new(),
             links: Vec::new(),
             announced,
+            bus_ports: Vec::new(),
         };
-        let mut bus_ports = Vec::new();
         for _ in 0..masters {
-            bus_ports.push(cluster.add().await);
+            cluster.add().await;
         }
         for (index, server) in cluster.servers.iter().enumerate() {
             let (first, end) = (SLOTS * index / masters, SLOTS * (index + 1) / masters);
@@ -68,15 +67,15 @@ impl RedisCluster {
             )
             .await;
         }
-        for (server, bus_port) in cluster.servers.iter().zip(&bus_ports).skip(1) {
-            cluster.meet(server, *bus_port).await;
+        for server in 1..masters {
+            cluster.meet(server).await;
         }
         cluster.is_complete().await;
         cluster
     }
 
-    /// Starts a further server, which knows no other one. Returns the port of its bus.
-    async fn add(&mut self) -> u16 {
+    /// Starts a further server, which knows no other one.
+    async fn add(&mut self) {
         let link = match self.announced {
             Announced::Servers => None,
             // The server that it leads to is not there yet.
@@ -88,11 +87,13 @@ impl RedisCluster {
             self.links.push(link);
         }
         self.servers.push(server);
-        bus_port
+        self.bus_ports.push(bus_port);
     }
 
-    async fn meet(&self, server: &RedisServer, bus_port: u16) {
-        let (port, bus_port) = (server.port().to_string(), bus_port.to_string());
+    /// Has a server meet the first one.
+    async fn meet(&self, server: usize) {
+        let port = self.servers[server].port().to_string();
+        let bus_port = self.bus_ports[server].number().to_string();
         let meet = ["CLUSTER", "MEET", "127.0.0.1", &port, &bus_port];
         done(&self.servers[0], &meet).await;
     }
@@ -113,9 +114,8 @@ impl RedisCluster {
 
     /// Starts a replica of a master that has all of its data.
     pub async fn add_replica(&mut self, master: usize) {
-        let bus_port = self.add().await;
-        let replica = &self.servers[self.servers.len() - 1];
-        self.meet(replica, bus_port).await;
+        self.add().await;
+        self.meet(self.servers.len() - 1).await;
         self.is_complete().await;
         let (replica, id) = (&self.servers[self.servers.len() - 1], self.id(master).await);
         eventually("a replica", async || {
@@ -304,9 +304,9 @@ fn number_after(text: &str, word: &str) -> Option<u64> {
     number?.trim().parse().ok()
 }
 
-async fn start(link: Option<&Link>) -> (RedisServer, u16) {
-    let bus_port = free_port();
-    let text = bus_port.to_string();
+async fn start(link: Option<&Link>) -> (RedisServer, Port) {
+    let bus_port = Port::free();
+    let text = bus_port.number().to_string();
     let mut arguments = vec![
         "--cluster-enabled",
         "yes",

@@ -16,6 +16,9 @@ mod host;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 #[path = "../../../tests/src/link.rs"]
 mod link;
+#[allow(unreachable_pub, reason = "other tests use it too")]
+#[path = "../../../tests/src/port.rs"]
+mod port;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 #[path = "../../../tests/src/redis.rs"]
 mod redis_server;
@@ -48,6 +51,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use deadline::{eventually, within};
 use host::Place;
 use link::Link;
+use port::Port;
 use redis_server::RedisServer;
 use suite::{TABLE, all};
 

@@ -8,7 +8,7 @@ use tidewire_stream::broker::{
     memory::MemoryLimits,
     redis::{CertificateFiles, RedisAddress, RedisTls},
 };
-use tidewire_tests::{RedisServer, eventually, tls::Authority};
+use tidewire_tests::{Port, RedisServer, eventually, tls::Authority};
 
 use crate::node::{Node, channel, options};
 
@@ -161,10 +161,8 @@ async fn connections_are_encrypted_for_a_trusted_server_alone() {
         &paths[2],
     ])
     .await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-    let set = ["CONFIG", "SET", "tls-port", &port.to_string()];
+    let port = Port::free();
+    let set = ["CONFIG", "SET", "tls-port", &port.number().to_string()];
     assert_eq!(redis.command(&set).await, "+OK\r\n");
     let trusting = CertificateFiles {
         authorities: Some(ca.clone()),
@@ -182,7 +180,7 @@ async fn connections_are_encrypted_for_a_trusted_server_alone() {
         options.timeout = Duration::from_secs(1);
         Node::with(options, MemoryLimits::default()).await
     };
-    let secure = format!("rediss://localhost:{port}");
+    let secure = format!("rediss://localhost:{}", port.number());
     // A server that ends the connection may be one that comes later.
     let fault = async |url: &str, files: &CertificateFiles| match node(url.to_owned(), files).await
     {
