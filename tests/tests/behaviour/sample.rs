@@ -139,7 +139,10 @@ async fn a_second_replay_beside_the_first_keeps_nothing() {
     let _first = replay(&folder).start().await;
     let second = replay(&folder).start().await;
     second.log_line("the replay has no store").await;
-    assert_eq!(get_price(&second, "BTC-USD").await["sample"], true);
+    // It listens before its first price.
+    let mut client = Client::connect(Transport::WebSocketJson, &second).await;
+    client.subscribe("prices:BTC-USD").await;
+    assert_eq!(client.next_on("prices:BTC-USD").await.data["sample"], true);
 }
 
 #[tokio::test]
