@@ -8,6 +8,7 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,6 +22,9 @@ use tokio::{
 };
 
 use crate::{Endpoint, Place, SECRET, stop::stop, tls::Authority, within};
+
+/// Time between two probes of a server's readiness.
+const READINESS_PROBE: Duration = Duration::from_millis(20);
 
 /// Returns the path of the binary: `TIDEWIRE_BIN`, or the binary built beside the tests.
 ///
@@ -277,8 +281,7 @@ impl ServerBuilder {
             .unwrap_or_else(|_| panic!("no address in {line:?}"));
         // With another certificate, this client cannot send requests.
         if (line.contains("http://") || self.has_tls) && !self.without_readiness_check {
-            let ready = server.get("/readyz").await;
-            assert_eq!(ready.status, 200, "{}", ready.body);
+            within("a server that is ready", server.is_ready()).await;
         }
         server
     }
@@ -324,6 +327,13 @@ impl Server {
     /// Starts a server with the minimal configuration.
     pub async fn start() -> Self {
         Self::builder().start().await
+    }
+
+    /// Waits until the server is ready: on a busy machine a tick may be late for a moment.
+    async fn is_ready(&self) {
+        while self.get("/readyz").await.status != 200 {
+            tokio::time::sleep(READINESS_PROBE).await;
+        }
     }
 
     /// Returns the working folder of the server.
