@@ -157,6 +157,10 @@ impl Calls {
         repetition: Repetition,
     ) -> Result<Reply, RedisError> {
         let (reply, answer) = oneshot::channel();
+        let asked = match &place {
+            Some(place) => place.clone(),
+            None => self.0.route.of_key(command.key()),
+        };
         let call = async {
             let call = Call {
                 command,
@@ -171,7 +175,7 @@ impl Calls {
         let timeout = self.0.options.timeout;
         match tokio::time::timeout(timeout, call).await {
             Ok(reply) => reply,
-            Err(_) => Err(self.0.health.timed_out(timeout)),
+            Err(_) => Err(self.0.health.timed_out(&asked, timeout)),
         }
     }
 

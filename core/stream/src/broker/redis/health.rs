@@ -11,6 +11,10 @@ use super::{
 };
 use crate::ChannelName;
 
+/// Time within which a link that fails again for the same reason has no further lines in the log: a server
+/// that accepts connections and refuses commands would fill it.
+const LOG_PAUSE: Duration = Duration::from_secs(5);
+
 /// A part of the broker that may fail alone, and the server that it uses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Link {
@@ -51,7 +55,18 @@ pub(super) struct LinkHealth {
     faults: Mutex<BTreeMap<Link, String>>,
     /// Since when each of them has not worked.
     since: Mutex<BTreeMap<Link, Instant>>,
+    /// The last line of the log about a fault of each of them.
+    lines: Mutex<BTreeMap<Link, FaultLine>>,
     route: Route,
+}
+
+/// A line of the log about a fault.
+#[derive(Debug)]
+struct FaultLine {
+    at: Instant,
+    fault: String,
+    /// Whether the log has not said yet that the link works again.
+    is_open: bool,
 }
 
 impl LinkHealth {
@@ -60,6 +75,7 @@ impl LinkHealth {
         Self {
             faults,
             since: Mutex::default(),
+            lines: Mutex::default(),
             route,
         }
     }
@@ -77,9 +93,20 @@ impl LinkHealth {
         if link.place().is_some_and(|place| self.route.is_gone(place)) {
             return;
         }
-        if faults.get(&link) != Some(&fault) {
+        let mut lines = self.lines.lock();
+        let is_told = lines.get(&link).is_some_and(|line| {
+            line.fault == fault && (line.is_open || line.at.elapsed() < LOG_PAUSE)
+        });
+        if !is_told {
             tracing::warn!(%link, fault, "Redis does not work");
+            let line = FaultLine {
+                at: Instant::now(),
+                fault: fault.clone(),
+                is_open: true,
+            };
+            lines.insert(link.clone(), line);
         }
+        drop(lines);
         let mut since = self.since.lock();
         since.entry(link.clone()).or_insert_with(Instant::now);
         drop(since);
@@ -100,7 +127,14 @@ impl LinkHealth {
     /// Notes that a connection works.
     pub(super) fn recover(&self, link: &Link) {
         self.since.lock().remove(link);
-        if self.faults.lock().remove(link).is_some() {
+        let mut faults = self.faults.lock();
+        if faults.remove(link).is_none() {
+            return;
+        }
+        let mut lines = self.lines.lock();
+        if let Some(line) = lines.get_mut(link)
+            && std::mem::replace(&mut line.is_open, false)
+        {
             tracing::info!(%link, "Redis works again");
         }
     }
@@ -111,6 +145,8 @@ impl LinkHealth {
         faults.retain(|link, _| link.place() != Some(place));
         let mut since = self.since.lock();
         since.retain(|link, _| link.place() != Some(place));
+        let mut lines = self.lines.lock();
+        lines.retain(|link, _| link.place() != Some(place));
     }
 
     /// A fault in words, if there is one.
@@ -118,9 +154,19 @@ impl LinkHealth {
         self.faults.lock().values().next().cloned()
     }
 
-    /// The error of a call without an answer, with the fault that may be the reason.
-    pub(super) fn timed_out(&self, after: Duration) -> RedisError {
-        match self.fault() {
+    /// A fault of a server, or one that is none of a server.
+    pub(super) fn fault_at(&self, place: &Place) -> Option<String> {
+        let faults = self.faults.lock();
+        let of = |place: Option<&Place>| {
+            let mut of_place = faults.iter().filter(|(link, _)| link.place() == place);
+            of_place.next().map(|(_, fault)| fault.clone())
+        };
+        of(Some(place)).or_else(|| of(None))
+    }
+
+    /// The error of a call to a server that did not answer, with the fault that may be the reason.
+    pub(super) fn timed_out(&self, place: &Place, after: Duration) -> RedisError {
+        match self.fault_at(place) {
             Some(fault) => RedisError::Hindered(after.as_millis(), fault),
             None => RedisError::TimedOut(after.as_millis()),
         }
@@ -179,6 +225,52 @@ mod tests {
         assert!(health.is_available());
         health.fail(Link::Nodes, &"the others are of another release");
         assert!(!health.is_available(), "this node alone is left out");
+    }
+
+    #[test]
+    fn a_call_is_told_of_the_fault_of_its_own_server() {
+        let cluster = Cluster::new(&["a:1".to_owned()]).unwrap();
+        let health = LinkHealth::new(Route::new(&cluster, &KeyNames::new("test", 0)));
+        let places = [1, 2, 3].map(|port| {
+            let server = ServerAddress::new("a", port);
+            cluster.note_moved(Slot::of(&[u8::try_from(port).unwrap()]), &server);
+            Place::Master(server)
+        });
+        health.fail(Link::Reads(places[0].clone()), &"it is lost");
+        let told = |place| {
+            health
+                .timed_out(place, Duration::from_millis(5))
+                .to_string()
+        };
+        assert_eq!(told(&places[0]), "no answer within 5 ms: a:1: it is lost");
+        assert_eq!(told(&places[1]), "no answer within 5 ms");
+        health.fail(Link::Publishing(places[1].clone(), 0), &"it hangs");
+        assert_eq!(told(&places[1]), "no answer within 5 ms: a:2: it hangs");
+        health.fail(Link::Slots, &"no server answers");
+        assert_eq!(told(&places[2]), "no answer within 5 ms: no server answers");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_fails_again_and_again_is_one_line() {
+        let route = Route::new(&Cluster::default(), &KeyNames::new("test", 0));
+        let health = LinkHealth::new(route);
+        let at = || health.lines.lock()[&Link::Control].at;
+        let fail = |fault: &str| {
+            health.fail(Link::Control, &fault);
+            let written_at = at();
+            health.recover(&Link::Control);
+            assert!(health.is_whole());
+            written_at
+        };
+        let first = fail("CLUSTERDOWN");
+        for _ in 0..40 {
+            tokio::time::advance(LOG_PAUSE / 50).await;
+            assert_eq!(fail("CLUSTERDOWN"), first);
+        }
+        let other = fail("it is lost");
+        assert_eq!(other, Instant::now(), "another reason has its line");
+        tokio::time::advance(LOG_PAUSE).await;
+        assert_eq!(fail("it is lost"), Instant::now());
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl LossLog {
             Loss::Superseded => {
                 tracing::info!(
                     count, %channel, %error,
-                    "values are not published: the next ones take their place"
+                    "values were not published: later ones take their place"
                 );
             }
         }

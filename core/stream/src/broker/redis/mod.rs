@@ -297,17 +297,24 @@ impl<D: LocalDelivery> RedisBroker<D> {
         &self.catch_up.positions
     }
 
-    /// Waits for a read of a history until its deadline.
+    /// Waits for a read of a channel's history until its deadline.
     async fn in_time(
         &self,
+        channel: &ChannelName,
         read: impl Future<Output = Result<History, RedisError>>,
     ) -> Result<History, StreamError> {
         let error = match timeout(self.options.timeout, read).await {
             Ok(Ok(history)) => return Ok(history),
             Ok(Err(error)) => error,
-            Err(_) => self.health.timed_out(self.options.timeout),
+            Err(_) => self.timed_out(channel),
         };
         Err(error.unavailable("the history cannot be read"))
+    }
+
+    /// The error of work on a channel that took too long.
+    fn timed_out(&self, channel: &ChannelName) -> RedisError {
+        let place = self.health.place_of(channel);
+        self.health.timed_out(&place, self.options.timeout)
     }
 
     async fn join_shared(&self, channel: &ChannelName) -> Result<(), StreamError> {
@@ -329,7 +336,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
             Ok(Err(_)) => Err(not_followed(RedisError::Connection(
                 "the broker has ended".to_owned(),
             ))),
-            Err(_) => Err(not_followed(self.health.timed_out(self.options.timeout))),
+            Err(_) => Err(not_followed(self.timed_out(channel))),
         }
     }
 
@@ -493,7 +500,7 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
                         .map_err(|error| error.unavailable("the history cannot be read"))?;
                 }
                 let read = history::read(&self.catch_up.reads, channel, namespace, since, limit);
-                self.in_time(read).await
+                self.in_time(channel, read).await
             }),
         }
     }
@@ -513,7 +520,7 @@ impl<D: LocalDelivery> Broker for RedisBroker<D> {
                 let reads = &self.catch_up.reads;
                 let tail = (&state, self.positions(), &self.tails);
                 let read = history::recover(reads, channel, namespace, since, limit, tail);
-                self.in_time(read).await
+                self.in_time(channel, read).await
             }),
             None if limit.items == 0 => {
                 let top = state.lock().settled_top().cloned();

@@ -16,7 +16,7 @@ use super::{
     keys::{fnv, partition},
     queue::{Item, KeyUse, Mode, Queue, Receipt},
     record,
-    unavailable::Unavailable as _,
+    unavailable::{Unavailable as _, without_addresses},
 };
 use crate::{
     ChannelName, Class, Content, Event, Position, StreamError, Urgency,
@@ -66,7 +66,8 @@ impl<D: LocalDelivery> RedisBroker<D> {
         // The remainder is below the number of queues.
         let queue = &self.queues[(partition(channel) % WRITERS) as usize];
         let ticket = queue.push(channel, item).map_err(|full| {
-            let fault = self.health.fault();
+            let fault = self.health.fault_at(&self.health.place_of(channel));
+            let fault = fault.map(|fault| without_addresses(&fault));
             let fault = fault.unwrap_or_else(|| "it is slower than the publishers".to_owned());
             let text = format!("nothing was published: {full}: {fault}");
             StreamError::new(ErrorCode::Unavailable, text).with_retry_after_ms(1_000)
@@ -168,7 +169,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
         let written = match timeout(self.options.timeout, outcome.wait()).await {
             Ok(written) => written?,
             Err(_) => {
-                let error = self.health.timed_out(self.options.timeout);
+                let error = self.timed_out(channel);
                 // A writer takes nothing before its connection works, and nothing that nobody waits for.
                 let is_unsent = link == self.publishing_link(channel)
                     && self.health.has_failed_since(&link, queued_at);

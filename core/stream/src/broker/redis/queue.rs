@@ -9,7 +9,7 @@
 //! buffer: see [`buffer`](super::buffer).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -169,13 +169,15 @@ struct PendingItems {
     number: u64,
     /// Number of the last publication.
     ticket: u64,
+    /// Number of the last turn.
+    turn: u64,
 }
 
 /// The channels of a place that have publications and no writer.
 #[derive(Debug, Default)]
 struct Lane {
-    /// In the order of their turns.
-    turns: VecDeque<ChannelName>,
+    /// By the numbers of their turns.
+    turns: BTreeMap<u64, ChannelName>,
     wake: Arc<Notify>,
     /// Bytes of latest values since superseded ones were removed.
     latest_bytes: usize,
@@ -193,6 +195,8 @@ struct PendingChannel {
     /// The place whose part of the buffer they take.
     place: Place,
     account: Arc<Account>,
+    /// Number of its turn, while it has one.
+    turn: u64,
     /// Whether a writer has the channel.
     is_taken: bool,
 }
@@ -243,9 +247,28 @@ impl PendingChannel {
 impl PendingItems {
     /// Gives a channel its turn at a place.
     fn add_turn(&mut self, channel: ChannelName, place: Place) {
+        self.turn += 1;
+        if let Some(pending) = self.channels.get_mut(&channel) {
+            pending.turn = self.turn;
+        }
         let lane = self.lanes.entry(place).or_default();
-        lane.turns.push_back(channel);
+        lane.turns.insert(self.turn, channel);
         lane.wake.notify_one();
+    }
+
+    /// Removes a channel on which nothing waits any more, and its turn: where no server works, no writer
+    /// comes by to do it.
+    fn remove_if_done(&mut self, channel: &ChannelName) {
+        let is_done = |pending: &&PendingChannel| {
+            pending.items.is_empty() && pending.unfinished.is_empty() && !pending.is_taken
+        };
+        let Some(pending) = self.channels.get(channel).filter(is_done) else {
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&pending.place) {
+            lane.turns.remove(&pending.turn);
+        }
+        self.channels.remove(channel);
     }
 
     /// Chooses the lanes anew where the map has changed.
@@ -267,8 +290,10 @@ impl PendingItems {
             }
         }
         let lanes = self.lanes.values_mut();
-        let turns: Vec<_> = lanes.flat_map(|lane| lane.turns.drain(..)).collect();
-        for channel in turns {
+        let turns: BTreeMap<_, _> = lanes
+            .flat_map(|lane| std::mem::take(&mut lane.turns))
+            .collect();
+        for channel in turns.into_values() {
             let place = route.of(&channel);
             self.add_turn(channel, place);
         }
@@ -367,6 +392,7 @@ impl Queue {
                     bytes,
                     place: place.clone(),
                     account,
+                    turn: 0,
                     is_taken: false,
                 };
                 state.channels.insert(channel.clone(), pending);
@@ -378,8 +404,10 @@ impl Queue {
 
     /// Removes a publication whose sender has given up, unless it is being written.
     pub(super) fn give_up(&self, channel: &ChannelName, ticket: u64) {
-        if let Some(pending) = self.state.lock().channels.get_mut(channel) {
+        let mut state = self.state.lock();
+        if let Some(pending) = state.channels.get_mut(channel) {
             pending.give_up(ticket);
+            state.remove_if_done(channel);
         }
     }
 
@@ -424,7 +452,7 @@ impl Queue {
             if round.is_full() {
                 return round.writes;
             }
-            let Some(channel) = lane.turns.pop_front() else {
+            let Some((_, channel)) = lane.turns.pop_first() else {
                 break;
             };
             let pending = channels.get_mut(&channel);

@@ -240,6 +240,43 @@ fn the_newest_value_takes_the_place_of_the_ones_before() {
     );
 }
 
+/// Checks that the queue remembers nothing but what waits: each channel has something that waits or a
+/// writer, and those without a writer have one turn each.
+fn is_tidy(queue: &Queue) {
+    let state = queue.state.lock();
+    let mut turns = HashMap::new();
+    for (place, lane) in &state.lanes {
+        for (number, channel) in &lane.turns {
+            let earlier = turns.insert(channel.clone(), (place.clone(), *number));
+            assert_eq!(earlier, None, "{channel} has two turns");
+        }
+    }
+    for (channel, pending) in &state.channels {
+        let waits = !pending.items.is_empty() || !pending.unfinished.is_empty();
+        assert!(waits || pending.is_taken, "nothing waits for {channel}");
+        let turn = (!pending.is_taken).then(|| (pending.place.clone(), pending.turn));
+        assert_eq!(turns.remove(channel), turn, "{channel}");
+    }
+    assert!(turns.is_empty(), "{turns:?}");
+}
+
+#[test]
+fn channels_whose_senders_gave_up_are_forgotten_without_a_writer() {
+    let queue = queue(Buffer::new(usize::MAX));
+    let channel = |number: usize| ChannelName::parse(&format!("a:{number}")).unwrap();
+    for round in 0..3 {
+        let tickets: Vec<_> = (0..100)
+            .map(|number| queue.push(&channel(number), item("1", Mode::Any)).unwrap())
+            .collect();
+        for (number, ticket) in tickets.into_iter().enumerate().skip(round) {
+            queue.give_up(&channel(number), ticket);
+        }
+        is_tidy(&queue);
+    }
+    assert_eq!(queue.state.lock().channels.len(), 2);
+    assert_eq!(queue.take(&Place::Only).len(), 2);
+}
+
 /// A step of the queue's model: what is pushed, who gives up, and what becomes of a round.
 #[derive(Debug, Clone)]
 enum Event {
@@ -360,6 +397,7 @@ proptest! {
                     queue.follow();
                 }
             }
+            is_tidy(&queue);
         }
         for place in [0, 1] {
             queue.give_back([], std::mem::take(&mut taken[place]));
@@ -372,6 +410,7 @@ proptest! {
             model.finish(&queue, &names, writes);
         }
         model.check();
+        is_tidy(&queue);
         prop_assert_eq!(buffer.used(), 0);
         for place in &places {
             prop_assert_eq!(buffer.account(place).used(), 0);
