@@ -175,6 +175,7 @@ impl Redis {
             "",
             "",
             "",
+            "",
             &batch,
         ];
         let count: usize = batch.parse()?;

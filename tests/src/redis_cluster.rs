@@ -155,7 +155,11 @@ impl RedisCluster {
         link.map_or_else(|| self.servers[server].port(), |link| link.address().port())
     }
 
-    async fn id(&self, server: usize) -> String {
+    /// The id by which the other servers know a server.
+    ///
+    /// # Panics
+    /// No answer comes.
+    pub async fn id(&self, server: usize) -> String {
         let answer = self.servers[server].command(&["CLUSTER", "MYID"]).await;
         let id = answer.lines().nth(1);
         id.expect("an id").to_owned()

@@ -30,6 +30,7 @@ mod price_requests;
 mod prices;
 mod recoveries;
 mod redis_cluster;
+mod redis_cluster_bus;
 mod redis_cluster_fences;
 mod redis_cluster_losses;
 mod redis_cluster_servers;

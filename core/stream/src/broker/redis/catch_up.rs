@@ -1,7 +1,7 @@
 //! Catch-up: compares the channels of this node with Redis, and delivers what it has missed.
 //!
 //! A channel is compared when the node subscribes to it, also after a reconnect, when a batch does
-//! not follow, and from time to time. The script `check` finds a server that has lost what this
+//! not follow or is of another server, and from time to time. The script `check` finds a server that has lost what this
 //! node has seen: then it begins a new epoch. Publications that are missing are read from the
 //! history, page by page, and delivered in order. Those that the history does not have any more
 //! are left out: each session sees the hole, and sends `gap`.

@@ -19,6 +19,7 @@
 //!   is subscribed to. A batch is delivered if it follows the newest position.
 //! - [`catch_up`]: otherwise, and after each (re)subscription, the channel is compared with Redis,
 //!   and what is missing is read from the history.
+//! - [`server_id`]: in a cluster, a batch names its server, and one of a replaced master is not delivered.
 //! - [`asking`]: in a cluster, a command follows its keys to the server that a slot is on its way to.
 //! - [`fences`]: in a cluster, no script sees a lease, and a copy of its term is beside each channel.
 //! - [`owed`]: a history channel that lost a publication of an engine begins a new epoch.
@@ -59,6 +60,7 @@ mod reads;
 mod record;
 mod route;
 mod script;
+mod server_id;
 mod servers;
 mod setup;
 mod shares;
@@ -227,6 +229,7 @@ impl<D: LocalDelivery> RedisBroker<D> {
                 health: health.clone(),
                 positions: positions.clone(),
                 queue: queue.clone(),
+                server: None,
                 owed: owed.clone(),
                 fences: fences.clone(),
                 cuts: 0,

@@ -403,6 +403,7 @@ mod tests {
             first,
             time_ms: 0,
             mark,
+            server: None,
             payloads: vec![b"o"; count],
         }
     }

@@ -60,8 +60,10 @@ pub(super) fn calls(keys: &KeyNames, node: &str, number: u64) -> [ScriptCall; 3]
         text("0"),
         text(""),
         text(""),
-        // No engine.
+        // No engine, and no fresh epoch among the arguments.
         text(""),
+        text(""),
+        // No server is named.
         text(""),
         // One publication.
         text("1"),

@@ -3,7 +3,8 @@
 //! A payload is one byte for the urgency, then the event as a `ServerMessage` without a position.
 //! A message on a shard channel is a batch: a line `epoch first time mark lengths`, then the
 //! payloads. Example of publications 5 and 6: `e7 5 1700000000000 n1:42 12,9\n`, then 21 bytes.
-//! The mark names the write: its node and its number there.
+//! The mark names the write: its node and its number there. In a cluster, a sixth field names the server
+//! whose script made the batch ([`server_id`](super::server_id)). Earlier releases ignore further fields.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -57,6 +58,8 @@ pub(super) struct BatchMessage<'a> {
     pub(super) first: Seq,
     pub(super) time_ms: i64,
     pub(super) mark: &'a str,
+    /// Id of the server whose script made it, if it is named.
+    pub(super) server: Option<&'a str>,
     pub(super) payloads: Vec<&'a [u8]>,
 }
 
@@ -68,6 +71,7 @@ impl<'a> BatchMessage<'a> {
         let mut fields = header.split(' ');
         let (epoch, first, time_ms) = (fields.next()?, fields.next()?, fields.next()?);
         let (mark, lengths) = (fields.next()?, fields.next()?);
+        let server = fields.next().filter(|server| !server.is_empty());
         let mut rest = &message[end + 1..];
         let mut payloads = Vec::new();
         for length in lengths.split(',').filter(|length| !length.is_empty()) {
@@ -80,6 +84,7 @@ impl<'a> BatchMessage<'a> {
             first: first.parse().ok()?,
             time_ms: time_ms.parse().ok()?,
             mark,
+            server,
             payloads,
         })
     }
@@ -114,6 +119,8 @@ pub(super) fn entry_mark(mark: &[u8]) -> Option<(i64, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -146,5 +153,33 @@ mod tests {
         }
         let restart = BatchMessage::parse(b"e8 1 0 - \n").unwrap();
         assert_eq!((restart.top().seq, restart.payloads.len()), (0, 0));
+        assert_eq!(restart.server, None);
+        // In a cluster.
+        let restart = BatchMessage::parse(b"e8 1 0 -  26abb1\n").unwrap();
+        assert_eq!((restart.top().seq, restart.server), (0, Some("26abb1")));
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_is_read_as_it_was_sent(
+            first in 1..u64::MAX / 2,
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..4),
+            // A later release may have further fields.
+            further in prop::collection::vec("[0-9a-f]{1,40}", 0..3),
+        ) {
+            let lengths: Vec<_> = payloads.iter().map(|one| one.len().to_string()).collect();
+            let header = format!("e7 {first} 7 n1:42 {}", lengths.join(","));
+            let header = [&[header][..], &further].concat().join(" ");
+            let message = [header.as_bytes(), b"\n", &payloads.concat()].concat();
+            let batch = BatchMessage::parse(&message).unwrap();
+            prop_assert_eq!((batch.epoch, batch.first, batch.time_ms, batch.mark), ("e7", first, 7, "n1:42"));
+            prop_assert_eq!(batch.server, further.first().map(String::as_str));
+            prop_assert_eq!(batch.payloads, payloads);
+        }
+
+        #[test]
+        fn any_message_is_read_or_refused(message in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = BatchMessage::parse(&message);
+        }
     }
 }

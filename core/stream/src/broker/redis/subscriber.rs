@@ -3,7 +3,8 @@
 //! Each channel is one `SSUBSCRIBE`, and the server may end each by itself: a `sunsubscribe` that
 //! was not asked for, as when a slot moves, is answered by another `SSUBSCRIBE`. If the slot has moved
 //! to another server of a cluster, the answer says so, and that one's task subscribes to the channel.
-//! After each `ssubscribe` the channel is compared with Redis ([`CatchUp`]).
+//! After each `ssubscribe` the channel is compared with Redis ([`CatchUp`]). It is also compared when a
+//! batch names another server than that of the connection ([`server_id`](super::server_id)).
 //!
 //! The connection probes itself once a second: a ping, which the server answers, and a publication
 //! on a shard channel of its own, which shows that publishing and pub/sub work. Without them it is
@@ -31,6 +32,7 @@ use super::{
     record::BatchMessage,
     resp::{self, Reply},
     route::{Place, Route},
+    server_id::ServerId,
 };
 use crate::{Backoff, ChannelName, broker::LocalDelivery};
 
@@ -66,6 +68,8 @@ pub(super) struct SubscriptionTask<D> {
 /// State of one connection.
 struct Link {
     connection: RedisConnection,
+    /// The server, if it can be told from those whose batches come over the bus of a cluster.
+    server: Option<ServerId>,
     /// The name in the keys of the probe, and its shard channel.
     prober: String,
     probe: Bytes,
@@ -78,6 +82,14 @@ struct Link {
     probe_heard_at: Instant,
     /// When a probe was last sent with success.
     probe_sent_at: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Link {
+    /// Whether another server's script made a batch.
+    fn is_of_another_server(&self, batch: &BatchMessage<'_>) -> bool {
+        let own = self.server.as_ref();
+        own.is_some_and(|own| own.is_other_than(batch.server))
+    }
 }
 
 impl<D: LocalDelivery> SubscriptionTask<D> {
@@ -125,10 +137,18 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
             RedisError::Connection("no name of a probe is in a slot of the server".to_owned())
         })?;
         let probe = self.keys.probe(&prober);
+        let server = ServerId::ask(&mut connection, &self.route).await?;
+        if server.is_none() && self.route.is_cluster() {
+            tracing::warn!(
+                link = %self.link(),
+                "the server does not tell its id: after a failover, subscribers may get a publication of the replaced master: allow `+cluster|myid`"
+            );
+        }
         subscribe(&mut connection, &probe).await?;
         let now = Instant::now();
         let mut link = Link {
             connection,
+            server,
             prober,
             probe,
             pending: self.names(),
@@ -247,7 +267,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
             b"smessage" if name == link.probe => link.probe_heard_at = link.heard_at,
             b"smessage" => {
                 if let Some(Reply::Text(message)) = parts.next() {
-                    self.deliver(&name, &message);
+                    self.deliver(link, &name, &message);
                 }
             }
             b"ssubscribe" => {
@@ -276,7 +296,7 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
         Ok(())
     }
 
-    fn deliver(&self, name: &[u8], message: &[u8]) {
+    fn deliver(&self, link: &Link, name: &[u8], message: &[u8]) {
         let Some(channel) = self.keys.channel(name) else {
             return;
         };
@@ -286,6 +306,8 @@ impl<D: LocalDelivery> SubscriptionTask<D> {
             return;
         }
         match BatchMessage::parse(message) {
+            // It came over the bus of the cluster. The history of the own server is the truth.
+            Some(batch) if link.is_of_another_server(&batch) => self.catch_up.start(&channel),
             Some(batch) => self.catch_up.receive(&channel, &batch),
             None => {
                 tracing::warn!(%channel, "a message of another node cannot be read");

@@ -40,6 +40,7 @@ use super::{
     resp::Reply,
     route::{Place, Route},
     script::{Digests, Script, ScriptCall},
+    server_id::ServerId,
     unavailable::Unavailable as _,
 };
 use crate::{Backoff, ChannelName, Class, Epoch, Namespaces, Position, StreamError};
@@ -79,6 +80,8 @@ pub(super) struct Writer {
     pub(super) health: Arc<LinkHealth>,
     pub(super) positions: Arc<Positions>,
     pub(super) queue: Arc<Queue>,
+    /// The server of the connection. None if batches cannot name it.
+    pub(super) server: Option<ServerId>,
     pub(super) owed: Arc<OwedEpochs>,
     pub(super) fences: Arc<Fences>,
     /// How many connections in a row ended while the same batches were written.
@@ -193,6 +196,7 @@ impl Writer {
         let master = self.place.master();
         let mut connection = RedisConnection::open_master(&self.options, master).await?;
         let mut digests = Digests::load(&mut connection).await?;
+        self.server = ServerId::ask(&mut connection, &self.route).await?;
         if writes.is_empty() {
             self.health.recover(&self.link);
             backoff.reset();
@@ -459,6 +463,11 @@ impl Writer {
             previous.map_or_else(Bytes::new, |one| one.number.to_string().into()),
             fence.map_or_else(Bytes::new, |fence| copied(&fence.term)),
             self.keys.fresh(channel),
+            // The script asks for the id: it may run on the server that the slot is on its way to.
+            Bytes::from_static(match self.server {
+                Some(_) => b"named",
+                None => b"",
+            }),
             batch.items.len().to_string().into(),
         ]);
         arguments.extend(batch.items.iter().map(|item| item.payload.clone()));

@@ -58,7 +58,13 @@ if is_changed then
   epoch, seq = ARGV[5], '0'
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'e', epoch, 's', seq)
-  redis.call('SPUBLISH', ARGV[1], epoch .. ' 1 0 - \n')
+  local header = epoch .. ' 1 0 - '
+  if ARGV[9] ~= '' then
+    -- As batches of `publish.lua`.
+    local server = redis.pcall('CLUSTER', 'MYID')
+    header = header .. (type(server) == 'string' and ' ' .. server or '')
+  end
+  redis.call('SPUBLISH', ARGV[1], header .. '\n')
 end
 if term and known_term ~= term then
   -- As read-only, without effect.

@@ -9,9 +9,9 @@
 --   9 of the metadata, 10 of the fresh epoch, 11 of idempotency keys (all in ms), 12 mode, 13 slot
 --   of the write, 14 and 15 slot and number of the write that must have come before ("" if none),
 --   16 term of the engine that publishes ("" if none), 17 "", or in a cluster the fresh epoch: there a
---   lease is in another slot, and its fence has the newest term that published here or was raised, 18
---   number of publications n, then n payloads, then for each idempotency key the index of its publication and the
---   fingerprint of its body.
+--   lease is in another slot, and its fence has the newest term that published here or was raised, 18 "", or "named" if
+--   the batch is to name this server of a cluster, 19 number of publications n, then n payloads, then for each
+--   idempotency key the index of its publication and the fingerprint of its body.
 -- Returns "unknown", "full", "fenced" (another node owns the engine by now), "early" (the write
 --   before has not been done, so this one must wait), or
 --   "<1 if the channel is new> <epoch> <seq of the first>" and, with
@@ -105,10 +105,10 @@ elseif epoch == ARGV[4] and is_less(seq, ARGV[5]) then
   redis.call('DEL', KEYS[2])
 end
 
-local count, first = tonumber(ARGV[18]), add(seq, 1)
+local count, first = tonumber(ARGV[19]), add(seq, 1)
 local payloads, lengths, outcomes, keys = {}, {}, {}, {}
 for at = 4, last_key do
-  local index = 18 + count + 2 * (at - 4) + 1
+  local index = 19 + count + 2 * (at - 4) + 1
   keys[tonumber(ARGV[index])] = { KEYS[at], ARGV[index + 1] }
 end
 local size, mark = tonumber(ARGV[7]), stamp .. ' ' .. ARGV[2] .. ':' .. ARGV[3]
@@ -123,7 +123,7 @@ for index = 1, count do
   end
   if outcome == '+' then
     seq = add(seq, 1)
-    local payload = ARGV[18 + index]
+    local payload = ARGV[19 + index]
     payloads[#payloads + 1], lengths[#lengths + 1] = payload, #payload
     if size > 1 then
       redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], seq .. '-0', 'd', payload, 'm', mark)
@@ -168,6 +168,12 @@ if not write and redis.call('HLEN', KEYS[1]) > 32 then
 end
 if #payloads > 0 then
   local header = { epoch, first, stamp, ARGV[2] .. ':' .. ARGV[3], table.concat(lengths, ',') }
+  if ARGV[18] ~= '' then
+    -- Subscribers of other servers of the shard hear the batch too, over the bus of the cluster. A server that refuses
+    -- the question names nobody.
+    local server = redis.pcall('CLUSTER', 'MYID')
+    header[6] = type(server) == 'string' and server or nil
+  end
   local message = table.concat(header, ' ') .. '\n' .. table.concat(payloads)
   local told = redis.pcall('SPUBLISH', ARGV[1], message)
   if type(told) == 'table' and told.err then
