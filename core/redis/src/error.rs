@@ -143,7 +143,7 @@ fn explain(text: &str) -> String {
         }
         "WRONGPASS" => "it refuses the user or the password in `broker.url`",
         _ if DENIALS.iter().any(|denial| text.contains(denial)) => {
-            "its ACL refuses the user of `broker.url`: allow keys and channels with the prefix, `~tidewire:* &tidewire:*` for the usual one, and `+@read +@write +@scripting +@pubsub +@connection +time`, in a cluster also `+cluster|slots +cluster|info`"
+            "its ACL refuses the user of `broker.url`: allow keys and channels with the prefix, `~tidewire:* &tidewire:*` for the usual one, and `+@read +@write +@scripting +@pubsub +@connection +time`, in a cluster also `+cluster|slots +cluster|info +cluster|myid`"
         }
         "NOREPLICAS" => {
             "it has fewer replicas than its `min-replicas-to-write`, or they lag: start them, or mend their connection"

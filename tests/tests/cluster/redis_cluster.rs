@@ -486,8 +486,7 @@ async fn an_earlier_owner_is_refused_on_all_masters() {
 #[tokio::test]
 async fn the_documented_rights_are_enough() {
     let cluster = RedisCluster::start(MASTERS).await;
-    let rights =
-        "+@read +@write +@scripting +@pubsub +@connection +time +cluster|slots +cluster|info";
+    let rights = "+@read +@write +@scripting +@pubsub +@connection +time +cluster|slots +cluster|info +cluster|myid";
     let set = [
         "ACL", "SETUSER", "tidewire", "on", ">secret", "~test:*", "&test:*",
     ];
