@@ -15,12 +15,15 @@
  * after that to the `publish`.
  */
 import type { WebSocketClient } from "./client.ts";
+import { TidewireError } from "./errors.ts";
 import type { ChannelMessage } from "./subscriptions.ts";
 import type { ErrorData, Json, Millis, Position } from "./types/common.ts";
 import type { History, HistoryItem } from "./types/session.ts";
 
 /** Publications of one page of the history. */
 const PAGE_ITEMS = 1_000;
+/** Publications that are kept while the state is read, or cannot be. */
+const MAX_HELD = 1_000;
 
 /** A publication as `reduce` gets it, live or from the history. */
 export interface StateMessage {
@@ -204,13 +207,14 @@ export class StateSync<State> {
         syncState().catch((error: unknown) => {
           onError(error);
           clearTimeout(timer);
-          const { retryAfterMs } = { ...(error as Partial<ErrorData>) };
-          timer = retryAfterMs ? setTimeout(retry, retryAfterMs) : undefined;
+          const { retryAfterMs } = new TidewireError({ ...(error as ErrorData) });
+          timer = isLost && retryAfterMs ? setTimeout(retry, retryAfterMs) : undefined;
         });
       }
     };
     const onMessage = (message: ChannelMessage): void => {
-      if (message.type === "gap") {
+      // Of more than it keeps, nothing is kept: the state is read anew.
+      if (message.type === "gap" || held?.length === MAX_HELD) {
         lastSeq = 0;
         isLost = true;
         // The state that is read has what was confirmed, and until then that of before has it. Another epoch has other seqs.
@@ -284,6 +288,7 @@ export class StateSync<State> {
       confirmUpdate,
       dispose() {
         isLost = false;
+        clearTimeout(timer);
         unsubscribe();
         listeners.clear();
       },

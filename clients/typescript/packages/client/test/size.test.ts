@@ -6,7 +6,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { compile, filesOf } from "../scripts/compile.mjs";
 
 /** Bytes after minification and gzip. Lower them when the code gets smaller. */
-const BARS = { "index.js": 7_855, "tabs/index.js": 9_637 } as const;
+const BARS = { "index.js": 8_058, "tabs/index.js": 9_817 } as const;
 
 /** The files of the package as it is published. */
 let files: Map<string, string>;
