@@ -8,7 +8,7 @@ import type { QueueOptions, QueueStorage } from "./api.ts";
 import type { Clock } from "./environment.ts";
 import { failure, type TidewireError } from "./errors.ts";
 import type { Done, StartRequest } from "./requests.ts";
-import { NOT_STORED, OTHER_USER, QUEUE_FULL, SENT_ELSEWHERE, STORED_DAMAGED, STORED_FAILED, WAITED_TOO_LONG } from "./texts.ts";
+import { NOT_SENT, NOT_STORED, OTHER_USER, QUEUE_FULL, SENT_ELSEWHERE, STORED_DAMAGED, STORED_FAILED, WAITED_TOO_LONG } from "./texts.ts";
 import { openTimer } from "./timer.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, PublishRequest } from "./types/session.ts";
@@ -119,11 +119,14 @@ export function startQueue(
     }
   };
   const finish = (entry: Entry, error: TidewireError | undefined, position?: ActiveSubscription): void => {
-    entries.delete(entry);
+    const isPending = entries.delete(entry);
     withStorage((storage) => {
       storage.removeItem(keyOf(entry._owner, entry.request));
     });
-    entry._done(error, position);
+    // The link before may answer too.
+    if (isPending) {
+      entry._done(error, position);
+    }
   };
   const pump = (): void => {
     for (const entry of isOpen && !isWaiting ? [...entries].sort((a, b) => a.at - b.at) : []) {
@@ -145,7 +148,7 @@ export function startQueue(
         const { sentAt } = entry;
         // Of a time to come, the clock was set back since: nobody knows its age.
         if (Math.abs(now - (sentAt ?? at)) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
-          error ??= failure("deadline_exceeded", WAITED_TOO_LONG);
+          error ??= failure("deadline_exceeded", sentAt ? WAITED_TOO_LONG : NOT_SENT);
         }
         if (error) {
           finish(entry, error);
@@ -229,7 +232,9 @@ export function startQueue(
           // Another user signed in: the last connection says nothing of whose this is.
           owner = lastNamed = named();
         }
-        const at = (lastAt = Math.max(clock.wallTime(), lastAt + STEP_MS));
+        const now = clock.wallTime();
+        // A clock that was so far ahead was set back: with its time, this one would be refused.
+        const at = (lastAt = lastAt - now > UNSENT_LIFE_MS ? now : Math.max(now, lastAt + STEP_MS));
         waiting += 1;
         const entry: Entry = {
           request: { channel, data: sent, idempotencyKey: idempotencyKey ?? at.toString(36) + tab },

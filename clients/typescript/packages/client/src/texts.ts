@@ -31,3 +31,4 @@ export const PLAIN_TEXT = 26;
 export const TLS = 27;
 export const TOO_LARGE = 28;
 export const NO_JSON = 29;
+export const NOT_SENT = 30;

@@ -32,6 +32,7 @@ export const TEXTS: Readonly<Record<number, (detail: string) => string>> = {
   [texts.TLS]: () => "the server speaks TLS: use wss:, not ws:",
   [texts.TOO_LARGE]: () => "the frame is larger than the server takes",
   [texts.NO_JSON]: (reason) => `it has no form in JSON: ${reason}`,
+  [texts.NOT_SENT]: () => "it waited too long, or the clock was changed, and this page did not send it",
 };
 
 /** Returns the text of a failure. */
