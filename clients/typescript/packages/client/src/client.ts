@@ -10,7 +10,7 @@ import { diagnose } from "#runtime";
 import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, QueueOptions, TransportName } from "./api.ts";
 import { webSocketUrl } from "./endpoint.ts";
 import { environmentWith } from "./environment.ts";
-import { failure, reasonOf, textOf, type TidewireError } from "./errors.ts";
+import { failure, reasonOf, textOf, TidewireError } from "./errors.ts";
 import { FALLBACK_ATTEMPTS, LEAVING_MS, LONGEST_RETURN_MS, LONGEST_WELCOME_MS, PATIENT_ATTEMPTS, PING_INTERVAL_MS, RETURN_MS, TOO_BIG, WELCOME_TIMEOUT_MS } from "./limits.ts";
 import { ABNORMAL_CLOSE, type ConnectionEnd, openLinks } from "./link.ts";
 import { openListeners } from "./listeners.ts";
@@ -146,7 +146,7 @@ export class WebSocketClient {
       return transmit(JSON.stringify(message));
     };
     const [start, settle, failAll, hasPending, sendAlone, failLargest] = openRequests(clock, () => options.requestTimeoutMs, send, () => isStream);
-    const [subscribeSoon, flush, remove, cut] = openSubscribing(
+    const [subscribeSoon, flush, remove, cut, cancelAgain] = openSubscribing(
       clock, has, forget, start, () => isOpen(), () => generation, () => !isStream,
       () => options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData,
     );
@@ -194,6 +194,7 @@ export class WebSocketClient {
       // Before the links are closed: no end of theirs counts any more.
       release();
       closeQueue(isOver);
+      cancelAgain();
       for (const subscription of all()) {
         subscription._onDisconnect();
       }
@@ -355,7 +356,7 @@ export class WebSocketClient {
         dispatch(message);
       } else if (!message.channel) {
         hint = data.message;
-        bar(data.retryAfterMs ?? 0);
+        bar(new TidewireError(data).retryAfterMs ?? 0);
         emit("error", data);
       }
     };
@@ -377,7 +378,10 @@ export class WebSocketClient {
       // Before the event: a listener that publishes at once then receives its own publication.
       flush();
       openQueue(welcome.userId ?? "");
-      emit("state", state);
+      // A listener of the queue's errors may have ended the session.
+      if (isOpen()) {
+        emit("state", state);
+      }
       pingLoop();
       returnLater();
     };

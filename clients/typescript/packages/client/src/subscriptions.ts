@@ -183,6 +183,7 @@ function openSubscription(name: string, call: Call, onRename: () => void) {
       // A latest channel has no replay: it sends its newest value.
       const from = isLatest ? undefined : position;
       waiting = isWebSocket ? !!from : [];
+      refusal = undefined;
       return from || minIntervalMs ? { channel: name, since: from, minIntervalMs } : name;
     },
 
