@@ -122,7 +122,6 @@ export class WebSocketClient {
     const setReturnTimer = openTimer(clock);
     /** What the server or a diagnosis said before the end. */
     let hint = "";
-
     /** The user whom the options name, "" without a token, or `undefined`. */
     const named = (): string | undefined => (options.getToken || options.token ? (options.queue as QueueOptions | undefined)?.user : "");
     const nameOf = (stream: boolean): TransportName => (stream ? "sse" : "websocket");
@@ -139,7 +138,6 @@ export class WebSocketClient {
     const report = (code: ErrorCode, number: number, cause?: unknown): void => {
       emit("error", { code, message: textOf(number, cause), cause });
     };
-
     const send = (message: ClientMessage): boolean => {
       // What a subscription was called before comes after it: its own publication, for example.
       flush();
@@ -377,15 +375,14 @@ export class WebSocketClient {
       subscribeSoon(all().filter((subscription) => !subscription._isResumed()));
       // Before the event: a listener that publishes at once then receives its own publication.
       flush();
+      // A listener of its errors may end the session.
       openQueue(welcome.userId ?? "");
-      // A listener of the queue's errors may have ended the session.
       if (isOpen()) {
         emit("state", state);
       }
       pingLoop();
       returnLater();
     };
-
     const onHeartbeat = ({ heartbeatMs }: { readonly heartbeatMs: number }): void => {
       setHeartbeat(heartbeatMs);
       if ("welcome" in state && state.heartbeatMs !== heartbeatMs) {

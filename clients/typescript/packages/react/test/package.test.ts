@@ -8,7 +8,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 
 const PACKAGES = fileURLToPath(new URL("../..", import.meta.url));
 /** Bytes of the hooks and the client, minified and gzipped. Lower them when the code gets smaller. */
-const MAX_BYTES = 11_170;
+const MAX_BYTES = 11_354;
 const LIMIT = 120_000;
 
 /** Everything reachable from the root of a package, minified and gzipped. React is external. */
